@@ -1,0 +1,121 @@
+"""Sums over data, block by block: memory does not grow with N."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.numerics import any_lane, compensated_add
+from jaxem.types import struct
+
+PyTree = Any
+
+#: Bytes that the widest array of one block of all lanes may take, chosen to stay in a CPU's cache.
+CPU_BLOCK_BYTES = 1_500_000
+CPU_BLOCK_ROWS = (500, 5_000)
+ACCELERATOR_BLOCK_BYTES = 1 << 30
+ACCELERATOR_BLOCK_ROWS = (131_072, 1 << 62)
+
+
+@struct
+class Blocks:
+    """Data cut into equal blocks: every leaf (n_blocks, block, ...).
+
+    Attributes:
+        data: the rows; padded and zero-weight rows hold a copy of a valid one.
+        weight: (n_blocks, block), 0 in the padding.
+        labels: (n_blocks, block, ...) or None.
+        index: (n_blocks, block) row numbers, to carry per-datum values to and fro.
+    """
+
+    data: PyTree
+    weight: Array
+    labels: PyTree
+    index: Array
+
+
+def n_rows(data: PyTree) -> int:
+    """Length of the leading axis that all leaves of `data` share."""
+    return jax.tree.leaves(data)[0].shape[0]
+
+
+def float_dtype(data: PyTree) -> Any:
+    """The dtype that computation on `data` follows."""
+    dtypes = [x.dtype for x in jax.tree.leaves(data) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.result_type(*dtypes) if dtypes else jnp.zeros(()).dtype
+
+
+def replace_absent(data: PyTree, weight: Array) -> PyTree:
+    """Put a valid row in place of every row whose weight is zero in all lanes, whatever it holds."""
+    present = any_lane(jax.lax.stop_gradient(weight) > 0)
+    index = jnp.where(present, jnp.arange(weight.shape[0]), jnp.argmax(present))
+    return jax.tree.map(lambda x: x[index], data)
+
+
+def cut(data: PyTree, weight: Array | None, labels: PyTree, block_size: int) -> Blocks:
+    """Cut `data` into blocks of about `block_size` rows, with as little padding as can be.
+
+    Args:
+        data: pytree whose leaves lead with N.
+        weight: (N,) or None for all ones.
+        labels: leaves lead with N, or None.
+        block_size: rows a block at most.
+    """
+    n = n_rows(data)
+    n_blocks = max(1, math.ceil(n / block_size))
+    block = math.ceil(n / n_blocks)
+    if weight is None:
+        weight = jnp.ones((n,), float_dtype(data))
+    else:
+        data = replace_absent(data, weight)
+
+    def shape(x: Array, fill_zero: bool = False) -> Array:
+        missing = n_blocks * block - n
+        if missing:
+            tail = jnp.broadcast_to(jnp.zeros_like(x[:1]) if fill_zero else x[:1], (missing, *x.shape[1:]))
+            x = jnp.concatenate([x, tail])
+        return x.reshape(n_blocks, block, *x.shape[1:])
+
+    index = jnp.arange(n, dtype=jnp.int32)
+    return Blocks(jax.tree.map(shape, data), shape(weight, True), jax.tree.map(shape, labels), shape(index))
+
+
+def fold(term: Callable[..., PyTree], *blocked: PyTree) -> PyTree:
+    """Sum `term` over the leading (block) axis of `blocked` with compensated additions."""
+    first = jax.tree.map(lambda x: x[0], blocked)
+    if jax.tree.leaves(blocked)[0].shape[0] == 1:
+        return term(*first)
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(term, *first))
+    step = lambda carry, block: (compensated_add(carry, term(*block)), None)  # noqa: E731
+    (total, lost), _ = jax.lax.scan(step, (zero, zero), blocked)
+    return jax.tree.map(jnp.subtract, total, lost)
+
+
+def row_width(term: Callable[..., PyTree], *args: Any) -> int:
+    """Widest intermediate array of `term` on one-row blocks, in numbers: what a row costs in memory."""
+    jaxpr = jax.make_jaxpr(term)(*args)
+
+    def widest(jaxpr) -> int:
+        sizes = [math.prod(v.aval.shape) for eqn in jaxpr.eqns for v in eqn.outvars if hasattr(v.aval, "shape")]
+        inner = [
+            widest(sub)
+            for eqn in jaxpr.eqns
+            for value in eqn.params.values()
+            for item in (value if isinstance(value, (tuple, list)) else (value,))
+            if (sub := getattr(item, "jaxpr", item if hasattr(item, "eqns") else None)) is not None
+        ]
+        return max([1, *sizes, *inner])
+
+    return widest(jaxpr.jaxpr)
+
+
+def choose_block_size(n: int, width: int, lanes: int, itemsize: int, backend: str) -> int:
+    """Rows a block, from shapes and backend: cache-sized on a CPU, large or all on an accelerator."""
+    cpu = backend == "cpu"
+    budget = CPU_BLOCK_BYTES if cpu else ACCELERATOR_BLOCK_BYTES
+    low, high = CPU_BLOCK_ROWS if cpu else ACCELERATOR_BLOCK_ROWS
+    return min(n, max(low, min(high, budget // max(1, width * lanes * itemsize))))

@@ -1,0 +1,165 @@
+"""The sets that parameters live in, and their free coordinates.
+
+A model's `constraints` is a prefix tree of these over its parameters. `to_free` and `from_free`
+convert a whole tree; the parameter values passed as `like` tell `from_free` shapes and structural zeros.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.numerics import cholesky, transpose
+from jaxem.types import struct
+
+PyTree = Any
+
+
+@struct
+class Real:
+    """Any real number."""
+
+    def to_free(self, x: Array) -> Array:
+        return x
+
+    def from_free(self, free: Array, like: Array) -> Array:
+        del like
+        return free
+
+    def violation(self, x: np.ndarray) -> str | None:
+        return None if np.isfinite(x).all() else "finite"
+
+
+@struct
+class Positive(Real):
+    """A number above zero; free coordinate log x."""
+
+    def to_free(self, x: Array) -> Array:
+        return jnp.log(x)
+
+    def from_free(self, free: Array, like: Array) -> Array:
+        del like
+        return jnp.exp(free)
+
+    def violation(self, x: np.ndarray) -> str | None:
+        return None if (np.isfinite(x) & (x > 0)).all() else "positive"
+
+
+@struct
+class UnitInterval(Real):
+    """A number in (0, 1); free coordinate log(x / (1 - x))."""
+
+    def to_free(self, x: Array) -> Array:
+        return jnp.log(x) - jnp.log1p(-x)
+
+    def from_free(self, free: Array, like: Array) -> Array:
+        del like
+        return jax.nn.sigmoid(free)
+
+    def violation(self, x: np.ndarray) -> str | None:
+        return None if ((x > 0) & (x < 1)).all() else "strictly between 0 and 1"
+
+
+def _baseline(like: Array) -> Array:
+    """(..., n) indices that put the largest entry last and keep the order of the others."""
+    n = like.shape[-1]
+    top = like.argmax(-1, keepdims=True)
+    return jnp.where(jnp.arange(n) == n - 1, top, jnp.arange(n) + (jnp.arange(n) >= top))
+
+
+@struct
+class Simplex(Real):
+    """Non-negative entries along the last axis that sum to one.
+
+    Free coordinates are log-ratios to the largest entry of `like`, n-1 of them; entries that are zero
+    in `like` are structural and stay exactly zero.
+    """
+
+    def to_free(self, x: Array) -> Array:
+        order = _baseline(x)
+        p = jnp.take_along_axis(x, order, -1)
+        rest = p[..., :-1]
+        return jnp.where(rest > 0, jnp.log(jnp.where(rest > 0, rest, 1)) - jnp.log(p[..., -1:]), 0)
+
+    def from_free(self, free: Array, like: Array) -> Array:
+        order = _baseline(like)
+        logits = jnp.concatenate([free, jnp.zeros_like(free[..., :1])], -1)
+        logits = jnp.take_along_axis(logits, jnp.argsort(order, -1), -1)
+        return jax.nn.softmax(jnp.where(like > 0, logits, -jnp.inf), -1)
+
+    def violation(self, x: np.ndarray) -> str | None:
+        tolerance = 1e-5 if x.dtype == np.float32 else 1e-8
+        valid = (x >= 0).all() and np.allclose(x.sum(-1), 1, rtol=0, atol=tolerance)
+        return None if valid else "non-negative with a sum of 1 along the last axis"
+
+
+@struct
+class SPD(Real):
+    """Symmetric positive definite matrices; free coordinates are a Cholesky factor with its diagonal logged."""
+
+    def to_free(self, x: Array) -> Array:
+        lower = cholesky(x)
+        rows, columns = np.tril_indices(x.shape[-1])
+        entries = lower[..., rows, columns]
+        on_diagonal = rows == columns
+        return jnp.where(on_diagonal, jnp.log(jnp.where(on_diagonal, entries, 1)), entries)
+
+    def from_free(self, free: Array, like: Array) -> Array:
+        rows, columns = np.tril_indices(like.shape[-1])
+        on_diagonal = rows == columns
+        entries = jnp.where(on_diagonal, jnp.exp(jnp.where(on_diagonal, free, 0)), free)
+        lower = jnp.zeros(like.shape, free.dtype).at[..., rows, columns].set(entries)
+        return lower @ transpose(lower)
+
+    def violation(self, x: np.ndarray) -> str | None:
+        symmetric = np.isfinite(x).all() and np.allclose(x, np.swapaxes(x, -1, -2), rtol=1e-5, atol=0)
+        return None if symmetric and (np.linalg.eigvalsh(x) > 0).all() else "symmetric positive definite"
+
+
+@struct
+class Fixed(Real):
+    """A constant: no free coordinate, no M-step."""
+
+    def to_free(self, x: Array) -> Array:
+        return jnp.zeros((0,), x.dtype)
+
+    def from_free(self, free: Array, like: Array) -> Array:
+        del free
+        return like
+
+
+def _is_constraint(x: Any) -> bool:
+    return isinstance(x, Real)
+
+
+def broadcast(prefix: PyTree, tree: PyTree) -> PyTree:
+    """Spell a prefix tree out to the full structure of `tree`."""
+    prefix = Real() if prefix is None else prefix
+    return jax.tree.map(lambda p, sub: jax.tree.map(lambda _: p, sub), prefix, tree, is_leaf=_is_constraint)
+
+
+def to_free(constraints: PyTree, params: PyTree) -> PyTree:
+    """Unconstrained coordinates of `params`, in a tree of the same structure."""
+    full = broadcast(constraints, params)
+    return jax.tree.map(lambda c, x: c.to_free(x), full, params, is_leaf=_is_constraint)
+
+
+def from_free(constraints: PyTree, free: PyTree, like: PyTree) -> PyTree:
+    """Parameters at the free coordinates `free`; `like` gives shapes, fixed values and structural zeros."""
+    full = broadcast(constraints, like)
+    return jax.tree.map(lambda c, f, x: c.from_free(f, x), full, free, like, is_leaf=_is_constraint)
+
+
+def check(constraints: PyTree, params: PyTree, name: str = "init") -> None:
+    """Raise ValueError, naming the leaf, where concrete `params` lie outside their constraints."""
+    full = broadcast(constraints, params)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for (path, x), c in zip(leaves, jax.tree.leaves(full, is_leaf=_is_constraint), strict=True):
+        wanted = c.violation(np.asarray(x))
+        if wanted:
+            label = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise ValueError(f"{name}: {label} must be {wanted}; got {np.array2string(np.asarray(x), threshold=20)}")

@@ -1,0 +1,97 @@
+"""The E-step is a gradient: value and gradient of the log-marginal in the natural parameters, summed over blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.blocks import Blocks, fold
+from jaxem.numerics import any_lane
+from jaxem.types import Model, Params, Rows, struct
+
+PyTree = Any
+
+
+@struct
+class Expectation:
+    """What an E-step at `params` returns.
+
+    Attributes:
+        loglik: sum over data of weight * log p, a scalar.
+        stats: expected sufficient statistics, shaped like `model.at(params).natural(params)`.
+        local: per-datum parameters at `params`, leaves (n_blocks, block, ...), or None.
+    """
+
+    loglik: Array
+    stats: PyTree
+    local: PyTree
+
+
+def weighted_total(log_prob: Array, weight: Array) -> Array:
+    """`weight @ log_prob` in which an absent row adds zero even where its log-probability is infinite."""
+    present = weight > 0
+    return jnp.where(present, weight * jnp.where(present, log_prob, 0), 0).sum()
+
+
+def block_rows(model: Model, params: Params, block: Blocks, local: PyTree) -> Rows:
+    """The per-datum inputs of `log_marginal` for one block."""
+    scores = model.scores(params, block.data) if model.scores else None
+    return Rows(local=local, scores=scores, labels=block.labels)
+
+
+def update_local(model: Model, params: Params, blocks: Blocks, previous: PyTree) -> PyTree:
+    """Per-datum parameters at `params`, started from `previous`; before and outside the differentiated function."""
+    if model.local is None:
+        return None
+    packed = model.pack(model.natural(params))
+    return jax.lax.map(lambda b: model.local(packed, b[0], b[1]), (blocks.data, previous))
+
+
+def e_step(model: Model, params: Params, blocks: Blocks, previous: PyTree = None) -> Expectation:
+    """One pass over the data at `params`.
+
+    Args:
+        model: the model; its statistics are taken about `params` (see `Model.at`).
+        params: where the expectation is taken.
+        blocks: the data.
+        previous: per-datum parameters to start `model.local` from, or None to start cold.
+    """
+    model = model.at(params)
+    which, forms = model.forms(params)
+    local = update_local(forms[-1], params, blocks, previous)
+    passes = [lambda local, m=form: _pass(m, params, blocks, local) for form in forms]
+    if len(passes) == 1:
+        loglik, stats = passes[0](local)
+    else:
+        for i in range(1, len(passes)):  # a cond on what holds in any lane stays a branch under vmap
+            passes[i] = _branch(which >= i, passes[i], passes[i - 1])
+        loglik, stats = passes[-1](local)
+    return Expectation(loglik, stats, local)
+
+
+def _branch(condition, then, otherwise):
+    return lambda local: jax.lax.cond(any_lane(condition), then, otherwise, local)
+
+
+def _pass(model: Model, params: Params, blocks: Blocks, local: PyTree) -> tuple[Array, PyTree]:
+    if model.e_step is not None:
+
+        def own(block, local):
+            return model.e_step(params, block.data, block.weight, Rows(local=local, labels=block.labels))
+
+        return fold(own, blocks, local)
+    packed, pull = jax.vjp(model.pack, model.natural(params))
+
+    def derived(block, local):
+        rows = block_rows(model, params, block, local)
+
+        def total(eta):
+            return weighted_total(model.log_marginal(eta, block.data, rows), block.weight)
+
+        return jax.value_and_grad(total)(packed)
+
+    loglik, gradient = fold(derived, blocks, local)
+    return loglik, pull(gradient)[0]

@@ -1,0 +1,358 @@
+"""`fit`: the boundary around the loop. Called plainly it checks, converts and standardizes; inside jit it composes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem import constraints as sets
+from jaxem import init as starts
+from jaxem.blocks import Blocks, choose_block_size, cut, float_dtype, n_rows, row_width
+from jaxem.engine.e_step import block_rows, weighted_total
+from jaxem.engine.loop import EM, Lane, Problem, chronological, new_lane
+from jaxem.engine.m_step import log_prior
+from jaxem.engine.restarts import Rounds, best_first, run, run_rounds, settle, take
+from jaxem.engine.stop import Stop
+from jaxem.numerics import safe_log
+from jaxem.types import FitError, Model, Params, Restarts, Result, Status, static, struct
+from jaxem.validation import check_positive_int, check_same_shapes, check_tolerance, check_weight, floating, is_traced, numeric
+
+PyTree = Any
+
+
+@struct
+class _Options:
+    """What is compiled into a fit."""
+
+    n_restarts: int = static()
+    block_size: int | None = static()
+    rounds: Rounds | None
+    penalty: Callable[[Params], Array] | None = static()
+
+
+def fit(
+    model: Model,
+    data: PyTree,
+    *,
+    key: Array | None = None,
+    init: Any = None,
+    n_restarts: int = 1,
+    weight: Any = None,
+    labels: Any = None,
+    algorithm: EM = EM(),  # noqa: B008
+    stop: Stop = Stop(),  # noqa: B008
+    max_steps: int | Array = 10_000,
+    block_size: int | None = None,
+    rounds: Rounds | None = None,
+    penalty: Callable[[Params], Array] | None = None,
+    standardize: bool = True,
+) -> Result:
+    """Fit a latent-variable model by Expectation-Maximization.
+
+    Works inside `jax.jit` and `jax.vmap`, over keys, data sets and weights. Called plainly it first checks
+    its input. It is compiled once for each model structure and shape of data.
+
+    Args:
+        model: the model.
+        data: array-like, or a pytree of arrays whose leaves lead with N.
+        key: JAX random key of either style; restart i depends on (key, i) alone.
+        init: parameters, an earlier `Result`, a strategy of `jaxem.init`, or None for the model's own.
+        n_restarts: R, number of lanes.
+        weight: (N,) non-negative; 0 is absent, whatever the row holds, 2 is twice. None for all ones.
+        labels: (N,) integers, known latent values, -1 for unknown.
+        algorithm: how a lane moves.
+        stop: when it stops.
+        max_steps: EM maps at most.
+        block_size: rows of one block of the E-step; None chooses from shapes and backend.
+        rounds: drop hopeless lanes early instead of finishing every one.
+        penalty: function of the parameters taken off the objective; its identity is compiled.
+        standardize: compute in coordinates in which the data have unit scale, where the model offers
+            them, and map the parameters back.
+
+    Returns:
+        A `Result`.
+
+    Raises:
+        ValueError: for input that no fit could use; the message names the argument.
+        TypeError: for data that are not numeric, or a model that is not a registered dataclass.
+        FitError: when every lane failed (called plainly only; inside jit the statuses tell).
+    """
+    _check_model(model)
+    n_restarts = check_positive_int(n_restarts, "n_restarts")
+    if block_size is not None:
+        block_size = check_positive_int(block_size, "block_size")
+    for name in stop.__dataclass_fields__:
+        check_tolerance(getattr(stop, name), f"stop.{name}")
+    init = init.params if isinstance(init, Result) else init
+    _check_key(model, init, key)
+    # A prior or penalty that is a function of the user's parameters must see them as they are.
+    standardize = standardize and penalty is None and model.log_prior is None
+    options = _Options(n_restarts, block_size, rounds, penalty)
+    with jax.default_matmul_precision("highest"):
+        if is_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps):
+            return _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize)
+        return _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize)
+
+
+def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize) -> Result:
+    data = jax.tree.map(jnp.asarray, data)
+    dtype = float_dtype(data)
+    weight = None if weight is None else jnp.asarray(weight, dtype)
+    affine = model.coordinates(_present(data, weight), jnp) if standardize else None
+    original, init = model, _cast(init, dtype)
+    if affine is not None:
+        model, init, data = _changed(model, init, affine, affine.rows(data))
+    result = _solve(model, data, key, init, weight, labels, algorithm, stop, jnp.asarray(max_steps), _volume(affine, dtype), options)
+    if affine is None:
+        return dataclasses.replace(result, model=original)
+    return _restored(original, result, original.change_params(result.params, affine.inverted()))
+
+
+def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize) -> Result:
+    data = model.validate(data)
+    n = n_rows(data)
+    dtype = float_dtype(data)
+    if weight is not None:
+        weight = np.asarray(check_weight(weight, n), dtype)
+    else:
+        _check_rows_finite(data)
+    max_steps = jnp.int32(check_positive_int(max_steps, "max_steps", 0))
+    labels = _checked_labels(labels, n)
+    init = _checked_init(model, init, data, options.n_restarts, dtype)
+    affine = model.coordinates(_present(data, weight), np) if standardize else None
+    original = model
+    if affine is not None:
+        exact = jax.tree.map(lambda x: np.asarray(x, np.float64), affine)
+        device = jax.tree.map(lambda x: np.asarray(x, dtype), affine)
+        inside = exact.rows(np.asarray(data, np.float64)) if n < 1_000_000 else _rows_in_chunks(exact, data)
+        model, init, data = _changed(model, init, exact, inside.astype(dtype))
+        model, init = _cast(model, dtype), _cast(init, dtype)
+        volume = _volume(device, dtype)
+    else:
+        volume = _volume(None, dtype)
+    data = jax.tree.map(jnp.asarray, data)
+    result = _solve_jit(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
+    if affine is not None:
+        doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
+        params = original.change_params(doubled, exact.inverted())
+        result = _restored_jit(original, result, jax.tree.map(lambda x: jnp.asarray(np.asarray(x, dtype)), params))
+    else:
+        result = dataclasses.replace(result, model=original)
+    _raise_if_all_failed(result)
+    return dataclasses.replace(result, history=result.history[: int(min(result.n_steps + 1, len(result.history)))])
+
+
+def _rows_in_chunks(affine, data) -> np.ndarray:
+    data = np.asarray(data)
+    out = np.empty(data.shape, data.dtype)
+    for i in range(0, len(data), 65_536):
+        out[i : i + 65_536] = affine.rows(data[i : i + 65_536].astype(np.float64))
+    return out
+
+
+def _present(data: PyTree, weight: Any) -> PyTree:
+    """The rows that count, as far as shapes allow: absent ones replaced by one that is present."""
+    if weight is None:
+        return data
+    if isinstance(weight, np.ndarray):
+        return jax.tree.map(lambda x: np.asarray(x)[weight > 0], data)
+    from jaxem.blocks import replace_absent
+
+    return replace_absent(data, weight)
+
+
+def _changed(model: Model, init: Any, affine: Any, data: PyTree) -> tuple[Model, Any, PyTree]:
+    if isinstance(init, starts.Each):
+        init = starts.Each(_each_changed(model, init.params, affine))
+    elif init is not None and not isinstance(init, starts.Init):
+        init = model.change_params(init, affine)
+    return model.changed(affine), init, data
+
+
+def _each_changed(model: Model, params: Params, affine: Any) -> Params:
+    count = len(jax.tree.leaves(params)[0])
+    each = [model.change_params(jax.tree.map(lambda x, i=i: x[i], params), affine) for i in range(count)]
+    return jax.tree.map(lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).stack(x), *each)
+
+
+def _volume(affine: Any, dtype: Any) -> Array:
+    return jnp.zeros((), dtype) if affine is None else jnp.asarray(affine.log_volume(), dtype)
+
+
+def _cast(tree: PyTree, dtype: Any) -> PyTree:
+    """Inexact array leaves in `dtype`; Python numbers and integers as they are."""
+
+    def leaf(x):
+        inexact = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+        return jnp.asarray(x, dtype) if inexact and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+    return jax.tree.map(leaf, tree)
+
+
+def _restored(original: Model, result: Result, params: Params) -> Result:
+    """The result in the data's own units: the log-prior there differs from the one inside by a constant."""
+    shift = result.loglik + log_prior(original, params) - result.objective
+    return dataclasses.replace(
+        result, params=params, model=original, objective=result.objective + shift, history=result.history + shift,
+        restarts=dataclasses.replace(result.restarts, objective=result.restarts.objective + shift),
+    )  # fmt: skip
+
+
+_restored_jit = jax.jit(_restored)
+
+
+def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options) -> Result:
+    """Everything between the boundaries: start the lanes, run them, choose the winner."""
+    n, n_restarts = n_rows(data), options.n_restarts
+    starting = _starting_params(model, data, key, init, weight, options)
+    template = jax.tree.map(lambda x: x[0], starting)
+    width = _row_width(model, template, data, labels)
+    backend = jax.default_backend()
+    lanes_at_once = _lanes_at_once(n, n_restarts, width, backend)
+    itemsize = float_dtype(data).itemsize
+    block_size = options.block_size or choose_block_size(n, width, lanes_at_once, itemsize, backend)
+    blocks = cut(data, weight, labels, block_size)
+    offset = volume * blocks.weight.sum()
+    problem = Problem(model, blocks, algorithm, stop, max_steps, offset, options.penalty)
+    lanes = jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=lanes_at_once)
+    race = options.rounds is not None and n_restarts > 1
+    lanes = run_rounds(problem, lanes, lanes_at_once, options.rounds) if race else run(problem, lanes, lanes_at_once)
+    lanes = settle(problem, lanes)
+    winner = take(lanes, best_first(lanes)[0])
+    local = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], winner.local)
+    return Result(
+        params=winner.params,
+        local=local,
+        loglik=winner.loglik + offset,
+        objective=winner.objective + offset,
+        status=winner.status,
+        stop=winner.stop,
+        n_steps=winner.n_steps,
+        history=chronological(winner.history, winner.n_steps) + offset,
+        restarts=Restarts(lanes.loglik + offset, lanes.objective + offset, lanes.status, lanes.n_steps),
+        model=model,
+    )
+
+
+_solve_jit = jax.jit(_solve)
+
+
+def _starting_params(model, data, key, init, weight, options) -> Params:
+    """Starting parameters of all lanes, leaves (R, ...); lane i depends on (key, i) alone."""
+    n, n_restarts = n_rows(data), options.n_restarts
+    dtype = float_dtype(data)
+    if isinstance(init, starts.Each):
+        return jax.tree.map(jnp.asarray, init.params)
+    if init is not None and not isinstance(init, starts.Init):
+        return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (n_restarts, *jnp.shape(x))), init)
+    valid = data
+    if weight is None:
+        weight = jnp.ones((n,), dtype)
+    else:
+        from jaxem.blocks import replace_absent
+
+        valid = replace_absent(data, weight)
+
+    def one(i: Array) -> Params:
+        lane_key = None if key is None else jax.random.fold_in(key, i)
+        if init is None:
+            return model.initialize(lane_key, valid, weight)
+        return init.initialize(model, lane_key, valid, weight)
+
+    batch = max(1, min(n_restarts, (1 << 24) // max(1, n)))
+    params = jax.lax.map(one, jnp.arange(n_restarts), batch_size=batch)
+    return _cast(params, dtype)
+
+
+def _row_width(model: Model, params: Params, data: PyTree, labels: PyTree) -> int:
+    """Numbers that one row of one lane costs in the widest array of an E-step."""
+    row = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), data)
+    label = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), labels)
+    one = Blocks(row, jnp.ones((1,), float_dtype(data)), label, jnp.zeros((1,), jnp.int32))
+    about = model.at(params)
+    packed = jax.eval_shape(lambda p: about.pack(about.natural(p)), params)
+    local = jax.eval_shape(lambda q: model.local(q, row, None), packed) if model.local else None
+    zeros = lambda tree: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)  # noqa: E731
+
+    def term(packed, local):
+        return weighted_total(about.log_marginal(packed, row, block_rows(model, params, one, local)), one.weight)
+
+    return row_width(term, zeros(packed), zeros(local))
+
+
+def _lanes_at_once(n: int, n_restarts: int, width: int, backend: str) -> int:
+    """Lanes stepped together: all on an accelerator; on a CPU enough to fill the cores, few enough for the cache."""
+    if backend != "cpu":
+        return n_restarts
+    return min(n_restarts, max(8, 64 // width, 500_000 // (n * width)))
+
+
+# --- checks of a plain call ------------------------------------------------------------------
+def _check_model(model: Any) -> None:
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a jaxem.Model; got {type(model).__name__}")
+    cls = type(model)
+    leaves = jax.tree.leaves(model)
+    if "__dataclass_fields__" not in cls.__dict__ or (len(leaves) == 1 and leaves[0] is model):
+        raise TypeError(f"model class {cls.__name__} must be a frozen dataclass registered as a pytree; decorate it with @jaxem.struct")
+
+
+def _check_key(model: Model, init: Any, key: Any) -> None:
+    random = init.needs_key if isinstance(init, starts.Init) else init is None and model.needs_key
+    if random and key is None:
+        raise ValueError("key must be a JAX random key because the initialisation is random, e.g. jax.random.key(0); got None")
+    if key is None:
+        return
+    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and not (hasattr(key, "dtype") and key.dtype == jnp.uint32 and jnp.ndim(key) == 1):
+        raise TypeError(f"key must be a JAX random key, e.g. jax.random.key(0); got {type(key).__name__}")
+    if typed and jnp.ndim(key):
+        raise ValueError(f"key must be a single key; got shape {jnp.shape(key)}")
+
+
+def _check_rows_finite(data: PyTree) -> None:
+    from jaxem.validation import check_finite
+
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        if np.issubdtype(np.asarray(leaf).dtype, np.floating):
+            check_finite(np.asarray(leaf), "data" + jax.tree_util.keystr(path))
+
+
+def _checked_labels(labels: Any, n: int) -> PyTree:
+    if labels is None:
+        return None
+    array = numeric(labels, "labels")
+    if array.dtype.kind not in "iu" or array.shape[:1] != (n,):
+        raise ValueError(f"labels must be integers that lead with N={n}, -1 for unknown; got {array.dtype} of shape {array.shape}")
+    return jnp.asarray(array, jnp.int32)
+
+
+def _checked_init(model: Model, init: Any, data: PyTree, n_restarts: int, dtype: Any) -> Any:
+    if init is None or (isinstance(init, starts.Init) and not isinstance(init, starts.Each)):
+        if isinstance(init, starts.Labels):
+            init.check(n_rows(data), model.n_components)
+        return init
+    params = init.params if isinstance(init, starts.Each) else init
+    params = jax.tree.map(lambda x: floating(numeric(x, "init"), "init").astype(np.float64), params)
+    blank = model.blank(data)
+    if isinstance(init, starts.Each):
+        leading = {np.shape(x)[:1] for x in jax.tree.leaves(params)}
+        if leading != {(n_restarts,)}:
+            raise ValueError(f"init: every leaf of Each must lead with n_restarts={n_restarts}; got {sorted(leading)}")
+    single = jax.tree.map(lambda x: x[0], params) if isinstance(init, starts.Each) else params
+    if blank is not None:
+        check_same_shapes(single, blank, "init")
+    sets.check(model.constraints, jax.tree.map(lambda x: x.astype(dtype), params))
+    return starts.Each(params) if isinstance(init, starts.Each) else params
+
+
+def _raise_if_all_failed(result: Result) -> None:
+    statuses = np.asarray(result.restarts.status)
+    if np.isin(statuses, [Status.NONFINITE, Status.DECREASED]).all():
+        counts = {s.name: int((statuses == s).sum()) for s in Status if (statuses == s).any()}
+        raise FitError(f"every restart failed: {counts}; the data or the starting values make the objective not finite or fall")

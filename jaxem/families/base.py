@@ -1,0 +1,108 @@
+"""What a family is: p(x | component), with K components side by side."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.types import Params
+
+PyTree = Any
+
+
+class Family:
+    """A family of densities. Subclasses are frozen dataclasses made pytrees by `jaxem.struct`.
+
+    Parameters and natural parameters are dicts whose leaves lead with K, unless components share them.
+    """
+
+    #: Prefix tree of `jaxem.constraints` over the parameters.
+    constraints: Any = None
+    #: Closed-form M-step (stats, params) -> params; None leaves the family to Optax.
+    m_step: ClassVar[Callable[..., Params] | None] = None
+
+    def natural(self, params: Params) -> PyTree:
+        """Natural parameters; the log-density is linear in them."""
+        raise NotImplementedError
+
+    def scores(self, natural: PyTree, data: Array) -> Array:
+        """(K, n) log p(x_n | component k) from packed natural parameters; components first, data last."""
+        raise NotImplementedError
+
+    def blank(self, data: Array, n_components: int) -> Params:
+        """Valid parameters that know nothing, of the shapes that `data` call for."""
+        raise NotImplementedError
+
+    def start(self, stats: PyTree, blank: Params) -> Params:
+        """Parameters from first statistics. Default: the M-step."""
+        assert self.m_step is not None
+        return self.m_step(stats, blank)
+
+    def pack(self, natural: PyTree) -> PyTree:
+        """See `Model.pack`."""
+        return natural
+
+    def at(self, params: Params) -> Family:
+        """See `Model.at`."""
+        del params
+        return self
+
+    def forms(self, params: Params) -> tuple[Array | int, tuple[Family, ...]]:
+        """See `Model.forms`."""
+        del params
+        return 0, (self,)
+
+    def pseudo_stats(self, blank: Params) -> PyTree | None:
+        """See `Model.pseudo_stats`; `blank` gives the shapes."""
+        del blank
+        return None
+
+    def degenerate(self, params: Params) -> Array | bool:
+        """See `Model.degenerate`."""
+        del params
+        return False
+
+    def validate(self, data: Any) -> Any:
+        """See `Model.validate`."""
+        raise NotImplementedError
+
+    def features(self, data: Array) -> Array:
+        """(N, D) real features in which initialisers measure distance; scaled to unit variance by default."""
+        x = data.reshape(data.shape[0], -1).astype(jnp.result_type(float, data.dtype) if _is_integer(data) else data.dtype)
+        spread = x.std(0)
+        return (x - x.mean(0)) / jnp.where(spread > 0, spread, 1)
+
+    def coordinates(self, data: Any, xp: Any) -> Any:
+        """An `Affine` in which rounding is least, or None."""
+        del data, xp
+        return None
+
+    def changed(self, affine: Any) -> Family:
+        """This family, priors included, in new coordinates."""
+        del affine
+        return self
+
+    def change_params(self, params: Params, affine: Any) -> Params:
+        """Parameters in new coordinates."""
+        del affine
+        return params
+
+    def n_free_params(self, n_components: int, data: Array) -> int:
+        """Free parameters of all components."""
+        raise NotImplementedError
+
+    def sample(self, key: Array, params: Params, component: Array) -> Array:
+        """One datum for each entry of `component` (n,)."""
+        raise NotImplementedError
+
+
+def _is_integer(x: Any) -> bool:
+    return np.issubdtype(np.dtype(x.dtype), np.integer)
+
+
+def columns(data: Array) -> Array:
+    """(D, n) view of (n, D) or (n,) data: data along the last axis."""
+    return data.reshape(data.shape[0], -1).T

@@ -1,0 +1,285 @@
+"""The four shapes of a covariance, and what the Gaussian family asks of each.
+
+Every method works on stacks of K components; `factor` is a square root of a covariance in the same
+shape (a lower Cholesky factor, or standard deviations).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem import constraints as sets
+from jaxem.numerics import PRECISION, any_lane, cholesky, eye_like, solve_lower, transpose
+
+
+def _symmetric(x: Array) -> Array:
+    return (x + transpose(x)) / 2
+
+
+class Full:
+    """(K, D, D): a matrix for each component."""
+
+    constraint = sets.SPD()
+    affine_kind = "full"
+
+    def shape(self, k: int, d: int) -> tuple[int, ...]:
+        return (k, d, d)
+
+    def identity(self, k: int, d: int, dtype: Any) -> Array:
+        return jnp.broadcast_to(jnp.eye(d, dtype=dtype), self.shape(k, d))
+
+    def n_free(self, k: int, d: int) -> int:
+        return k * d * (d + 1) // 2
+
+    # --- linear algebra --------------------------------------------------------------------
+    def factor(self, covariance: Array) -> Array:
+        return cholesky(covariance)
+
+    def log_det(self, factor: Array, d: int) -> Array:
+        """log |factor|: scalar, or one for each component."""
+        return jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
+
+    def solve(self, factor: Array, v: Array) -> Array:
+        """factor^-1 v for (K, D)."""
+        return solve_lower(self._stacked(factor, v), v[..., None])[..., 0]
+
+    def multiply(self, factor: Array, v: Array) -> Array:
+        """factor v for (K, D)."""
+        return jnp.einsum("...de,...e->...d", factor, v, precision=PRECISION)
+
+    def solve_transposed(self, factor: Array, v: Array) -> Array:
+        """factor^-T v for (K, D)."""
+        return solve_lower(self._stacked(factor, v), v[..., None], transpose=True)[..., 0]
+
+    def relative(self, factor: Array, covariance: Array) -> Array:
+        """factor^-1 covariance factor^-T."""
+        half = solve_lower(factor, covariance)
+        return _symmetric(solve_lower(factor, transpose(half)))
+
+    def absolute(self, factor: Array, covariance: Array) -> Array:
+        """factor covariance factor^T."""
+        return _symmetric(factor @ covariance @ transpose(factor))
+
+    def precision(self, covariance: Array) -> Array:
+        lower = cholesky(covariance)
+        half = solve_lower(lower, eye_like(lower))
+        return transpose(half) @ half
+
+    def symmetrized(self, square: Array) -> Array:
+        return _symmetric(square)
+
+    def outer(self, v: Array) -> Array:
+        """v v^T for (K, D), in this shape."""
+        return v[..., :, None] * v[..., None, :]
+
+    def _stacked(self, factor: Array, v: Array) -> Array:
+        return jnp.broadcast_to(factor, (*v.shape, v.shape[-1]))
+
+    # --- the density -----------------------------------------------------------------------
+    def features(self, x: Array) -> Array:
+        """(F, n) quadratic features of (D, n) columns."""
+        rows, cols = np.triu_indices(x.shape[0])
+        return x[rows] * x[cols]
+
+    def coefficients(self, square: Array) -> Array:
+        """(K, F) or (F,) coefficients of `features` for x^T square x."""
+        d = square.shape[-1]
+        rows, cols = np.triu_indices(d)
+        return square[..., rows, cols] * np.where(rows == cols, 1, 2).astype(square.dtype)
+
+    def raw(self, factor: Array, origin: Array, linear: Array, square: Array) -> tuple[Array, Array, Array]:
+        """Turn <linear, y> + <square, y y^T> with y = factor^-1 (x - origin) into constant, linear and square in x."""
+        center = self.solve(factor, origin)
+        pull = linear - 2 * self.apply(square, center)
+        constant = (self.apply(square, center) * center).sum(-1) - (linear * center).sum(-1)
+        half = solve_lower(factor, _symmetric(square), transpose=True)
+        raw_square = _symmetric(solve_lower(factor, transpose(half), transpose=True))
+        return constant, self.solve_transposed(factor, pull), raw_square
+
+    def apply(self, square: Array, v: Array) -> Array:
+        """square v for (K, D)."""
+        return jnp.einsum("...de,...e->...d", square, v, precision=PRECISION)
+
+    def residual_map(self, factor: Array, origin: Array, linear: Array, square: Array) -> tuple[Array, Array, Array]:
+        """A, b and constant with <linear, y> + <square, y y^T> = constant - |A x + b|^2 / 2."""
+        lower = cholesky(-2 * _symmetric(square))  # square = -lower lower^T / 2
+        shift = self.solve(lower, linear)
+        identity = eye_like(factor)
+        a = transpose(lower) @ solve_lower(factor, identity)
+        b = -(jnp.einsum("...de,...e->...d", a, origin, precision=PRECISION) + shift)
+        return a, b, (shift * shift).sum(-1) / 2
+
+    def residuals(self, a: Array, b: Array, x: Array) -> Array:
+        """(K, D, n) values A x + b as one matrix product."""
+        k, d = b.shape
+        return (jnp.matmul(a.reshape(k * d, -1), x, precision=PRECISION) + b.reshape(k * d, 1)).reshape(k, d, -1)
+
+    # --- the estimate ----------------------------------------------------------------------
+    def estimate(self, count: Array, square: Array) -> Array:
+        """Covariance from the weight (K,) and the centred second moments."""
+        return _symmetric(square) / jnp.where(count > 0, count, 1)[:, None, None]
+
+    def clip(self, covariance: Array, floor: Array) -> Array:
+        """Eigenvalues raised to `floor`: the constrained maximum of the likelihood."""
+
+        def clipped(c):
+            values, vectors = jnp.linalg.eigh(c, symmetrize_input=False)
+            return _symmetric((vectors * jnp.maximum(values, floor)[..., None, :]) @ transpose(vectors))
+
+        below = self.at_floor(covariance, floor)
+        return jax.lax.cond(any_lane(below), clipped, lambda c: c, covariance)
+
+    def at_floor(self, covariance: Array, floor: Array) -> Array:
+        return ~jnp.isfinite(cholesky(covariance - floor * eye_like(covariance))).all()
+
+    def largest_precision(self, factor: Array) -> Array:
+        """About the largest eigenvalue of a precision matrix of any component."""
+        half = solve_lower(factor, eye_like(factor))
+        return jnp.square(half).sum(-2).max()
+
+
+class Tied(Full):
+    """(D, D): one matrix for all components."""
+
+    def shape(self, k: int, d: int) -> tuple[int, ...]:
+        return (d, d)
+
+    def identity(self, k: int, d: int, dtype: Any) -> Array:
+        return jnp.eye(d, dtype=dtype)
+
+    def n_free(self, k: int, d: int) -> int:
+        return d * (d + 1) // 2
+
+    def outer(self, v: Array) -> Array:
+        return jnp.einsum("kd,ke->de", v, v, precision=PRECISION)
+
+    def residuals(self, a: Array, b: Array, x: Array) -> Array:
+        return jnp.matmul(a, x, precision=PRECISION)[None] + b[:, :, None]
+
+    def estimate(self, count: Array, square: Array) -> Array:
+        return _symmetric(square) / jnp.where(count.sum() > 0, count.sum(), 1)
+
+
+class Diagonal(Full):
+    """(K, D): variances."""
+
+    constraint = sets.Positive()
+    affine_kind = "diagonal"
+
+    def shape(self, k: int, d: int) -> tuple[int, ...]:
+        return (k, d)
+
+    def identity(self, k: int, d: int, dtype: Any) -> Array:
+        return jnp.ones(self.shape(k, d), dtype)
+
+    def n_free(self, k: int, d: int) -> int:
+        return k * d
+
+    def factor(self, covariance: Array) -> Array:
+        return jnp.sqrt(covariance)
+
+    def log_det(self, factor: Array, d: int) -> Array:
+        return jnp.log(factor).sum(-1)
+
+    def solve(self, factor: Array, v: Array) -> Array:
+        return v / self._wide(factor)
+
+    def multiply(self, factor: Array, v: Array) -> Array:
+        return v * self._wide(factor)
+
+    solve_transposed = solve
+
+    def _wide(self, factor: Array) -> Array:
+        return factor
+
+    def relative(self, factor: Array, covariance: Array) -> Array:
+        return covariance / factor**2
+
+    def absolute(self, factor: Array, covariance: Array) -> Array:
+        return covariance * factor**2
+
+    def precision(self, covariance: Array) -> Array:
+        return 1 / covariance
+
+    def symmetrized(self, square: Array) -> Array:
+        return square
+
+    def outer(self, v: Array) -> Array:
+        return v * v
+
+    def features(self, x: Array) -> Array:
+        return x * x
+
+    def coefficients(self, square: Array) -> Array:
+        return square
+
+    def apply(self, square: Array, v: Array) -> Array:
+        return self._wide(square) * v
+
+    def raw(self, factor: Array, origin: Array, linear: Array, square: Array) -> tuple[Array, Array, Array]:
+        center = self.solve(factor, origin)
+        pull = linear - 2 * self.apply(square, center)
+        constant = (self.apply(square, center) * center).sum(-1) - (linear * center).sum(-1)
+        return constant, self.solve(factor, pull), square / factor**2
+
+    def residual_map(self, factor: Array, origin: Array, linear: Array, square: Array) -> tuple[Array, Array, Array]:
+        lower = jnp.sqrt(-2 * square)
+        shift = self.solve(lower, linear)
+        a = lower / factor
+        return a, -(self.apply(a, origin) + shift), (shift * shift).sum(-1) / 2
+
+    def residuals(self, a: Array, b: Array, x: Array) -> Array:
+        return self._wide(a)[:, :, None] * x[None] + b[:, :, None]
+
+    def estimate(self, count: Array, square: Array) -> Array:
+        return square / jnp.where(count > 0, count, 1)[:, None]
+
+    def clip(self, covariance: Array, floor: Array) -> Array:
+        return jnp.maximum(covariance, floor)
+
+    def at_floor(self, covariance: Array, floor: Array) -> Array:
+        return (covariance <= floor).any()
+
+    def largest_precision(self, factor: Array) -> Array:
+        return (1 / factor**2).max()
+
+
+class Spherical(Diagonal):
+    """(K,): one variance for each component."""
+
+    affine_kind = "scalar"
+
+    def shape(self, k: int, d: int) -> tuple[int, ...]:
+        return (k,)
+
+    def n_free(self, k: int, d: int) -> int:
+        return k
+
+    def log_det(self, factor: Array, d: int) -> Array:
+        return d * jnp.log(factor)
+
+    def _wide(self, factor: Array) -> Array:
+        return factor[:, None]
+
+    def outer(self, v: Array) -> Array:
+        return (v * v).sum(-1)
+
+    def features(self, x: Array) -> Array:
+        return (x * x).sum(0, keepdims=True)
+
+    def coefficients(self, square: Array) -> Array:
+        return square[:, None]
+
+    def residuals(self, a: Array, b: Array, x: Array) -> Array:
+        return a[:, None, None] * x[None] + b[:, :, None]
+
+    def estimate(self, count: Array, square: Array) -> Array:
+        return square / jnp.where(count > 0, count, 1)
+
+
+SHAPES: dict[str, Full] = {"full": Full(), "tied": Tied(), "diag": Diagonal(), "spherical": Spherical()}

@@ -1,0 +1,192 @@
+"""Gaussian components with full, tied, diagonal or spherical covariances.
+
+Statistics are moments of whitened residuals y = factor^-1 (x - mean) about each component's current
+parameters (`at`), so that neither offsets nor narrow clusters cancel in the M-step. Local scores come in
+two forms of equal law: one matrix product W.Phi with the features (1, x, x x^T), fastest; and squared
+residuals |A x + b|^2, which float32 needs once a cluster is narrow against the spread of the data.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem import constraints as sets
+from jaxem.affine import Affine, whitening
+from jaxem.families.base import Family, columns
+from jaxem.families.covariance import SHAPES, Full
+from jaxem.numerics import PRECISION
+from jaxem.priors import NormalInverseWishart
+from jaxem.types import Params, static, struct
+from jaxem.validation import matrix
+
+PyTree = Any
+
+#: Precision (inverse variance, data of unit variance) above which float32 scores use residuals.
+NARROW = 1e3
+
+
+@struct
+class Gaussian(Family):
+    """Normal density; parameters `mean` (K, D) and `covariance`.
+
+    Attributes:
+        covariance: "full" (K, D, D), "tied" (D, D), "diag" (K, D) or "spherical" (K,).
+        floor: least eigenvalue of a covariance, relative to the data's covariance ("full", "tied"), to each
+            column's variance ("diag") or to their mean ("spherical"). A component at the floor makes a
+            lane DEGENERATE. The estimate is the constrained maximum, eigenvalues clipped.
+        prior: normal-inverse-Wishart prior, or None.
+    """
+
+    covariance: str = static(default="full")
+    floor: float | Array = 1e-8
+    prior: NormalInverseWishart | None = None
+    form: str = static(default="product")
+    origin: Any = None
+    factor: Any = None
+
+    @property
+    def shape(self) -> Full:
+        """The algebra of this kind of covariance."""
+        return SHAPES[self.covariance]
+
+    @property
+    def constraints(self) -> dict[str, Any]:
+        return {"mean": sets.Real(), "covariance": self.shape.constraint}
+
+    def at(self, params: Params) -> Gaussian:
+        factor = self.shape.factor(params["covariance"])
+        return self._with(origin=params["mean"], factor=factor)
+
+    def forms(self, params: Params) -> tuple[Array | int, tuple[Gaussian, ...]]:
+        if params["mean"].dtype == jnp.float64:
+            return 0, (self,)
+        factor = self.factor if self.factor is not None else self.shape.factor(params["covariance"])
+        narrow = self.shape.largest_precision(factor) > NARROW
+        return narrow.astype(jnp.int32), (self, self._with(form="residual"))
+
+    def _with(self, **changes: Any) -> Gaussian:
+        return Gaussian(**{**{name: getattr(self, name) for name in self.__dataclass_fields__}, **changes})
+
+    def natural(self, params: Params) -> dict[str, Array]:
+        """Leaves `log_det` (K,), `center` (K,), `linear` (K, D), `square`: t = (1, 1, y, y y^T)."""
+        shape, mean, covariance = self.shape, params["mean"], params["covariance"]
+        log_det = -shape.log_det(shape.factor(covariance), mean.shape[-1])
+        if self.origin is not None:
+            mean = shape.solve(self.factor, mean - self.origin)
+            covariance = shape.relative(self.factor, covariance)
+        precision = shape.precision(covariance)
+        linear = shape.apply(precision, mean)
+        return {
+            "log_det": jnp.broadcast_to(log_det, mean.shape[:1]),
+            "center": -(mean * linear).sum(-1) / 2,
+            "linear": linear,
+            "square": -precision / 2,
+        }
+
+    def pack(self, natural: PyTree) -> PyTree:
+        """Product form: W (K, 1 + D + F), and the shared square of tied covariances. Residual form: A, b, constant."""
+        shape, linear = self.shape, natural["linear"]
+        square = shape.symmetrized(natural["square"])
+        constant = natural["log_det"] + natural["center"] - linear.shape[-1] * math.log(2 * math.pi) / 2
+        origin, factor = self.origin, self.factor
+        if origin is None:
+            origin = jnp.zeros_like(linear)
+            factor = shape.identity(*linear.shape, linear.dtype)
+        if self.form == "residual":
+            a, b, extra = shape.residual_map(factor, origin, linear, square)
+            return {"a": a, "b": b, "constant": constant + extra}
+        extra, linear, square = shape.raw(factor, origin, linear, square)
+        affine = jnp.concatenate([(constant + extra)[:, None], linear], -1)
+        if self.covariance == "tied":
+            return {"weights": affine, "shared": shape.coefficients(square)}
+        return {"weights": jnp.concatenate([affine, shape.coefficients(square)], -1)}
+
+    def scores(self, natural: PyTree, data: Array) -> Array:
+        x = columns(data)
+        if self.form == "residual":
+            y = self.shape.residuals(natural["a"], natural["b"], x)
+            return natural["constant"][:, None] - (y * y).sum(1) / 2
+        affine = jnp.concatenate([jnp.ones_like(x[:1]), x])
+        if self.covariance == "tied":
+            shared = jnp.matmul(natural["shared"], self.shape.features(x), precision=PRECISION)
+            return jnp.matmul(natural["weights"], affine, precision=PRECISION) + shared
+        return jnp.matmul(natural["weights"], jnp.concatenate([affine, self.shape.features(x)]), precision=PRECISION)
+
+    def m_step(self, stats: PyTree, params: Params) -> Params:
+        """Weighted moments, about the origin that the statistics carry; a component without data keeps its parameters."""
+        shape, count, weight = self.shape, stats["log_det"], stats["center"]
+        present = (count > 0) & (weight > 0)
+        mean = stats["linear"] / jnp.where(present, weight, 1)[:, None]
+        spread = shape.symmetrized(stats["square"]) - shape.outer(mean * jnp.sqrt(jnp.maximum(weight, 0))[:, None])
+        covariance = shape.estimate(self._degrees(count, mean.shape[-1]), spread)
+        if self.origin is not None:
+            mean = self.origin + shape.multiply(self.factor, mean)
+            covariance = shape.absolute(self.factor, covariance)
+        kept = present.any() if self.covariance == "tied" else _expand(present, covariance)
+        covariance = jnp.where(kept, covariance, params["covariance"])
+        return {
+            "mean": jnp.where(present[:, None], mean, params["mean"]),
+            "covariance": shape.clip(covariance, jnp.asarray(self.floor, mean.dtype)),
+        }
+
+    def _degrees(self, count: Array, d: int) -> Array:
+        return count * d if self.covariance == "spherical" else count
+
+    def pseudo_stats(self, blank: Params) -> PyTree | None:
+        if self.prior is None:
+            return None
+        return self.prior.pseudo_stats(self, blank)
+
+    def degenerate(self, params: Params) -> Array:
+        return self.shape.at_floor(params["covariance"], jnp.asarray(self.floor, params["mean"].dtype) * 1.001)
+
+    def blank(self, data: Array, n_components: int) -> Params:
+        d = data.shape[1]
+        identity = self.shape.identity(n_components, d, data.dtype)
+        return {"mean": jnp.zeros((n_components, d), data.dtype), "covariance": identity}
+
+    def validate(self, data: Any) -> Any:
+        return matrix(data)
+
+    def features(self, data: Array) -> Array:
+        return data
+
+    def coordinates(self, data: Any, xp: Any) -> Affine:
+        return whitening(data, self.shape.affine_kind, xp)
+
+    def changed(self, affine: Affine) -> Gaussian:
+        return self if self.prior is None else self._with(prior=self.prior.changed(affine))
+
+    def change_params(self, params: Params, affine: Affine) -> Params:
+        return {"mean": affine.means(params["mean"]), "covariance": affine.covariances(params["covariance"])}
+
+    def n_free_params(self, n_components: int, data: Array) -> int:
+        d = data.shape[1]
+        return n_components * d + self.shape.n_free(n_components, d)
+
+    def sample(self, key: Array, params: Params, component: Array) -> Array:
+        mean, factor = params["mean"][component], self.shape.factor(params["covariance"])
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
+        factor = jnp.broadcast_to(factor, (mean.shape[0], *factor.shape)) if self.covariance == "tied" else factor[component]
+        return mean + self.shape.multiply(factor, noise)
+
+
+def _expand(present: Array, like: Array) -> Array:
+    return present.reshape(present.shape + (1,) * (like.ndim - 1))
+
+
+def covariance_matrices(params: Params, covariance: str) -> np.ndarray:
+    """(K, D, D) matrices of any kind of covariance, for plots and reports."""
+    mean, value = np.asarray(params["mean"]), np.asarray(params["covariance"])
+    k, d = mean.shape
+    if covariance == "tied":
+        return np.broadcast_to(value, (k, d, d))
+    if covariance == "diag":
+        return value[:, :, None] * np.eye(d)
+    return value[:, None, None] * np.eye(d) if covariance == "spherical" else value

@@ -1,0 +1,195 @@
+"""Mixtures over any family, and the named Gaussian one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem import constraints as sets
+from jaxem.blocks import choose_block_size, cut, fold
+from jaxem.families.base import Family
+from jaxem.families.gaussian import Gaussian
+from jaxem.init import KMeansPlusPlus
+from jaxem.latents.mixture import label_bias, log_partition, posterior
+from jaxem.numerics import safe_log
+from jaxem.priors import Dirichlet
+from jaxem.types import Model, Params, Rows, static, struct
+from jaxem.validation import check_positive_int
+
+PyTree = Any
+
+
+@struct
+class Mixture(Model):
+    """p(x) = sum over k of weights[k] * family(x | components[k]).
+
+    Parameters: `weights` (K,) and `components`, the family's parameters.
+    Data: whatever the family takes, rows first. Labels: (N,) integers, -1 for unknown.
+
+    Attributes:
+        n_components: K.
+        family: density of a component.
+        prior: Dirichlet prior on the weights, or None.
+    """
+
+    n_components: int = static()
+    family: Family = Gaussian()
+    prior: Dirichlet | None = None
+
+    @property
+    def constraints(self) -> dict[str, Any]:
+        return {"weights": sets.Simplex(), "components": self.family.constraints}
+
+    @property
+    def ascended(self) -> dict[str, bool]:
+        return {"weights": False, "components": self.family.m_step is None}
+
+    @property
+    def m_step_is_maximum(self) -> bool:
+        return self.family.m_step is not None
+
+    def _with(self, family: Family) -> Mixture:
+        return Mixture(self.n_components, family, self.prior)
+
+    def at(self, params: Params) -> Mixture:
+        return self._with(self.family.at(params["components"]))
+
+    def forms(self, params: Params) -> tuple[Array | int, tuple[Mixture, ...]]:
+        which, families = self.family.forms(params["components"])
+        return which, tuple(self._with(family) for family in families)
+
+    def natural(self, params: Params) -> dict[str, Any]:
+        """Leaves `log_weights` (K,) and `components`."""
+        return {"log_weights": safe_log(params["weights"]), "components": self.family.natural(params["components"])}
+
+    def pack(self, natural: PyTree) -> PyTree:
+        return {**natural, "components": self.family.pack(natural["components"])}
+
+    def local_scores(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
+        """(K, n) log weights[k] p(x_n | k), -inf where a label excludes k."""
+        scores = natural["log_weights"][:, None] + self.family.scores(natural["components"], data)
+        return scores if rows.labels is None else scores + label_bias(rows.labels, self.n_components, scores.dtype)
+
+    def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
+        return log_partition(self.local_scores(natural, data, rows))
+
+    def m_step(self, stats: PyTree, params: Params) -> Params:
+        """Relative weights; the family's closed form where it has one."""
+        counts = jnp.maximum(stats["log_weights"], 0)
+        components = params["components"]
+        if self.family.m_step is not None:
+            components = self.family.m_step(stats["components"], components)
+        total = counts.sum()
+        weights = jnp.where(total > 0, counts / jnp.where(total > 0, total, 1), params["weights"])
+        return {"weights": weights, "components": components}
+
+    def pseudo_stats(self, params: Params) -> PyTree | None:
+        own = self.family.pseudo_stats(params["components"])
+        if own is None and self.prior is None:
+            return None
+        weights = params["weights"]
+        counts = jnp.zeros_like(weights) if self.prior is None else self.prior.pseudo_counts(weights)
+        zero = jax.tree.map(jnp.zeros_like, self.family.natural(params["components"]))
+        return {"log_weights": counts, "components": zero if own is None else own}
+
+    def degenerate(self, params: Params) -> Array | bool:
+        return self.family.degenerate(params["components"])
+
+    # --- the boundary of fit -----------------------------------------------------------------
+    def validate(self, data: PyTree) -> PyTree:
+        check_positive_int(self.n_components, "n_components")
+        data = self.family.validate(data)
+        n = jax.tree.leaves(data)[0].shape[0]
+        if n < self.n_components:
+            raise ValueError(f"data must have at least n_components={self.n_components} rows; got {n}")
+        return data
+
+    def blank(self, data: PyTree) -> Params:
+        """Valid parameters that know nothing, of the right shapes."""
+        components = self.family.blank(data, self.n_components)
+        dtype = jax.tree.leaves(components)[0].dtype
+        return {"weights": jnp.full((self.n_components,), 1 / self.n_components, dtype), "components": components}
+
+    def features(self, data: PyTree) -> Array:
+        """(N, D) real features in which initialisers measure distance."""
+        return self.family.features(data)
+
+    def coordinates(self, data: PyTree, xp: Any) -> Any:
+        return self.family.coordinates(data, xp)
+
+    def changed(self, affine: Any) -> Mixture:
+        """This model, priors included, in new coordinates."""
+        return self._with(self.family.changed(affine))
+
+    def change_params(self, params: Params, affine: Any) -> Params:
+        """Parameters in new coordinates."""
+        return {**params, "components": self.family.change_params(params["components"], affine)}
+
+    def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
+        return KMeansPlusPlus().initialize(self, key, data, weight)
+
+    def start(self, responsibilities: Array, data: PyTree, weight: Array, smooth: bool) -> Params:
+        """Parameters from labels (N,) or responsibilities (N, K).
+
+        Args:
+            responsibilities: integers (N,) or floats (N, K).
+            data: the rows.
+            weight: (N,).
+            smooth: add to each component one row's worth of the statistics of all, so that none is empty or flat.
+        """
+        blank = self.blank(data)
+        # With all natural parameters at zero every score is equal: the posterior is what is given.
+        natural = jax.tree.map(jnp.zeros_like, self.natural(blank))
+        packed, pull = jax.vjp(self.pack, natural)
+        labels = responsibilities
+        if jnp.issubdtype(labels.dtype, jnp.floating):
+            labels = safe_log(labels)
+        n = weight.shape[0]
+        blocks = cut(data, weight, labels, choose_block_size(n, self.n_components, 1, 4, jax.default_backend()))
+
+        # Without labels the posterior is uniform: K of it is one row's worth for each component.
+        share = self.n_components / weight.sum() if smooth else 0.0
+
+        def total(eta, block):
+            given = self.log_marginal(eta, block.data, Rows(labels=block.labels))
+            return block.weight @ (given + share * self.log_marginal(eta, block.data, Rows()))
+
+        (stats,) = pull(fold(lambda block: jax.grad(total)(packed, block), blocks))
+        weights = stats["log_weights"] / stats["log_weights"].sum()
+        return {"weights": weights, "components": self.family.start(stats["components"], blank["components"])}
+
+    # --- after the fit -----------------------------------------------------------------------
+    def posterior(self, params: Params, data: PyTree) -> Array:
+        """(N, K) responsibilities p(k | x_n)."""
+        model = self.at(params).forms(params)[1][-1]
+        return posterior(model.local_scores(model.pack(model.natural(params)), data, Rows())).T
+
+    def predict(self, params: Params, data: PyTree) -> Array:
+        """(N,) most probable component."""
+        return self.posterior(params, data).argmax(1)
+
+    def n_free_params(self, data: PyTree) -> int:
+        return self.n_components - 1 + self.family.n_free_params(self.n_components, data)
+
+    def sample(self, key: Array, params: Params, n: int) -> PyTree:
+        which, what = jax.random.split(key)
+        component = jax.random.categorical(which, safe_log(params["weights"]), shape=(n,))
+        return self.family.sample(what, params["components"], component)
+
+
+def GaussianMixture(n_components: int, covariance: str = "full", **options: Any) -> Mixture:  # noqa: N802
+    """A mixture of Gaussians.
+
+    Args:
+        n_components: K.
+        covariance: "full", "tied", "diag" or "spherical".
+        **options: `floor`, `prior` of `Gaussian`; `weights_prior`, a `Dirichlet`.
+
+    Raises:
+        ValueError: for an unknown covariance.
+    """
+    weights_prior = options.pop("weights_prior", None)
+    return Mixture(n_components, Gaussian(covariance=covariance, **options), weights_prior)

@@ -1,0 +1,122 @@
+"""Arithmetic that stays finite at structural zeros, and sums that stay accurate.
+
+`log 0`, `0 * -inf` and the gradients of both are NaN in plain JAX; every place where a probability
+may be exactly zero goes through one of these helpers instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_batching import custom_vmap
+
+PyTree = Any
+
+#: Every matrix product of jaxem asks for it by name: NVIDIA GPUs otherwise run float32 in TF32.
+PRECISION = jax.lax.Precision.HIGHEST
+
+
+def safe_log(x: Array) -> Array:
+    """`log x`, with `-inf` and a zero gradient at zero."""
+    positive = x > 0
+    return jnp.where(positive, jnp.log(jnp.where(positive, x, 1)), -jnp.inf)
+
+
+def lse(scores: Array, axis: int = 0) -> Array:
+    """`log sum exp` along `axis`; an all `-inf` slice gives `-inf` and a zero gradient."""
+    top = jax.lax.stop_gradient(scores.max(axis, keepdims=True))
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    total = jnp.exp(scores - top).sum(axis)
+    return safe_log(total) + top.squeeze(axis)
+
+
+def softmax(scores: Array, axis: int = 0) -> Array:
+    """`exp(scores - lse(scores))`; an all `-inf` slice gives zeros."""
+    top = scores.max(axis, keepdims=True)
+    mass = jnp.exp(scores - jnp.where(jnp.isfinite(top), top, 0))
+    total = mass.sum(axis, keepdims=True)
+    return mass / jnp.where(total > 0, total, 1)
+
+
+def inner(stats: PyTree, natural: PyTree) -> Array:
+    """`<stats, natural>` over two trees of one shape, with `0 * -inf = 0`."""
+
+    def leaf(s, eta):
+        absent = s == 0
+        return jnp.where(absent, 0, s * jnp.where(absent, 0, eta)).sum()
+
+    return sum(jax.tree.leaves(jax.tree.map(leaf, stats, natural)), start=jnp.zeros(()).astype(_dtype(stats)))
+
+
+def _dtype(tree: PyTree):
+    leaves = jax.tree.leaves(tree)
+    return jnp.result_type(*leaves) if leaves else jnp.float32
+
+
+def tree_add(left: PyTree, right: PyTree) -> PyTree:
+    """Leaf-wise sum of two trees."""
+    return jax.tree.map(jnp.add, left, right)
+
+
+def tree_where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
+    """`new` where the scalar `condition` holds, else `old`, on every leaf."""
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
+def all_finite(tree: PyTree) -> Array:
+    """Whether every entry of every inexact leaf is finite."""
+    checks = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    return jnp.stack(checks).all() if checks else jnp.array(True)
+
+
+def compensated_add(carry: tuple[PyTree, PyTree], term: PyTree) -> tuple[PyTree, PyTree]:
+    """One step of Kahan's summation: `carry` is (total, lost low-order part)."""
+
+    def leaf(total, lost, x):
+        y = x - lost
+        new = total + y
+        # An infinite total has no low-order part; inf - inf would turn it into NaN.
+        return new, jnp.where(jnp.isfinite(new), (new - total) - y, 0)
+
+    total, lost = carry
+    pairs = jax.tree.map(leaf, total, lost, term)
+    return jax.tree.transpose(jax.tree.structure(total), jax.tree.structure((0, 0)), pairs)
+
+
+@custom_vmap
+def any_lane(flag: Array) -> Array:
+    """`flag`, or under `vmap` whether it holds in any lane: the result stays unbatched.
+
+    A `lax.cond` on it therefore stays a branch under `vmap` (a batched predicate would run both
+    sides), and data masked by it stay shared by all lanes.
+    """
+    return flag
+
+
+@any_lane.def_vmap
+def _(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
+    del axis_size
+    return (flag.any(0) if in_batched[0] else flag), False
+
+
+def cholesky(matrix: Array) -> Array:
+    """Lower Cholesky factor; NaN where `matrix` is not positive definite."""
+    return jax.lax.linalg.cholesky(matrix, symmetrize_input=False)
+
+
+def solve_lower(lower: Array, right: Array, transpose: bool = False) -> Array:
+    """`lower^-1 right` (or `lower^-T right`) for stacks of lower triangular matrices."""
+    return jax.lax.linalg.triangular_solve(lower, right, left_side=True, lower=True, transpose_a=transpose)
+
+
+def eye_like(matrix: Array) -> Array:
+    """Identities in the shape and dtype of a stack of square matrices."""
+    return jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
+
+
+def transpose(matrix: Array) -> Array:
+    """Swap the last two axes."""
+    return jnp.swapaxes(matrix, -1, -2)

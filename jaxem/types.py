@@ -1,0 +1,251 @@
+"""What a model is, what a fit returns, and the words for how it ended.
+
+Axis letters, used in every docstring: N data, D features, K components or states, R restarts,
+T time, B sequences, V vocabulary or categories.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any, Callable, ClassVar
+
+import jax
+import numpy as np
+from jax import Array
+
+PyTree = Any
+Params = Any
+
+
+def static(**kwargs: Any) -> Any:
+    """A dataclass field that is structure, hashed by value, rather than a number."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+def struct(cls: type) -> type:
+    """Make `cls` a frozen dataclass and a pytree: fields made by `static` are structure, the others leaves."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+class Status(enum.IntEnum):
+    """How a lane stands: an int32 in every lane, never a bool."""
+
+    RUNNING = 0
+    CONVERGED = 1
+    MAX_STEPS = 2
+    NONFINITE = 3
+    DEGENERATE = 4
+    DECREASED = 5
+    INTERRUPTED = 6
+
+
+class StopReason(enum.IntEnum):
+    """Which stopping criterion fired."""
+
+    NONE = 0
+    LOGLIK_RTOL = 1
+    LOGLIK_ATOL = 2
+    PARAM_RTOL = 3
+
+
+@struct
+class Rows:
+    """What belongs to single data rather than to the model; every leaf leads with n.
+
+    Attributes:
+        local: variational or per-datum parameters, from `Model.local`.
+        scores: local scores, from `Model.scores`.
+        labels: (n,) int, the known latent value or -1; for responsibilities given as labels, (n, K) floats.
+    """
+
+    local: PyTree = None
+    scores: PyTree = None
+    labels: Array | None = None
+
+
+class FitError(RuntimeError):
+    """Every lane of a fit failed; the message counts them by status."""
+
+
+class Model:
+    """A latent-variable model. Subclasses are frozen dataclasses made pytrees by `jaxem.struct`.
+
+    Required: `natural`, `log_marginal`, `initialize`. All else has a default. The complete-data
+    log-density must be linear in `natural`, with log-normalisers as leaves of their own, so that
+    the gradient of `log_marginal` is the expected sufficient statistics.
+    """
+
+    #: Prefix tree of `jaxem.constraints` over the parameters.
+    constraints: Any = None
+    #: (params, data) -> rows of local scores, for what has no finite statistics; else None.
+    scores: ClassVar[Callable[..., PyTree] | None] = None
+    #: (packed natural, data, previous or None) -> per-datum parameters; else None.
+    local: ClassVar[Callable[..., PyTree] | None] = None
+    #: (stats, params) -> params, the closed-form M-step; else None.
+    m_step: ClassVar[Callable[..., Params] | None] = None
+    #: (params, data, weight, rows) -> (loglik, stats), where faster or steadier than the derived one; else None.
+    e_step: ClassVar[Callable[..., tuple[Array, PyTree]] | None] = None
+    #: (params) -> scalar, a prior that no pseudo-statistics express; else None.
+    log_prior: ClassVar[Callable[[Params], Array] | None] = None
+    #: Whether `log_marginal` is a lower bound rather than the log-likelihood itself.
+    is_bound: ClassVar[bool] = False
+    #: Whether `m_step` is an exact maximum of q, so that the gradient of q vanishes there.
+    m_step_is_maximum: ClassVar[bool] = True
+
+    # --- the density -------------------------------------------------------------------------
+    def natural(self, params: Params) -> PyTree:
+        """Natural parameters, shared by all data."""
+        raise NotImplementedError
+
+    def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
+        """(n,) log p(x_n | natural), or a bound. `natural` is what `pack` made of the natural parameters."""
+        raise NotImplementedError
+
+    def pack(self, natural: PyTree) -> PyTree:
+        """What `log_marginal` reads: computed once an iteration, outside the scan over blocks."""
+        return natural
+
+    def at(self, params: Params) -> Model:
+        """The same model with its statistics taken about `params`, where rounding is least. Default: itself."""
+        del params
+        return self
+
+    def forms(self, params: Params) -> tuple[Array | int, tuple[Model, ...]]:
+        """Models equal in law that differ in arithmetic, cheapest first, and the index of the one safe at `params`."""
+        del params
+        return 0, (self,)
+
+    # --- the M-step --------------------------------------------------------------------------
+    @property
+    def ascended(self) -> Any:
+        """Prefix tree of bools: True for parameters that `m_step` leaves to Optax."""
+        return self.m_step is None
+
+    def pseudo_stats(self, params: Params) -> PyTree | None:
+        """Conjugate prior as statistics shaped like `natural`: log-prior = <pseudo_stats, natural>.
+
+        Called on what `at` returned; `params` give shapes, never values.
+        """
+        del params
+        return None
+
+    def degenerate(self, params: Params) -> Array | bool:
+        """Whether a component lies at its floor."""
+        del params
+        return False
+
+    # --- the boundary of fit -----------------------------------------------------------------
+    def validate(self, data: PyTree) -> PyTree:
+        """Check data on the host and convert them to arrays; raises ValueError or TypeError."""
+        return data
+
+    def blank(self, data: PyTree) -> Params | None:
+        """Valid parameters of the shapes that `data` call for, against which `init` is checked; None: no check."""
+        del data
+        return None
+
+    def coordinates(self, data: PyTree, xp: Any) -> Any:
+        """A change of coordinates in which rounding is least (see `jaxem.affine`), or None. `xp`: numpy or jax.numpy."""
+        del data, xp
+        return None
+
+    def changed(self, affine: Any) -> Model:
+        """This model, priors included, in new coordinates."""
+        del affine
+        return self
+
+    def change_params(self, params: Params, affine: Any) -> Params:
+        """Parameters in new coordinates."""
+        del affine
+        return params
+
+    #: Whether `initialize` is random.
+    needs_key: ClassVar[bool] = True
+
+    def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
+        """Starting parameters of one lane."""
+        raise NotImplementedError
+
+    # --- after the fit -----------------------------------------------------------------------
+    def log_prob(self, params: Params, data: PyTree) -> Array:
+        """(N,) log p(x_n | params), or the bound."""
+        model = self.at(params)
+        model = model.forms(params)[1][-1]
+        packed = model.pack(model.natural(params))
+        local = model.local(packed, data, None) if model.local else None
+        scores = model.scores(params, data) if model.scores else None
+        return model.log_marginal(packed, data, Rows(local=local, scores=scores))
+
+    def n_free_params(self, data: PyTree) -> int:
+        """Number of free parameters, as AIC and BIC count them."""
+        raise NotImplementedError
+
+    def sample(self, key: Array, params: Params, n: int) -> PyTree:
+        """n data drawn from the model, in the shape of the data."""
+        raise NotImplementedError
+
+
+@struct
+class Restarts:
+    """What became of every lane; each field (R,)."""
+
+    loglik: Array
+    objective: Array
+    status: Array
+    n_steps: Array
+
+
+@struct
+class Result:
+    """A finished fit: the winning lane, and a line about each of the others.
+
+    Attributes:
+        params: parameters of the winning lane.
+        local: its per-datum parameters, or None; leads with N.
+        loglik: log-likelihood (or bound) at `params`, in the data's own units.
+        objective: log-likelihood + log-prior - penalty: what rose and what stopped.
+        status: int32 `Status`.
+        stop: int32 `StopReason`.
+        n_steps: EM maps evaluated by the winning lane.
+        history: its last objective values, oldest first; NaN beyond the steps taken.
+        restarts: all lanes.
+        model: the fitted model.
+    """
+
+    params: Params
+    local: PyTree
+    loglik: Array
+    objective: Array
+    status: Array
+    stop: Array
+    n_steps: Array
+    history: Array
+    restarts: Restarts
+    model: Any
+
+    @property
+    def converged(self) -> Array:
+        """Whether the winning lane met a stopping criterion and is no failure."""
+        return self.status == Status.CONVERGED
+
+    @property
+    def stop_reason(self) -> str:
+        """Name of the criterion that fired, in lower case; 'none' where none did. For one concrete fit."""
+        return StopReason(int(self.stop)).name.lower()
+
+    def __str__(self) -> str:
+        if isinstance(self.loglik, jax.core.Tracer) or np.ndim(self.loglik):
+            return repr(self)
+        counts = {s.name: int(np.sum(np.asarray(self.restarts.status) == s)) for s in Status}
+        lanes = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+        lines = [
+            f"{type(self.model).__name__}: {Status(int(self.status)).name} after {int(self.n_steps)} steps"
+            f" (stopped by {self.stop_reason})",
+            f"log-likelihood {float(self.loglik):.6f}   objective {float(self.objective):.6f}",
+            f"restarts: {lanes}",
+        ]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+            text = np.array2string(np.asarray(leaf), precision=4, suppress_small=True, threshold=40)
+            lines.append(f"{jax.tree_util.keystr(path, simple=True, separator='.')}: " + text.replace("\n", "\n  "))
+        return "\n".join(lines)

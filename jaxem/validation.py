@@ -1,0 +1,130 @@
+"""The boundary of `fit`: array-likes become arrays, and bad input becomes a clear error before anything is compiled."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+
+_warned: set[str] = set()
+
+
+def is_traced(*trees: Any) -> bool:
+    """Whether any leaf is a tracer: inside jit, vmap or grad there is nothing to check."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def numeric(value: Any, name: str) -> np.ndarray:
+    """`value` as a real numeric NumPy array; raises TypeError for object, string and complex dtypes."""
+    if hasattr(value, "to_numpy"):
+        value = value.to_numpy()
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a numeric array; got {type(value).__name__} ({error})") from None
+    if array.dtype.kind == "V" and jax.numpy.issubdtype(array.dtype, jax.numpy.floating):
+        return array
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be numeric (float, integer or boolean); got dtype {array.dtype}")
+    return array
+
+
+def floating(array: np.ndarray, name: str) -> np.ndarray:
+    """`array` in the floating dtype that JAX will compute in; float64 without x64 warns once."""
+    if array.dtype.kind in "biu":
+        return array.astype(np.float64 if jax.config.jax_enable_x64 else np.float32)
+    if array.dtype == np.float64 and not jax.config.jax_enable_x64:
+        if name not in _warned:
+            _warned.add(name)
+            warnings.warn(
+                f"{name} is float64 but JAX computes in float32; call jax.config.update('jax_enable_x64', True)"
+                " for double precision, or pass float32 data to silence this",
+                stacklevel=4,
+            )
+        return array.astype(np.float32)
+    return array
+
+
+def rows_hint(array: np.ndarray) -> str:
+    """A hint for the commonest wrong rank."""
+    return "; for one feature pass x[:, None]" if array.ndim == 1 else ""
+
+
+def check_finite(array: np.ndarray, name: str) -> None:
+    """Raise ValueError naming the rows that hold NaN or inf."""
+    bad = np.flatnonzero(~np.isfinite(array).reshape(array.shape[0], -1).all(1))
+    if bad.size:
+        listed = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
+        raise ValueError(f"{name} must be finite; NaN or inf in {bad.size} row(s): {listed}")
+
+
+def matrix(data: Any, name: str = "data") -> np.ndarray:
+    """(N, D) finite floats."""
+    array = numeric(data, name)
+    if array.ndim != 2:
+        raise ValueError(f"{name} must have shape (N, D); got shape {array.shape}{rows_hint(array)}")
+    check_size(array, name)
+    return floating(array, name)
+
+
+def vector_or_matrix(data: Any, name: str = "data") -> np.ndarray:
+    """(N,) or (N, D) numbers."""
+    array = numeric(data, name)
+    if array.ndim not in (1, 2):
+        raise ValueError(f"{name} must have shape (N,) or (N, D); got shape {array.shape}")
+    check_size(array, name)
+    return array
+
+
+def check_size(array: np.ndarray, name: str) -> None:
+    """Raise ValueError for an array without rows or columns."""
+    if array.size == 0:
+        raise ValueError(f"{name} must not be empty; got shape {array.shape}")
+
+
+def check_rows(array: np.ndarray, valid: np.ndarray, wanted: str, name: str = "data") -> None:
+    """Raise ValueError naming the first place where `valid` (shaped like `array`) does not hold."""
+    if not valid.all():
+        place = tuple(int(i) for i in np.argwhere(~valid)[0])
+        where = f"row {place[0]}" + (f", column {place[1]}" if len(place) > 1 else "")
+        raise ValueError(f"{name} must be {wanted}; got {array[place]} in {where}")
+
+
+def check_weight(weight: Any, n: int) -> np.ndarray:
+    """(n,) finite non-negative weights, not all zero."""
+    array = numeric(weight, "weight")
+    if array.shape != (n,):
+        raise ValueError(f"weight must have shape ({n},), one for each row of data; got shape {array.shape}")
+    if not np.isfinite(array).all() or (array < 0).any():
+        raise ValueError(f"weight must be finite and non-negative; got minimum {array.min()}")
+    if not (array > 0).any():
+        raise ValueError("weight must not be all zero; got no positive weight")
+    return array
+
+
+def check_positive_int(value: Any, name: str, least: int = 1) -> int:
+    """An integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}; got {value!r}")
+    return int(value)
+
+
+def check_tolerance(value: Any, name: str) -> None:
+    """None or a number that is not negative."""
+    if value is not None and not is_traced(value) and not float(value) >= 0:
+        raise ValueError(f"{name} must be None or a non-negative number; got {value}")
+
+
+def check_same_shapes(given: Any, wanted: Any, name: str) -> None:
+    """Raise ValueError where two trees differ in structure or leaf shapes."""
+    if jax.tree.structure(given) != jax.tree.structure(wanted):
+        raise ValueError(
+            f"{name} must be parameters with the structure {jax.tree.structure(wanted)}; got {jax.tree.structure(given)}"
+        )
+    pairs = zip(jax.tree_util.tree_leaves_with_path(given), jax.tree.leaves(wanted), strict=True)
+    for (path, leaf), expected in pairs:
+        if np.shape(leaf) != np.shape(expected):
+            label = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise ValueError(f"{name}: {label} must have shape {np.shape(expected)}; got {np.shape(leaf)}")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.numerics import cholesky, transpose
+from jaxem.linalg import cholesky, transpose
 from jaxem.types import struct
 
 PyTree = Any

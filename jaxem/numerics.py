@@ -100,23 +100,3 @@ def any_lane(flag: Array) -> Array:
 def _(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
     del axis_size
     return (flag.any(0) if in_batched[0] else flag), False
-
-
-def cholesky(matrix: Array) -> Array:
-    """Lower Cholesky factor; NaN where `matrix` is not positive definite."""
-    return jax.lax.linalg.cholesky(matrix, symmetrize_input=False)
-
-
-def solve_lower(lower: Array, right: Array, transpose: bool = False) -> Array:
-    """`lower^-1 right` (or `lower^-T right`) for stacks of lower triangular matrices."""
-    return jax.lax.linalg.triangular_solve(lower, right, left_side=True, lower=True, transpose_a=transpose)
-
-
-def eye_like(matrix: Array) -> Array:
-    """Identities in the shape and dtype of a stack of square matrices."""
-    return jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
-
-
-def transpose(matrix: Array) -> Array:
-    """Swap the last two axes."""
-    return jnp.swapaxes(matrix, -1, -2)

@@ -14,7 +14,8 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.numerics import PRECISION, any_lane, cholesky, eye_like, solve_lower, transpose
+from jaxem.linalg import cholesky, eye_like, inverse_lower, transpose
+from jaxem.numerics import PRECISION, any_lane
 
 
 def _symmetric(x: Array) -> Array:
@@ -46,29 +47,24 @@ class Full:
 
     def solve(self, factor: Array, v: Array) -> Array:
         """factor^-1 v for (K, D)."""
-        return solve_lower(self._stacked(factor, v), v[..., None])[..., 0]
+        return self.apply(inverse_lower(factor), v)
 
     def multiply(self, factor: Array, v: Array) -> Array:
         """factor v for (K, D)."""
         return jnp.einsum("...de,...e->...d", factor, v, precision=PRECISION)
 
-    def solve_transposed(self, factor: Array, v: Array) -> Array:
-        """factor^-T v for (K, D)."""
-        return solve_lower(self._stacked(factor, v), v[..., None], transpose=True)[..., 0]
-
     def relative(self, factor: Array, covariance: Array) -> Array:
         """factor^-1 covariance factor^-T."""
-        half = solve_lower(factor, covariance)
-        return _symmetric(solve_lower(factor, transpose(half)))
+        inverse = inverse_lower(factor)
+        return _symmetric(inverse @ covariance @ transpose(inverse))
 
     def absolute(self, factor: Array, covariance: Array) -> Array:
         """factor covariance factor^T."""
         return _symmetric(factor @ covariance @ transpose(factor))
 
     def precision(self, covariance: Array) -> Array:
-        lower = cholesky(covariance)
-        half = solve_lower(lower, eye_like(lower))
-        return transpose(half) @ half
+        inverse = inverse_lower(cholesky(covariance))
+        return transpose(inverse) @ inverse
 
     def symmetrized(self, square: Array) -> Array:
         return _symmetric(square)
@@ -76,9 +72,6 @@ class Full:
     def outer(self, v: Array) -> Array:
         """v v^T for (K, D), in this shape."""
         return v[..., :, None] * v[..., None, :]
-
-    def _stacked(self, factor: Array, v: Array) -> Array:
-        return jnp.broadcast_to(factor, (*v.shape, v.shape[-1]))
 
     # --- the density -----------------------------------------------------------------------
     def features(self, x: Array) -> Array:
@@ -97,9 +90,8 @@ class Full:
         center = self.solve(factor, origin)
         pull = linear - 2 * self.apply(square, center)
         constant = (self.apply(square, center) * center).sum(-1) - (linear * center).sum(-1)
-        half = solve_lower(factor, _symmetric(square), transpose=True)
-        raw_square = _symmetric(solve_lower(factor, transpose(half), transpose=True))
-        return constant, self.solve_transposed(factor, pull), raw_square
+        inverse = inverse_lower(factor)
+        return constant, self.apply(transpose(inverse), pull), _symmetric(transpose(inverse) @ square @ inverse)
 
     def apply(self, square: Array, v: Array) -> Array:
         """square v for (K, D)."""
@@ -109,8 +101,7 @@ class Full:
         """A, b and constant with <linear, y> + <square, y y^T> = constant - |A x + b|^2 / 2."""
         lower = cholesky(-2 * _symmetric(square))  # square = -lower lower^T / 2
         shift = self.solve(lower, linear)
-        identity = eye_like(factor)
-        a = transpose(lower) @ solve_lower(factor, identity)
+        a = transpose(lower) @ inverse_lower(factor)
         b = -(jnp.einsum("...de,...e->...d", a, origin, precision=PRECISION) + shift)
         return a, b, (shift * shift).sum(-1) / 2
 
@@ -139,8 +130,7 @@ class Full:
 
     def largest_precision(self, factor: Array) -> Array:
         """About the largest eigenvalue of a precision matrix of any component."""
-        half = solve_lower(factor, eye_like(factor))
-        return jnp.square(half).sum(-2).max()
+        return jnp.square(inverse_lower(factor)).sum(-2).max()
 
 
 class Tied(Full):
@@ -191,8 +181,6 @@ class Diagonal(Full):
 
     def multiply(self, factor: Array, v: Array) -> Array:
         return v * self._wide(factor)
-
-    solve_transposed = solve
 
     def _wide(self, factor: Array) -> Array:
         return factor

@@ -3,7 +3,7 @@
 Statistics are moments of whitened residuals y = factor^-1 (x - mean) about each component's current
 parameters (`at`), so that neither offsets nor narrow clusters cancel in the M-step. Local scores come in
 two forms of equal law: one matrix product W.Phi with the features (1, x, x x^T), fastest; and squared
-residuals |A x + b|^2, which float32 needs once a cluster is narrow against the spread of the data.
+residuals |A x + b|^2, needed once a cluster is narrow against the spread of the data.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from jaxem.validation import matrix
 
 PyTree = Any
 
-#: Precision (inverse variance, data of unit variance) above which float32 scores use residuals.
-NARROW = 1e3
+#: Precision (inverse variance, data of unit variance) above which scores use residuals: the product form is off
+#: by about this many rounding units a row, and beyond a hundred of them a lane could seem to fall.
+NARROW = 1e2
 
 
 @struct
@@ -64,8 +65,6 @@ class Gaussian(Family):
         return self._with(origin=params["mean"], factor=factor)
 
     def forms(self, params: Params) -> tuple[Array | int, tuple[Gaussian, ...]]:
-        if params["mean"].dtype == jnp.float64:
-            return 0, (self,)
         factor = self.factor if self.factor is not None else self.shape.factor(params["covariance"])
         narrow = self.shape.largest_precision(factor) > NARROW
         return narrow.astype(jnp.int32), (self, self._with(form="residual"))
@@ -99,8 +98,9 @@ class Gaussian(Family):
             origin = jnp.zeros_like(linear)
             factor = shape.identity(*linear.shape, linear.dtype)
         if self.form == "residual":
-            a, b, extra = shape.residual_map(factor, origin, linear, square)
-            return {"a": a, "b": b, "constant": constant + extra}
+            center = origin.mean(0)  # subtracted from the data first, so that an offset does not cancel in A x + b
+            a, b, extra = shape.residual_map(factor, origin - center, linear, square)
+            return {"a": a, "b": b, "constant": constant + extra, "center": center}
         extra, linear, square = shape.raw(factor, origin, linear, square)
         affine = jnp.concatenate([(constant + extra)[:, None], linear], -1)
         if self.covariance == "tied":
@@ -110,7 +110,7 @@ class Gaussian(Family):
     def scores(self, natural: PyTree, data: Array) -> Array:
         x = columns(data)
         if self.form == "residual":
-            y = self.shape.residuals(natural["a"], natural["b"], x)
+            y = self.shape.residuals(natural["a"], natural["b"], x - natural["center"][:, None])
             return natural["constant"][:, None] - (y * y).sum(1) / 2
         affine = jnp.concatenate([jnp.ones_like(x[:1]), x])
         if self.covariance == "tied":

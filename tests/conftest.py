@@ -1,0 +1,54 @@
+"""Fixtures of the suite: both precisions, and the small data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def x64():
+    """The test computes in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """The test runs in float32 without x64 and in float64 with it."""
+    with jax.enable_x64(request.param == "float64"):
+        yield np.dtype(request.param)
+
+
+def read(name: str) -> np.ndarray:
+    """A numeric CSV of tests/data with a header line."""
+    return np.loadtxt(DATA / name, delimiter=",", skiprows=1, ndmin=2)
+
+
+@pytest.fixture(scope="session")
+def iris() -> np.ndarray:
+    return read("iris.csv")
+
+
+@pytest.fixture(scope="session")
+def faithful() -> np.ndarray:
+    return read("faithful.csv")
+
+
+@pytest.fixture(scope="session")
+def galaxies() -> np.ndarray:
+    return read("galaxies.csv")
+
+
+def clusters(n: int, d: int, k: int, seed: int = 0, spread: float = 2.0) -> np.ndarray:
+    """n rows from k Gaussian clusters with covariances of their own."""
+    rng = np.random.default_rng(seed)
+    means = rng.normal(size=(k, d)) * spread
+    mixing = rng.normal(size=(k, d, d)) / (2 * np.sqrt(d)) + np.eye(d)
+    z = rng.integers(k, size=n)
+    return means[z] + np.einsum("nde,ne->nd", mixing[z], rng.normal(size=(n, d)))

@@ -1,0 +1,97 @@
+"""float32 against float64 on the same float32 values, under default settings."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import clusters
+
+import jaxem
+
+SHAPES = ["full", "tied", "diag", "spherical"]
+FIXED = jaxem.Stop(loglik_rtol=None)
+
+
+def covariance_start(covariance: str, k: int, d: int, variance: float) -> np.ndarray:
+    shape = {"full": np.eye(d) * np.ones((k, 1, 1)), "tied": np.eye(d), "diag": np.ones((k, d)), "spherical": np.ones(k)}
+    return shape[covariance] * variance
+
+
+def both(x, start, covariance, steps):
+    """The same float32 values fitted in float32 and in float64."""
+    model = jaxem.GaussianMixture(len(start["weights"]), covariance)
+    with jax.enable_x64(True):
+        x, start = np.float32(x), jax.tree.map(np.float32, start)
+        single = jaxem.fit(model, x, init=start, max_steps=steps, stop=FIXED)
+        doubled = jax.tree.map(np.float64, (x, start))
+        double = jaxem.fit(model, doubled[0], init=doubled[1], max_steps=steps, stop=FIXED)
+        assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves((single.params, single.loglik, single.history)))
+        rows = np.asarray(model.log_prob(single.params, x)), np.asarray(model.log_prob(double.params, doubled[0]))
+    return single, double, rows
+
+
+@pytest.mark.parametrize("covariance", SHAPES)
+@pytest.mark.parametrize("d, k", [(2, 5), (10, 10)])
+def test_offset_of_1e4(covariance, d, k):
+    x = clusters(4_000, d, k)
+    x = (x - x.mean(0)) / x.std(0) + 1e4
+    start = {
+        "weights": np.full(k, 1 / k),
+        "components": {"mean": x[:k], "covariance": covariance_start(covariance, k, d, 1.0)},
+    }
+    single, double, _ = both(x, start, covariance, 10)
+    assert abs(float(single.loglik) - float(double.loglik)) / len(x) < 1e-3
+
+
+@pytest.mark.parametrize("covariance", SHAPES)
+@pytest.mark.parametrize("d, k", [(2, 5), (10, 10), (32, 16)])
+def test_clusters_a_thousand_times_narrower_than_the_spread(covariance, d, k):
+    rng = np.random.default_rng(0)
+    n = 4_000
+    means, z = rng.normal(size=(k, d)), rng.integers(k, size=n)
+    mixing = 0.3 * rng.normal(size=(k, d, d)) / np.sqrt(d) + np.eye(d)
+    x = means[z] + 1e-3 * np.einsum("nde,ne->nd", mixing[z], rng.normal(size=(n, d)))
+    start = {
+        "weights": np.full(k, 1 / k),
+        "components": {"mean": means, "covariance": covariance_start(covariance, k, d, 1e-6)},
+    }
+    single, double, rows = both(x, start, covariance, 5)
+    assert np.abs(rows[0] - rows[1]).max() < 1e-2
+    got, wanted = single.params["components"]["covariance"], double.params["components"]["covariance"]
+    assert np.abs(np.asarray(got) - np.asarray(wanted)).max() < 1e-2 * np.abs(np.asarray(wanted)).max()
+
+
+def test_correlated_columns_at_a_condition_of_1e6():
+    rng = np.random.default_rng(1)
+    base = clusters(3_000, 2, 2, seed=2)
+    ridge = np.stack([base[:, 0], base[:, 0] + 1e-3 * base[:, 1] + 1e-3 * rng.normal(size=3_000)], 1) + 50
+    start = {
+        "weights": np.full(2, 0.5),
+        "components": {"mean": ridge[:2], "covariance": np.cov(ridge.T) * np.ones((2, 1, 1))},
+    }
+    single, double, _ = both(ridge, start, "full", 20)
+    assert abs(float(single.loglik) - float(double.loglik)) / len(ridge) < 1e-3
+    np.testing.assert_allclose(single.params["components"]["covariance"], double.params["components"]["covariance"], rtol=1e-2)
+
+
+def test_both_forms_of_the_scores_are_one_function(dtype):
+    x = clusters(200, 3, 2, seed=3).astype(dtype)
+    for covariance in SHAPES:
+        model = jaxem.GaussianMixture(2, covariance)
+        params = jaxem.fit(model, x, key=jax.random.key(0), max_steps=3).params
+        forms = [m.family for m in model.at(params).forms(params)[1]]
+        natural = forms[0].natural(params["components"])
+        product, residual = (np.asarray(f.scores(f.pack(natural), x)) for f in forms)
+        np.testing.assert_allclose(product, residual, atol=200 * np.finfo(dtype).eps * np.abs(residual).max())
+        assert forms[1].form == "residual"
+
+
+def test_float64_data_without_x64_warn_once(monkeypatch):
+    from jaxem import validation
+
+    monkeypatch.setattr(validation, "_warned", set())
+    x = clusters(50, 2, 2)
+    with pytest.warns(UserWarning, match="float64 but JAX computes in float32") as caught:
+        result = jaxem.fit(jaxem.GaussianMixture(2), x, key=jax.random.key(0), max_steps=2)
+        jaxem.fit(jaxem.GaussianMixture(2), x, key=jax.random.key(1), max_steps=2)
+    assert len(caught) == 1
+    assert result.loglik.dtype == np.float32

@@ -122,7 +122,7 @@ class LDA(Model):
         """Documents shared out at random, each topic smoothed by one document's worth of the whole corpus."""
         assert key is not None
         blank = self.blank(data)
-        share = jax.random.dirichlet(key, jnp.full((self.n_topics,), 0.1, data.dtype), data.shape[:1])
+        share = jax.random.dirichlet(key, jnp.full((self.n_topics,), 0.1, data.dtype), data.shape[:1], data.dtype)
         counts = jnp.matmul((weight[:, None] * share).T, data, precision=PRECISION)
         topics = counts + (weight @ data) / weight.sum()
         # A word that no document has keeps a little mass: its zero would otherwise be structural.
@@ -148,7 +148,7 @@ class LDA(Model):
     def sample(self, key: Array, params: Params, n: int, n_words: int = 100) -> Array:
         """(n, V) counts of documents of `n_words` words."""
         first, second = jax.random.split(key)
-        theta = jax.random.dirichlet(first, params["alpha"], (n,))
+        theta = jax.random.dirichlet(first, params["alpha"], (n,), params["alpha"].dtype)
         mixed = safe_log(jnp.matmul(theta, params["topics"], precision=PRECISION))
         words = jax.random.categorical(second, mixed[:, None, :], shape=(n, n_words))
         count = lambda w: jnp.bincount(w, length=params["topics"].shape[1])  # noqa: E731

@@ -22,7 +22,7 @@ def earthquakes():
 
 
 def ragged(params, lengths, seed=0):
-    x = np.asarray(jaxem.HMM(2, jaxem.Poisson()).sample(jax.random.key(seed), params, len(lengths), max(lengths)).x)
+    x = np.asarray(jaxem.HMM(2, jaxem.Poisson()).sample(jax.random.key(seed), params, len(lengths), max(lengths)).x, float)
     return [row[:n] for row, n in zip(x, lengths)]
 
 
@@ -131,7 +131,11 @@ def test_long_sequence_in_float32():
     truth = jax.tree.map(lambda a: a.astype(jnp.float32), POISSON)
     model = jaxem.HMM(2, jaxem.Poisson())
     x = np.asarray(model.sample(jax.random.key(0), truth, 1, 10_000).x)
-    grad = lambda p, x: jax.grad(lambda eta: model.log_marginal(eta, jaxem.Sequences(x, jnp.array([10_000])), jaxem.Rows()).sum())(model.natural(p))  # noqa: E501, E731
+
+    def grad(p, x):
+        data = jaxem.Sequences(x, jnp.array([10_000]))
+        return jax.grad(lambda eta: model.log_marginal(eta, data, jaxem.Rows()).sum())(model.natural(p))
+
     low, high = grad(truth, x.astype(np.float32)), grad(POISSON, x.astype(np.float64))
     assert low["log_transition"].dtype == jnp.float32
     np.testing.assert_allclose(low["log_transition"], high["log_transition"], rtol=1e-3)

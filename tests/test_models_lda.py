@@ -100,7 +100,10 @@ def test_learned_alpha_is_stationary():
 
 def test_weight_is_repetition_and_padding_is_absent():
     x = documents(12)
-    model, start = jaxem.LDA(2, alpha=0.5), {"topics": np.random.default_rng(3).dirichlet(np.ones(25), 2), "alpha": np.full(2, 0.5)}
+    model, start = (
+        jaxem.LDA(2, alpha=0.5),
+        {"topics": np.random.default_rng(3).dirichlet(np.ones(25), 2), "alpha": np.full(2, 0.5)},
+    )
     twice = jaxem.fit(model, np.concatenate([x, x[:4]]), init=start, max_steps=8, stop=jaxem.Stop(None))
     weighted = jaxem.fit(model, x, init=start, weight=np.r_[np.full(4, 2.0), np.ones(8)], max_steps=8, stop=jaxem.Stop(None))
     np.testing.assert_allclose(weighted.params["topics"], twice.params["topics"], atol=1e-10)

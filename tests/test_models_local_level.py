@@ -42,9 +42,7 @@ def smoother_statistics(y, q, h, initial):
 
 
 def test_nile():
-    result = jaxem.fit(
-        jaxem.LocalLevel(), nile(), stop=jaxem.Stop(loglik_rtol=None, param_rtol=1e-10), max_steps=20_000
-    )
+    result = jaxem.fit(jaxem.LocalLevel(), nile(), stop=jaxem.Stop(loglik_rtol=None, param_rtol=1e-10), max_steps=20_000)
     assert result.converged
     assert abs(float(result.params["level"]) - 1468.5003) < 1e-4
     assert abs(float(result.params["observation"]) - 15099.6859) < 1e-4

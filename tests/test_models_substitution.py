@@ -43,7 +43,7 @@ def test_pruning_sums_over_ancestors():
     model = jaxem.Substitution(PARENTS)
     lengths = np.array([0.1, 0.3, 0.05, 0.7, 0.2])
     data = np.array([[0, 1, 2, 3], [2, 2, 2, 2], [0, -1, 3, 3], [4, 4, 4, 4]])
-    p = [expm((np.full((4, 4), t / 3) - np.eye(4) * 4 * t / 3)) for t in lengths]
+    p = [expm(np.full((4, 4), t / 3) - np.eye(4) * 4 * t / 3) for t in lengths]
     wanted = np.zeros(len(data))
     for n, row in enumerate(data):
         leaves = [[code] if 0 <= code < 4 else range(4) for code in row]

@@ -46,9 +46,7 @@ def test_equals_mlem(form, background):
         s = a.sum(0).reshape(3, 4) if form == "sensitivity" else None
         model = jaxem.Superposition(project, (3, 4), jnp.asarray(a), s)
         data, shape = {"y": y[None], "background": b[None]}, (3, 4)
-    result = jaxem.fit(
-        model, data, init={"rate": start.reshape(shape)}, max_steps=10, block_size=7, stop=jaxem.Stop(None)
-    )
+    result = jaxem.fit(model, data, init={"rate": start.reshape(shape)}, max_steps=10, block_size=7, stop=jaxem.Stop(None))
     np.testing.assert_allclose(result.params["rate"].reshape(-1), mlem(a, b, y, start, 10), rtol=1e-10)
     assert result.n_steps == 10 and (np.diff(result.history) > 0).all()
     assert result.params["rate"].shape == shape

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import jaxem
+from jaxem.constraints import UnitInterval
+from jaxem.numerics import lse, safe_log
 
 
 @pytest.fixture(autouse=True)
@@ -13,8 +15,6 @@ def x64():
     with jax.enable_x64(True):
         yield
 
-from jaxem.constraints import UnitInterval
-from jaxem.numerics import lse, safe_log
 
 COUNTS = np.array([125.0, 18.0, 20.0, 34.0])
 PI = 0.6268214979

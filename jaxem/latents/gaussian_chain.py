@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def log_partition(series: Array, level: Array, observation: Array, initial_variance: Array) -> Array:
+def log_partition(series: Array, level: Array, observation: Array, initial_variance: float | Array) -> Array:
     """(n,) log-likelihood of local levels (Harvey 1989, section 4.1; prediction-error decomposition).
 
     Args:

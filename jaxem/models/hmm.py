@@ -85,7 +85,9 @@ class HMM(FamilyModel):
         if x.ndim not in (2, 3) or length.shape != x.shape[:1] or not x.size:
             raise ValueError(f"data must be x (B, T) or (B, T, D) and length (B,); got shapes {x.shape} and {length.shape}")
         if length.dtype.kind not in "iu" or length.min() < 1 or length.max() > x.shape[1]:
-            raise ValueError(f"data length must be integers in 1..{x.shape[1]}; got {length.dtype}, {length.min()}..{length.max()}")
+            raise ValueError(
+                f"data length must be integers in 1..{x.shape[1]}; got {length.dtype}, {length.min()}..{length.max()}"
+            )
         valid = np.arange(x.shape[1]) < length[:, None]
         steps = self.emission.validate(x[valid])
         if len(steps) < self.n_states:
@@ -150,7 +152,7 @@ class HMM(FamilyModel):
         return k - 1 + k * (k - 1) + self.emission.n_free_params(k, as_sequences(data).steps())
 
     def sample(self, key: Array, params: Params, n: int, n_steps: int = 100) -> Sequences:
-        """n sequences of `n_steps` steps."""
+        """Draw n sequences of `n_steps` steps."""
         which, what = jax.random.split(key)
         states = chain.sample(which, safe_log(params["initial"]), safe_log(params["transition"]), n, n_steps)
         x = self.emission.sample(what, params["emission"], states.reshape(-1))

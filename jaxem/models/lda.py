@@ -80,7 +80,7 @@ class LDA(Model):
     def log_marginal(self, natural: PyTree, data: Array, rows: Rows) -> Array:
         """(n,) the bound (equation 15, with the multinomial coefficients left out), phi maximised at gamma."""
         gamma = rows.local
-        share, mixed, top = _mix(gamma, natural["topics"])
+        _, mixed, top = _mix(gamma, natural["topics"])
         expected = digamma(gamma) - digamma(gamma.sum(1, keepdims=True))
         present = data > 0
         words = jnp.where(present, data * safe_log(jnp.where(present, mixed, 1)), 0).sum(1) + data.sum(1) * top[:, 0]

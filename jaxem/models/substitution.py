@@ -79,7 +79,9 @@ class Substitution(Model):
         ordered = all(node < parent < count for node, parent in enumerate(self.parents[:-1]))
         leaves_first = set(range(self.n_taxa)).isdisjoint(self.parents)
         if count < 2 or self.parents[-1] != -1 or not ordered or not leaves_first:
-            raise ValueError(f"parents must list leaves first, children before parents, the root last as -1; got {self.parents}")
+            raise ValueError(
+                f"parents must list leaves first, children before parents, the root last as -1; got {self.parents}"
+            )
         array = numeric(data, "data")
         if array.ndim != 2 or array.shape[1] != self.n_taxa:
             raise ValueError(f"data must have shape (N, {self.n_taxa}), a column for each leaf; got shape {array.shape}")

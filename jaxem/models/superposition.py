@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ class Superposition(Model):
         return log_partition(y, mean, total + _per_row(background))
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
-        """x <- counts / sensitivity; a source that nothing sees keeps its rate."""
+        """Update x <- counts / sensitivity; a source that nothing sees keeps its rate."""
         seen = stats["exposure"] > 0
         rate = jnp.maximum(stats["log_rate"], 0) / jnp.where(seen, stats["exposure"], 1)
         return {"rate": jnp.where(seen, rate, params["rate"])}

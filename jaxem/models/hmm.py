@@ -126,7 +126,9 @@ class HMM(FamilyModel):
         blank = self.blank(data)
         uniform = transition = blank["transition"]
         if how is not None:
-            transition = (uniform + jax.random.dirichlet(how, jnp.ones_like(uniform), dtype=uniform.dtype)) / 2
+            # Normalised exponentials are uniform on the simplex; a gamma sampler takes seconds to compile.
+            draws = jax.random.exponential(how, uniform.shape, uniform.dtype)
+            transition = (uniform + draws / draws.sum(-1, keepdims=True)) / 2
         return {"initial": blank["initial"], "transition": transition, "emission": mixture["components"]}
 
     # --- after the fit -----------------------------------------------------------------------

@@ -9,8 +9,15 @@ from jaxem.families.categorical import Categorical
 from jaxem.families.gamma import Gamma
 from jaxem.families.gaussian import Gaussian
 from jaxem.families.poisson import Poisson
+from jaxem.models.hmm import HMM
+from jaxem.models.lda import LDA
+from jaxem.models.local_level import LocalLevel
 from jaxem.models.mixture import GaussianMixture, Mixture
+from jaxem.models.substitution import Substitution
+from jaxem.models.superposition import Superposition
+from jaxem.models.user import log_joint, log_marginal
 from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart
+from jaxem.sequences import Sequences, sequences
 from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopReason, static, struct
 
 from jaxem._version import __version__

@@ -37,6 +37,15 @@ class Affine:
         """(..., D) rows in the new coordinates."""
         return self._linear(self.matrix, x - self.shift)
 
+    def data(self, x: Any) -> Any:
+        """(N, D) rows in the new coordinates and in the dtype of `x`; NumPy arrays in this change's precision, by chunks."""
+        if not isinstance(x, np.ndarray):
+            return self.rows(x)
+        out = np.empty(x.shape, x.dtype)
+        for i in range(0, len(x), 65_536):
+            out[i : i + 65_536] = self.rows(x[i : i + 65_536].astype(np.asarray(self.shift).dtype))
+        return out
+
     def means(self, mean: Any) -> Any:
         """(..., D) locations in the new coordinates."""
         return self.rows(mean)

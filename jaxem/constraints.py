@@ -50,6 +50,20 @@ class Positive(Real):
 
 
 @struct
+class NonNegative(Real):
+    """A number that is zero or above; free coordinate log x. Zeros are structural and stay exactly zero."""
+
+    def to_free(self, x: Array) -> Array:
+        return jnp.log(jnp.where(x > 0, x, 1))
+
+    def from_free(self, free: Array, like: Array) -> Array:
+        return jnp.where(like > 0, jnp.exp(free), 0)
+
+    def violation(self, x: np.ndarray) -> str | None:
+        return None if (np.isfinite(x) & (x >= 0)).all() else "non-negative"
+
+
+@struct
 class UnitInterval(Real):
     """A number in (0, 1); free coordinate log(x / (1 - x))."""
 

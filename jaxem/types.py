@@ -150,6 +150,15 @@ class Model:
         del data, xp
         return None
 
+    def change_data(self, data: PyTree, affine: Any) -> PyTree:
+        """Data in new coordinates, in their own dtype."""
+        return affine.data(data)
+
+    def log_volume(self, data: PyTree, affine: Any) -> Array | float:
+        """What log-densities lose in new coordinates: a number, or (N,) where data differ in size."""
+        del data
+        return affine.log_volume()
+
     def changed(self, affine: Any) -> Model:
         """This model, priors included, in new coordinates."""
         del affine
@@ -166,6 +175,10 @@ class Model:
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
         """Starting parameters of one lane."""
         raise NotImplementedError
+
+    def initialize_by(self, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
+        """Starting parameters of one lane by a strategy of `jaxem.init`."""
+        return strategy.initialize(self, key, data, weight)
 
     # --- after the fit -----------------------------------------------------------------------
     def log_prob(self, params: Params, data: PyTree) -> Array:

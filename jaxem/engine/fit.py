@@ -106,8 +106,11 @@ def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_ste
     affine = model.coordinates(_present(data, weight), jnp) if standardize else None
     original, init = model, _cast(init, dtype)
     if affine is not None:
-        model, init, data = _changed(model, init, affine, affine.rows(data))
-    result = _solve(model, data, key, init, weight, labels, algorithm, stop, jnp.asarray(max_steps), _volume(affine, dtype), options)
+        volume = _volume(model, data, affine, dtype)
+        model, init, data = _changed(model, init, affine, model.change_data(data, affine))
+    else:
+        volume = jnp.zeros((), dtype)
+    result = _solve(model, data, key, init, weight, labels, algorithm, stop, jnp.asarray(max_steps), volume, options)
     if affine is None:
         return dataclasses.replace(result, model=original)
     return _restored(original, result, original.change_params(result.params, affine.inverted()))
@@ -128,13 +131,12 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
     original = model
     if affine is not None:
         exact = jax.tree.map(lambda x: np.asarray(x, np.float64), affine)
-        device = jax.tree.map(lambda x: np.asarray(x, dtype), affine)
-        inside = exact.rows(np.asarray(data, np.float64)) if n < 1_000_000 else _rows_in_chunks(exact, data)
-        model, init, data = _changed(model, init, exact, inside.astype(dtype))
+        volume = _volume(model, data, exact, dtype)
+        data = jax.tree.map(np.asarray, data)
+        model, init, data = _changed(model, init, exact, model.change_data(data, exact))
         model, init = _cast(model, dtype), _cast(init, dtype)
-        volume = _volume(device, dtype)
     else:
-        volume = _volume(None, dtype)
+        volume = jnp.zeros((), dtype)
     data = jax.tree.map(jnp.asarray, data)
     result = _solve_jit(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
     if affine is not None:
@@ -145,14 +147,6 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
         result = dataclasses.replace(result, model=original)
     _raise_if_all_failed(result)
     return dataclasses.replace(result, history=result.history[: int(min(result.n_steps + 1, len(result.history)))])
-
-
-def _rows_in_chunks(affine, data) -> np.ndarray:
-    data = np.asarray(data)
-    out = np.empty(data.shape, data.dtype)
-    for i in range(0, len(data), 65_536):
-        out[i : i + 65_536] = affine.rows(data[i : i + 65_536].astype(np.float64))
-    return out
 
 
 def _present(data: PyTree, weight: Any) -> PyTree:
@@ -180,8 +174,9 @@ def _each_changed(model: Model, params: Params, affine: Any) -> Params:
     return jax.tree.map(lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).stack(x), *each)
 
 
-def _volume(affine: Any, dtype: Any) -> Array:
-    return jnp.zeros((), dtype) if affine is None else jnp.asarray(affine.log_volume(), dtype)
+def _volume(model: Model, data: PyTree, affine: Any, dtype: Any) -> Array:
+    """() or (N,)."""
+    return jnp.asarray(model.log_volume(data, affine), dtype)
 
 
 def _cast(tree: PyTree, dtype: Any) -> PyTree:
@@ -217,7 +212,10 @@ def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, v
     itemsize = float_dtype(data).itemsize
     block_size = options.block_size or choose_block_size(n, width, lanes_at_once, itemsize, backend)
     blocks = cut(data, weight, labels, block_size)
-    offset = volume * blocks.weight.sum()
+    if volume.ndim == 0:
+        offset = volume * blocks.weight.sum()
+    else:  # data differ in size
+        offset = volume.sum() if weight is None else weighted_total(volume, weight)
     problem = Problem(model, blocks, algorithm, stop, max_steps, offset, options.penalty)
     lanes = jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=lanes_at_once)
     race = options.rounds is not None and n_restarts > 1
@@ -262,7 +260,7 @@ def _starting_params(model, data, key, init, weight, options) -> Params:
         lane_key = None if key is None else jax.random.fold_in(key, i)
         if init is None:
             return model.initialize(lane_key, valid, weight)
-        return init.initialize(model, lane_key, valid, weight)
+        return model.initialize_by(init, lane_key, valid, weight)
 
     batch = max(1, min(n_restarts, (1 << 24) // max(1, n)))
     params = jax.lax.map(one, jnp.arange(n_restarts), batch_size=batch)
@@ -276,7 +274,7 @@ def _row_width(model: Model, params: Params, data: PyTree, labels: PyTree) -> in
     one = Blocks(row, jnp.ones((1,), float_dtype(data)), label, jnp.zeros((1,), jnp.int32))
     about = model.at(params)
     packed = jax.eval_shape(lambda p: about.pack(about.natural(p)), params)
-    local = jax.eval_shape(lambda q: model.local(q, row, None), packed) if model.local else None
+    local = jax.eval_shape(lambda q: about.local(q, row, None), packed) if about.local else None
     zeros = lambda tree: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)  # noqa: E731
 
     def term(packed, local):
@@ -338,7 +336,8 @@ def _checked_init(model: Model, init: Any, data: PyTree, n_restarts: int, dtype:
             init.check(n_rows(data), model.n_components)
         return init
     params = init.params if isinstance(init, starts.Each) else init
-    params = jax.tree.map(lambda x: floating(numeric(x, "init"), "init").astype(np.float64), params)
+    given = jax.tree.map(lambda x: floating(numeric(x, "init"), "init"), params)
+    params = jax.tree.map(lambda x: x.astype(np.float64), given)
     blank = model.blank(data)
     if isinstance(init, starts.Each):
         leading = {np.shape(x)[:1] for x in jax.tree.leaves(params)}
@@ -347,7 +346,8 @@ def _checked_init(model: Model, init: Any, data: PyTree, n_restarts: int, dtype:
     single = jax.tree.map(lambda x: x[0], params) if isinstance(init, starts.Each) else params
     if blank is not None:
         check_same_shapes(single, blank, "init")
-    sets.check(model.constraints, jax.tree.map(lambda x: x.astype(dtype), params))
+    # Parameters of a float32 fit satisfy their constraints to float32's rounding only, also when the data are float64.
+    sets.check(model.constraints, jax.tree.map(lambda x: x.astype(np.float32 if x.dtype.itemsize < 8 else dtype), given))
     return starts.Each(params) if isinstance(init, starts.Each) else params
 
 

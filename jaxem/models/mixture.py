@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +14,17 @@ from jaxem.families.base import Family
 from jaxem.families.gaussian import Gaussian
 from jaxem.init import KMeansPlusPlus
 from jaxem.latents.mixture import label_bias, log_partition, posterior
+from jaxem.models.family_model import FamilyModel
 from jaxem.numerics import safe_log
 from jaxem.priors import Dirichlet
-from jaxem.types import Model, Params, Rows, static, struct
+from jaxem.types import Params, Rows, static, struct
 from jaxem.validation import check_positive_int
 
 PyTree = Any
 
 
 @struct
-class Mixture(Model):
+class Mixture(FamilyModel):
     """p(x) = sum over k of weights[k] * family(x | components[k]).
 
     Parameters: `weights` (K,) and `components`, the family's parameters.
@@ -39,34 +40,13 @@ class Mixture(Model):
     family: Family = Gaussian()
     prior: Dirichlet | None = None
 
-    @property
-    def constraints(self) -> dict[str, Any]:
-        return {"weights": sets.Simplex(), "components": self.family.constraints}
-
-    @property
-    def ascended(self) -> dict[str, bool]:
-        return {"weights": False, "components": self.family.m_step is None}
-
-    @property
-    def m_step_is_maximum(self) -> bool:
-        return self.family.m_step is not None
-
-    def _with(self, family: Family) -> Mixture:
-        return Mixture(self.n_components, family, self.prior)
-
-    def at(self, params: Params) -> Mixture:
-        return self._with(self.family.at(params["components"]))
-
-    def forms(self, params: Params) -> tuple[Array | int, tuple[Mixture, ...]]:
-        which, families = self.family.forms(params["components"])
-        return which, tuple(self._with(family) for family in families)
+    part: ClassVar[str] = "components"
+    family_field: ClassVar[str] = "family"
+    latent_constraints: ClassVar[dict[str, Any]] = {"weights": sets.Simplex()}
 
     def natural(self, params: Params) -> dict[str, Any]:
         """Leaves `log_weights` (K,) and `components`."""
         return {"log_weights": safe_log(params["weights"]), "components": self.family.natural(params["components"])}
-
-    def pack(self, natural: PyTree) -> PyTree:
-        return {**natural, "components": self.family.pack(natural["components"])}
 
     def local_scores(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         """(K, n) log weights[k] p(x_n | k), -inf where a label excludes k."""
@@ -79,24 +59,12 @@ class Mixture(Model):
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Relative weights; the family's closed form where it has one."""
         counts = jnp.maximum(stats["log_weights"], 0)
-        components = params["components"]
-        if self.family.m_step is not None:
-            components = self.family.m_step(stats["components"], components)
         total = counts.sum()
         weights = jnp.where(total > 0, counts / jnp.where(total > 0, total, 1), params["weights"])
-        return {"weights": weights, "components": components}
+        return {"weights": weights, "components": self.family_m_step(stats, params)}
 
-    def pseudo_stats(self, params: Params) -> PyTree | None:
-        own = self.family.pseudo_stats(params["components"])
-        if own is None and self.prior is None:
-            return None
-        weights = params["weights"]
-        counts = jnp.zeros_like(weights) if self.prior is None else self.prior.pseudo_counts(weights)
-        zero = jax.tree.map(jnp.zeros_like, self.family.natural(params["components"]))
-        return {"log_weights": counts, "components": zero if own is None else own}
-
-    def degenerate(self, params: Params) -> Array | bool:
-        return self.family.degenerate(params["components"])
+    def latent_pseudo_stats(self, params: Params) -> dict[str, Array] | None:
+        return None if self.prior is None else {"log_weights": self.prior.pseudo_counts(params["weights"])}
 
     # --- the boundary of fit -----------------------------------------------------------------
     def validate(self, data: PyTree) -> PyTree:
@@ -116,17 +84,6 @@ class Mixture(Model):
     def features(self, data: PyTree) -> Array:
         """(N, D) real features in which initialisers measure distance."""
         return self.family.features(data)
-
-    def coordinates(self, data: PyTree, xp: Any) -> Any:
-        return self.family.coordinates(data, xp)
-
-    def changed(self, affine: Any) -> Mixture:
-        """This model, priors included, in new coordinates."""
-        return self._with(self.family.changed(affine))
-
-    def change_params(self, params: Params, affine: Any) -> Params:
-        """Parameters in new coordinates."""
-        return {**params, "components": self.family.change_params(params["components"], affine)}
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
         return KMeansPlusPlus().initialize(self, key, data, weight)

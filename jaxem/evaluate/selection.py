@@ -208,13 +208,13 @@ def _status(result: Result) -> str:
     return Status(int(result.status)).name
 
 
-def _describe(model: Model) -> str:
-    """The model's settings on one line, arrays left out."""
-    shown = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}  # type: ignore[arg-type]
+def _describe(model: Any) -> str:
+    """The settings that are not at their defaults, arrays left out."""
     parts = []
-    for name, value in shown.items():
+    for field in dataclasses.fields(model):
+        value = getattr(model, field.name)
         if dataclasses.is_dataclass(value):
-            parts.append(_describe(value))  # type: ignore[arg-type]
-        elif isinstance(value, int | str) and not isinstance(value, bool):
-            parts.append(f"{name}={value!r}")
+            parts.append(f"{field.name}={_describe(value)}")
+        elif isinstance(value, int | float | str) and value != field.default:
+            parts.append(f"{field.name}={value!r}")
     return f"{type(model).__name__}({', '.join(parts)})"

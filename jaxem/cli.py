@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -45,29 +45,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None for those of the process.
 
     Returns:
-        Exit code: 0, or 2 after one line on stderr that says what to mend.
+        Exit code: 0; 2 after one line on stderr that says what to mend; 1 where every fit failed.
     """
     try:
         args = _parser().parse_args(argv)
         _require_extras()
-        jax.config.update("jax_enable_x64", True)
         if args.command == "demo":
             names, data = ["eruptions", "waiting"], datasets.old_faithful()
             labels, title = FAITHFUL, "Old Faithful: Gaussian mixtures chosen by BIC"
         else:
-            names, data = io.read_table(args.file)
+            names, data = _read(args.file)
             labels, title = tuple(names), f"{Path(args.file).name}: Gaussian mixtures chosen by BIC"
-            _check_rows(args, data)
+        _check_rows(args, data)
         out = _directory(args.out)
+        jax.config.update("jax_enable_x64", True)
         selection = _select(args, data)
         _print(selection, data, title)
         _write(out, selection, data, names, args, labels, title)
     except UsageError as error:
         print(f"jaxem: error: {error}", file=sys.stderr)
         return 2
-    except (ValueError, FitError) as error:
-        print("jaxem: error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+    except FitError as error:
+        print(f"jaxem: error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -130,20 +130,25 @@ def _covariances(text: str) -> list[str]:
 
 def _require_extras() -> None:
     # Before the work, not after it.
-    missing = [name for name in ("rich", "matplotlib") if sys.modules.get(name, ...) is None or not _found(name)]
-    if missing:
-        raise UsageError(f'{" and ".join(missing)} not installed; the command needs: pip install "jaxem[cli]"')
+    for name in ("rich", "matplotlib"):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise UsageError(f'{name} is not installed; the command needs: pip install "jaxem[cli]"') from None
 
 
-def _found(name: str) -> bool:
-    return name in sys.modules or importlib.util.find_spec(name) is not None
+def _read(path: str) -> tuple[list[str], np.ndarray]:
+    try:
+        return io.read_table(path)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _check_rows(args: argparse.Namespace, data: np.ndarray) -> None:
     least = max(2, *args.components)
     if len(data) < least:
         raise UsageError(
-            f"{args.file}: too short: {len(data)} row{'s' * (len(data) != 1)}, and up to {max(args.components)}"
+            f"{getattr(args, 'file', 'Old Faithful')}: too short: {len(data)} row{'s' * (len(data) != 1)}, and up to {max(args.components)}"
             f" components need at least {least}; see --components"
         )
 
@@ -201,7 +206,7 @@ def _print(selection: Selection, data: np.ndarray, title: str) -> None:
     kinds = list(dict.fromkeys(map(_kind, selection.candidates)))
     sizes = sorted(set(map(_size, selection.candidates)))
     by_place = {(_size(c), _kind(c)): c for c in selection.candidates}
-    table = Table(title=f"{title}\nBIC, lower is better (log-likelihood)", title_style="bold", header_style="bold")
+    table = Table(title=title, caption="BIC, lower is better; below it the log-likelihood", title_style="bold")
     table.add_column("components", justify="right")
     for kind in kinds:
         table.add_column(kind, justify="right", no_wrap=True)
@@ -213,17 +218,18 @@ def _print(selection: Selection, data: np.ndarray, title: str) -> None:
     if best.result is None:
         return
     plural = "s" if _size(best) > 1 else ""
+    console.print(f"chosen: [bold]{_kind(best)}, {_size(best)} component{plural}[/bold] ({_status(best)})", soft_wrap=True)
     console.print(
-        f"chosen: [bold]{_kind(best)}, {_size(best)} component{plural}[/bold]   BIC {best.score:.5f}   log-likelihood"
-        f" {float(best.result.loglik):.9f}   {best.n_free_params} parameters   {len(data)} rows   {_status(best)}"
-    )
+        f"BIC {best.score:.5f}, log-likelihood {float(best.result.loglik):.9f}, {best.n_free_params} parameters,"
+        f" {len(data)} rows", soft_wrap=True,
+    )  # fmt: skip
 
 
 def _cell(candidate: Candidate, best: Candidate) -> str:
     if candidate.result is None:
         return "failed"
-    text = f"{candidate.score:.3f} ({float(candidate.result.loglik):.3f})" + "†" * candidate.degenerate
-    return f"[bold green]{text}[/bold green]" if candidate is best else text
+    score, loglik = f"{candidate.score:.3f}" + "†" * candidate.degenerate, f"{float(candidate.result.loglik):.3f}"
+    return f"[bold green]{score}\n{loglik}[/bold green]" if candidate is best else f"{score}\n[dim]{loglik}[/dim]"
 
 
 def _write(

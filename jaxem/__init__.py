@@ -17,11 +17,11 @@ from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart
 from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopReason, static, struct
 
 __all__ = [
+    "EM",
     "Candidate",
     "Categorical",
     "CrossValidation",
     "Dirichlet",
-    "EM",
     "FitError",
     "Gamma",
     "GammaPrior",

@@ -147,9 +147,10 @@ def _read(path: str) -> tuple[list[str], np.ndarray]:
 def _check_rows(args: argparse.Namespace, data: np.ndarray) -> None:
     least = max(2, *args.components)
     if len(data) < least:
+        source = "Old Faithful" if args.command == "demo" else args.file
+        rows = f"{len(data)} row{'s' if len(data) > 1 else ''}"
         raise UsageError(
-            f"{getattr(args, 'file', 'Old Faithful')}: too short: {len(data)} row{'s' * (len(data) != 1)}, and up to {max(args.components)}"
-            f" components need at least {least}; see --components"
+            f"{source}: too short: {rows}, and up to {max(args.components)} components need at least {least}; see --components"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -209,7 +210,7 @@ def _name_curves(axes: Any, ends: list[tuple[float, float, str, Any]]) -> None:
     box = axes.get_window_extent()
     at = (height - box.y0) / box.height
     order, least = np.argsort(at), 0.085
-    for before, after in zip(order[:-1], order[1:], strict=True):
+    for before, after in pairwise(order):
         at[after] = max(at[after], at[before] + least)
     for (x, y, kind, color), level in zip(ends, at, strict=True):
         axes.annotate(

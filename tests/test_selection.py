@@ -46,9 +46,7 @@ def test_weights_count_as_repeated_rows(data, result):
     weighted = jaxem.fit(jaxem.GaussianMixture(2), data, weight=weight, init=result)
     plain = jaxem.fit(jaxem.GaussianMixture(2), repeated, init=result)
     for criterion in (jaxem.bic, jaxem.icl):
-        np.testing.assert_allclose(
-            criterion(weighted, data, weight=weight), criterion(plain, repeated), rtol=100 * rtol(data)
-        )
+        np.testing.assert_allclose(criterion(weighted, data, weight=weight), criterion(plain, repeated), rtol=100 * rtol(data))
 
 
 def test_bic_with_the_number_of_data_given(data, result):
@@ -61,7 +59,10 @@ def test_icl_is_bic_of_the_completed_data(data, result):
     labels = np.asarray(model.predict(params, jnp.asarray(data)))
     completed = 0.0
     for k in range(2):
-        one = {"weights": jnp.ones(1, data.dtype), "components": jax.tree.map(lambda x, k=k: x[k : k + 1], params["components"])}
+        one = {
+            "weights": jnp.ones(1, data.dtype),
+            "components": jax.tree.map(lambda x, k=k: x[k : k + 1], params["components"]),
+        }
         log_prob = jaxem.GaussianMixture(1).log_prob(one, jnp.asarray(data[labels == k]))
         completed += float(log_prob.sum() + (labels == k).sum() * jnp.log(params["weights"][k]))
     expected = -2 * completed + np.log(len(data)) * 11
@@ -115,7 +116,11 @@ def test_a_degenerate_fit_is_not_chosen(data):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"criterion": "dic"}, "criterion must be one of"), ({"models": []}, "models must hold"), ({"workers": 0}, "workers must be")],
+    [
+        ({"criterion": "dic"}, "criterion must be one of"),
+        ({"models": []}, "models must hold"),
+        ({"workers": 0}, "workers must be"),
+    ],
 )
 def test_select_refuses(data, changes, message):
     arguments = {"models": [jaxem.GaussianMixture(1)], "data": data, "key": jax.random.key(0)} | changes

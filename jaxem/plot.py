@@ -101,8 +101,6 @@ def mixture(axes: Any, data: Any, result: Result, labels: Sequence[str] = ()) ->
         _scatter(axes, data, result, hue, labels)
     kind = result.model.family.covariance
     n = result.model.n_components
-    about = "ellipses at 1 and 2 standard deviations" if d > 1 else "dashed: the mixture"
-    axes.set_title(about, loc="right", fontsize=9.5, fontweight="normal", color="#555555")
     axes.set_title(f"{n} component{'s' if n > 1 else ''}, {kind} covariance{'' if kind == 'tied' or n == 1 else 's'}")
 
 
@@ -132,7 +130,7 @@ def _scatter(axes: Any, data: np.ndarray, result: Result, hue: np.ndarray, label
         axes.scatter(*means[k], marker="X", s=95, color=0.8 * hue[k], edgecolors="white", linewidths=1.2, zorder=4)
     axes.set(xlabel=labels[0], ylabel=labels[1])
     axes.margins(0.06)
-    _legend(axes, weights, hue)
+    _legend(axes, weights, hue, "crosses: means, ellipses at 1 and 2 standard deviations")
 
 
 def _densities(axes: Any, x: np.ndarray, result: Result, hue: np.ndarray, label: str) -> None:
@@ -148,17 +146,17 @@ def _densities(axes: Any, x: np.ndarray, result: Result, hue: np.ndarray, label:
         axes.plot(at, row, color=0.8 * hue[k], lw=1.8)
     axes.plot(at, density.sum(0), color=INK, lw=1.6, ls=(0, (4, 2.5)))
     axes.set(xlabel=label, ylabel="density")
-    _legend(axes, weights, hue)
+    _legend(axes, weights, hue, "dashed: the mixture")
 
 
-def _legend(axes: Any, weights: np.ndarray, hue: np.ndarray) -> None:
+def _legend(axes: Any, weights: np.ndarray, hue: np.ndarray, title: str) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], marker="o", ls="", color=hue[k], label=f"weight {w:.3f}") for k, w in enumerate(weights)]
     # Below the axes, where no datum can lie.
     axes.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=min(len(handles), 4), columnspacing=1.6,
-        handletextpad=0.2,
+        handletextpad=0.2, title=title,
     )  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def _legend(axes: Any, weights: np.ndarray, hue: np.ndarray, title: str) -> None
     # Below the axes, where no datum can lie.
     axes.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=min(len(handles), 4), columnspacing=1.6,
-        handletextpad=0.2, title=title,
+        handletextpad=0.2, title=title, fontsize=9.5, title_fontsize=9.5,
     )  # fmt: skip
 
 
@@ -231,11 +231,11 @@ def trace(axes: Any, result: Result) -> None:
     _counting_scale(axes, 1 + max(last, n_steps.max(initial=0)))
     least = min(objective.min(initial=np.inf), np.quantile(history, 0.1))
     span = max(history[-1] - least, 1e-6 * (1 + abs(history[-1])))
-    axes.set_ylim(least - 0.45 * span, history[-1] + 0.08 * span)  # room for the legend below the lowest end
+    axes.set_ylim(least - 0.08 * span, history[-1] + 0.08 * span)
     axes.set(xlabel="evaluations of the objective", ylabel="objective")
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.set_title("Path of the winner")
-    axes.legend(loc="lower right", handletextpad=0.5)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, columnspacing=1.4, handletextpad=0.5, fontsize=9.5)
 
 
 def _counting_scale(axes: Any, highest: float) -> None:

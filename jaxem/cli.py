@@ -216,7 +216,7 @@ def _print(selection: Selection, data: np.ndarray, title: str) -> None:
     console.print(table)
     if any(c.degenerate for c in selection.candidates):
         console.print(
-            "† a component without width in every restart, its likelihood meaningless: chosen only for want of others"
+            "† a component without width in every restart, its likelihood meaningless: chosen only where all are"
         )
     if best.result is None:
         return

@@ -215,9 +215,7 @@ def _print(selection: Selection, data: np.ndarray, title: str) -> None:
         table.add_row(str(size), *(_cell(by_place[size, kind], best) for kind in kinds))
     console.print(table)
     if any(c.degenerate for c in selection.candidates):
-        console.print(
-            "† a component without width in every restart, its likelihood meaningless: chosen only where all are"
-        )
+        console.print("† a component without width in every restart, its likelihood meaningless: chosen only where all are")
     if best.result is None:
         return
     plural = "s" if _size(best) > 1 else ""

@@ -1,10 +1,13 @@
 """jaxem: Expectation-Maximization in JAX."""
 
-from jaxem import constraints, init
+from jaxem import constraints, datasets, init
+from jaxem._version import __version__
 from jaxem.engine.fit import fit
 from jaxem.engine.loop import EM
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
+from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
+from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
 from jaxem.families.categorical import Categorical
 from jaxem.families.gamma import Gamma
 from jaxem.families.gaussian import Gaussian
@@ -20,4 +23,39 @@ from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart
 from jaxem.sequences import Sequences, sequences
 from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopReason, static, struct
 
-from jaxem._version import __version__
+__all__ = [
+    "EM",
+    "Candidate",
+    "Categorical",
+    "CrossValidation",
+    "Dirichlet",
+    "FitError",
+    "Gamma",
+    "GammaPrior",
+    "Gaussian",
+    "GaussianMixture",
+    "Mixture",
+    "Model",
+    "NormalInverseWishart",
+    "Poisson",
+    "Restarts",
+    "Result",
+    "Rounds",
+    "Rows",
+    "Selection",
+    "Status",
+    "Stop",
+    "StopReason",
+    "__version__",
+    "aic",
+    "bic",
+    "constraints",
+    "cross_validate",
+    "datasets",
+    "fit",
+    "icl",
+    "init",
+    "select",
+    "static",
+    "struct",
+]

@@ -1,0 +1,273 @@
+"""Pictures of fitted Gaussian mixtures. Needs Matplotlib: pip install "jaxem[plot]"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from jaxem.evaluate.selection import Candidate, Selection
+from jaxem.families.gaussian import covariance_matrices
+from jaxem.types import Result, Status
+
+#: Okabe and Ito's palette, which colour-blind readers can tell apart; black and yellow left out.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+MARKERS = {"full": "o", "tied": "s", "diag": "^", "spherical": "D"}
+INK, FAINT = "#222222", "#999999"
+STYLE = {
+    "font.size": 10.5,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e8e8e8",
+    "legend.frameon": False,
+}
+
+
+def require_matplotlib() -> Any:
+    """`matplotlib`, or an ImportError that says how to get it."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError('pictures need Matplotlib: pip install "jaxem[plot]"') from error
+    return matplotlib
+
+
+def colors(n: int) -> list[tuple[float, float, float]]:
+    """n colours: the palette, then the palette mixed with white and with black."""
+    matplotlib = require_matplotlib()
+    base = [np.array(matplotlib.colors.to_rgb(c)) for c in PALETTE]
+    shades = [lambda c: c, lambda c: 0.45 * c + 0.55, lambda c: 0.5 * c]
+    return [tuple(shades[i // len(base) % 3](base[i % len(base)])) for i in range(n)]
+
+
+def selection_figure(data: Any, selection: Selection, *, labels: Sequence[str] = (), title: str = "") -> Any:
+    """The chosen Gaussian mixture over its data, the criterion of all candidates, and how the restarts went.
+
+    Args:
+        data: (N, D), what was fitted.
+        selection: of Gaussian mixtures.
+        labels: D axis labels, with units.
+        title: a headline, or none.
+
+    Returns:
+        A Matplotlib `Figure`; `figure.savefig(path)` writes it. No window is opened.
+    """
+    matplotlib = require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    best = selection.best
+    if best.result is None:
+        raise ValueError("selection must hold a fit that did not fail; every restart of every model failed")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(14, 8), dpi=130, layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.14, wspace=0.03, hspace=0.05)  # type: ignore[union-attr]
+        grid = figure.add_gridspec(2, 3, width_ratios=(1.9, 1, 1))
+        if title:
+            figure.suptitle(title, x=0.008, ha="left", fontsize=15, fontweight="bold")
+        mixture(figure.add_subplot(grid[:, 0]), data, best.result, labels)
+        criterion_curves(figure.add_subplot(grid[0, 1:]), selection)
+        trace(figure.add_subplot(grid[1, 1]), best.result)
+        finals(figure.add_subplot(grid[1, 2]), best.result)
+    return figure
+
+
+def mixture(axes: Any, data: Any, result: Result, labels: Sequence[str] = ()) -> None:
+    """Data coloured by responsibility, with the 1- and 2-sigma ellipse of each component.
+
+    One column is drawn as a histogram under the densities, more than two on their principal axes.
+    """
+    data = np.asarray(data)
+    d = data.shape[1]
+    labels = list(labels) or [f"column {j + 1}" for j in range(d)]
+    hue = np.array(colors(result.model.n_components))
+    if d == 1:
+        _densities(axes, data[:, 0], result, hue, labels[0])
+    else:
+        _scatter(axes, data, result, hue, labels)
+    kind = result.model.family.covariance
+    n = result.model.n_components
+    axes.set_title(f"{n} component{'s' if n > 1 else ''}, {kind} covariance{'' if kind == 'tied' or n == 1 else 's'}")
+
+
+def _parts(result: Result) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    components = result.params["components"]
+    covariance = covariance_matrices(components, result.model.family.covariance)
+    return np.asarray(result.params["weights"]), np.asarray(components["mean"]), covariance
+
+
+def _scatter(axes: Any, data: np.ndarray, result: Result, hue: np.ndarray, labels: list[str]) -> None:
+    weights, means, covariances = _parts(result)
+    responsibilities = np.asarray(result.model.posterior(result.params, data))
+    if data.shape[1] > 2:
+        center, scale = data.mean(0), np.where(data.std(0) > 0, data.std(0), 1)
+        _, singular, rows = np.linalg.svd((data - center) / scale, full_matrices=False)
+        project = rows[:2] / scale
+        data, means = (data - center) @ project.T, (means - center) @ project.T
+        covariances = project @ covariances @ project.T
+        share = 100 * singular**2 / max((singular**2).sum(), 1e-300)
+        labels = [f"principal axis {j + 1} of the standardized columns ({share[j]:.0f}% of variance)" for j in range(2)]
+    shade = np.clip(responsibilities @ hue, 0, 1)
+    size = np.clip(9000 / len(data), 3, 30)
+    axes.scatter(*data.T, c=shade, s=size, alpha=0.75, linewidths=0.4, edgecolors="white", zorder=2)
+    for k in range(len(weights)):
+        for sigma, width, style in ((1, 1.8, "-"), (2, 1.3, (0, (4, 2.5)))):
+            axes.plot(*_ellipse(means[k], covariances[k], sigma), color=0.8 * hue[k], lw=width, ls=style, zorder=3)
+        axes.scatter(*means[k], marker="X", s=95, color=0.8 * hue[k], edgecolors="white", linewidths=1.2, zorder=4)
+    axes.set(xlabel=labels[0], ylabel=labels[1])
+    axes.margins(0.06)
+    _legend(axes, weights, hue, "crosses: means, ellipses at 1 and 2 standard deviations")
+
+
+def _densities(axes: Any, x: np.ndarray, result: Result, hue: np.ndarray, label: str) -> None:
+    weights, means, covariances = _parts(result)
+    spread = x.max() - x.min() or 1.0
+    at = np.linspace(x.min() - 0.08 * spread, x.max() + 0.08 * spread, 800)
+    sigma = np.sqrt(covariances[:, 0, 0])[:, None]
+    density = weights[:, None] * np.exp(-(((at - means) / sigma) ** 2) / 2) / (sigma * np.sqrt(2 * np.pi))
+    bins = int(np.clip(1.5 * np.sqrt(len(x)), 8, 60))
+    axes.hist(x, bins=bins, density=True, color="#dddddd", edgecolor="white")
+    for k, row in enumerate(density):
+        axes.fill_between(at, row, color=hue[k], alpha=0.18, lw=0)
+        axes.plot(at, row, color=0.8 * hue[k], lw=1.8)
+    axes.plot(at, density.sum(0), color=INK, lw=1.6, ls=(0, (4, 2.5)))
+    axes.set(xlabel=label, ylabel="density")
+    _legend(axes, weights, hue, "dashed: the mixture")
+
+
+def _legend(axes: Any, weights: np.ndarray, hue: np.ndarray, title: str) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], marker="o", ls="", color=hue[k], label=f"weight {w:.3f}") for k, w in enumerate(weights)]
+    # Below the axes, where no datum can lie.
+    axes.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=min(len(handles), 4), columnspacing=1.6,
+        handletextpad=0.2, title=title, fontsize=9.5, title_fontsize=9.5,
+    )  # fmt: skip
+
+
+def _ellipse(mean: np.ndarray, covariance: np.ndarray, sigma: float) -> np.ndarray:
+    """(2, 200) points at Mahalanobis distance `sigma`."""
+    values, vectors = np.linalg.eigh(covariance)
+    angle = np.linspace(0, 2 * np.pi, 200)
+    circle = np.stack([np.cos(angle), np.sin(angle)])
+    return mean[:, None] + sigma * vectors @ (np.sqrt(np.maximum(values, 0))[:, None] * circle)
+
+
+def criterion_curves(axes: Any, selection: Selection) -> None:
+    """How far each candidate's score lies above the best, by number of components, a curve for each covariance."""
+    best = selection.best
+    name = selection.criterion.upper()
+    kinds: dict[str, list[Candidate]] = {}
+    for candidate in selection.candidates:
+        kinds.setdefault(candidate.model.family.covariance, []).append(candidate)  # type: ignore[attr-defined]
+    ends = []
+    for kind, color in zip(kinds, colors(len(kinds)), strict=True):
+        shown = [c for c in kinds[kind] if np.isfinite(c.score) and not c.degenerate]
+        if not shown:
+            continue
+        shown.sort(key=lambda c: c.model.n_components)  # type: ignore[attr-defined]
+        x = [c.model.n_components for c in shown]  # type: ignore[attr-defined]
+        y = [c.score - best.score for c in shown]
+        axes.plot(x, y, marker=MARKERS.get(kind, "o"), ms=5.5, lw=1.8, color=color, label=kind, clip_on=False, zorder=3)
+        ends.append((x[-1], y[-1], kind, color))
+    n = best.model.n_components  # type: ignore[attr-defined]
+    axes.scatter([n], [0], s=190, facecolors="none", edgecolors=INK, linewidths=1.8, zorder=4, clip_on=False)
+    highest = max([10, *(line.get_ydata().max() for line in axes.lines)])
+    if highest > 100:  # linear near the best, where the choice is made, and logarithmic above
+        axes.set_yscale("symlog", linthresh=10, linscale=0.8)
+        ticks = [0, *(10**p for p in range(1, 9) if 10**p <= 1.3 * highest)]
+        axes.set_yticks(ticks, [f"{t:,}" for t in ticks])
+        axes.yaxis.set_minor_locator(require_matplotlib().ticker.NullLocator())
+    axes.set_ylim(-3 if highest > 100 else -0.08 * highest, 1.3 * highest)
+    axes.xaxis.set_major_locator(require_matplotlib().ticker.MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set(xlabel="number of components", ylabel=f"{name} above the best")
+    axes.set_title(f"{name} by number of components (least, ringed: {best.score:,.2f})")
+    _name_curves(axes, ends)
+
+
+def _name_curves(axes: Any, ends: list[tuple[float, float, str, Any]]) -> None:
+    """Each curve's name at its right end, pushed apart where they would overlap."""
+    if not ends:
+        return
+    height = axes.transData.transform([(x, y) for x, y, _, _ in ends])[:, 1]
+    box = axes.get_window_extent()
+    at = (height - box.y0) / box.height
+    order, least = np.argsort(at), 0.085
+    for before, after in pairwise(order):
+        at[after] = max(at[after], at[before] + least)
+    for (x, y, kind, color), level in zip(ends, at, strict=True):
+        axes.annotate(
+            kind, (x, y), xytext=(1.03, level), textcoords="axes fraction", color=color, va="center", fontweight="bold",
+            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.7, "shrinkA": 1, "shrinkB": 5},
+        )  # fmt: skip
+
+
+def trace(axes: Any, result: Result) -> None:
+    """The winner's objective step by step, and where every restart ended."""
+    history = np.asarray(result.history)
+    history = history[np.isfinite(history)]
+    last = int(result.n_steps)
+    steps = np.arange(last - len(history) + 1, last + 1)
+    ended = _regular(result)
+    n_steps, objective = np.asarray(result.restarts.n_steps)[ended], np.asarray(result.restarts.objective)[ended]
+    axes.scatter(1 + n_steps, objective, s=22, color=FAINT, alpha=0.55, linewidths=0, label="end of a restart", zorder=2)
+    axes.plot(1 + steps, history, color=PALETTE[0], lw=2, label="the winner", zorder=3)
+    axes.scatter(1 + steps[-1:], history[-1:], s=55, color=PALETTE[0], edgecolors="white", linewidths=1, zorder=4)
+    _counting_scale(axes, 1 + max(last, n_steps.max(initial=0)))
+    least = min(objective.min(initial=np.inf), np.quantile(history, 0.1))
+    span = max(history[-1] - least, 1e-6 * (1 + abs(history[-1])))
+    axes.set_ylim(least - 0.08 * span, history[-1] + 0.08 * span)
+    axes.set(xlabel="evaluations of the objective", ylabel="objective")
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.set_title("Path of the winner")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, columnspacing=1.4, handletextpad=0.5, fontsize=9.5)
+
+
+def _counting_scale(axes: Any, highest: float) -> None:
+    """A logarithmic axis of plain numbers from 1 to `highest`."""
+    ticker = require_matplotlib().ticker
+    axes.set_xscale("log")
+    axes.set_xlim(0.85, 1.3 * max(highest, 2))
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0,) if highest > 100 else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+
+
+def finals(axes: Any, result: Result) -> None:
+    """Final log-likelihoods of all restarts, best first."""
+    regular = _regular(result)
+    loglik = np.sort(np.asarray(result.restarts.loglik)[regular])[::-1]
+    best = float(result.loglik)
+    near = best - loglik <= 1e-6 * (1 + abs(best))
+    rank = np.arange(1, len(loglik) + 1)
+    size = np.clip(2000 / max(len(rank), 1), 4, 30)
+    axes.scatter(rank[near], loglik[near], s=size, color=PALETTE[0], zorder=3)
+    axes.scatter(rank[~near], loglik[~near], s=size, color=PALETTE[1], zorder=3)
+    if near.all():
+        axes.set_ylim(best - 1, best + 1)
+    failed = int((~regular).sum())
+    axes.set(xlabel=f"restart, best first{f' ({failed} failed)' if failed else ''}", ylabel="final log-likelihood")
+    axes.ticklabel_format(axis="y", useOffset=False)
+    axes.xaxis.set_major_locator(require_matplotlib().ticker.MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_title(f"Restarts: {near.sum()} of {regular.size} at the best")
+
+
+def _regular(result: Result) -> np.ndarray:
+    """(R,) which lanes ended as they should; where none did, all of them."""
+    regular = np.isin(np.asarray(result.restarts.status), [Status.CONVERGED, Status.MAX_STEPS])
+    return regular if regular.any() else np.isfinite(np.asarray(result.restarts.objective))

@@ -86,7 +86,7 @@ def whitening(x: Any, kind: Kind, xp: Any) -> Affine:
         kind: form of the matrix.
         xp: numpy or jax.numpy.
     """
-    n, d = x.shape
+    n = len(x)
     if xp is np:
         chunks = [slice(i, i + 65_536) for i in range(0, n, 65_536)]
         mean = sum(x[c].sum(0, dtype=np.float64) for c in chunks) / n

@@ -7,7 +7,7 @@ GPU the calls cost more than the arithmetic. Here each column is one vectorized 
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from typing import Any, Callable, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import jax
 import numpy as np
@@ -23,7 +24,11 @@ def static(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
-def struct(cls: type) -> type:
+_Class = TypeVar("_Class", bound=type)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static,))
+def struct(cls: _Class) -> _Class:
     """Make `cls` a frozen dataclass and a pytree: fields made by `static` are structure, the others leaves."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
@@ -201,12 +206,13 @@ class Model:
 
 @struct
 class Restarts:
-    """What became of every lane; each field (R,)."""
+    """What became of every lane; each field (R,), `history` (R, steps): see `Result.history`."""
 
     loglik: Array
     objective: Array
     status: Array
     n_steps: Array
+    history: Array
 
 
 @struct

@@ -20,7 +20,10 @@ def start(x, k=3, seed=0):
     means = np.asarray(x)[rng.choice(len(x), k, replace=False)]
     return {
         "weights": np.full(k, 1 / k, x.dtype),
-        "components": {"mean": means, "covariance": (np.cov(np.asarray(x).T) * np.ones((k, 1, 1))).reshape(k, d, d).astype(x.dtype)},
+        "components": {
+            "mean": means,
+            "covariance": (np.cov(np.asarray(x).T) * np.ones((k, 1, 1))).reshape(k, d, d).astype(x.dtype),
+        },
     }
 
 
@@ -63,7 +66,9 @@ def test_each_criterion_stops_where_it_says(x64, stop, reason):
 
     def met(a, b):
         change = abs(float(b.objective) - float(a.objective))
-        moved = max(float((jnp.abs(q - p) / (1 + jnp.abs(p))).max()) for p, q in zip(*map(jax.tree.leaves, (a.params, b.params))))
+        moved = max(
+            float((jnp.abs(q - p) / (1 + jnp.abs(p))).max()) for p, q in zip(*map(jax.tree.leaves, (a.params, b.params)))
+        )
         return {"loglik_rtol": change <= 1e-6 * (1 + abs(float(b.objective))), "loglik_atol": change <= 1e-4,
                 "param_rtol": moved <= 1e-5}[reason]  # fmt: skip
 
@@ -122,7 +127,9 @@ def test_a_lane_in_trouble_spoils_no_other(x64):
 )
 @pytest.mark.parametrize("covariance", ["full", "tied", "diag", "spherical"])
 def test_flat_data_end_with_a_status(dtype, x, covariance):
-    result = jaxem.fit(jaxem.GaussianMixture(3, covariance), x.astype(dtype), key=jax.random.key(0), n_restarts=2, max_steps=100)
+    result = jaxem.fit(
+        jaxem.GaussianMixture(3, covariance), x.astype(dtype), key=jax.random.key(0), n_restarts=2, max_steps=100
+    )
     assert int(result.status) in (Status.DEGENERATE, Status.CONVERGED, Status.MAX_STEPS, Status.DECREASED)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
 
@@ -252,7 +259,9 @@ def test_vmap_over_keys_data_and_weights(x64):
 
     def close(batched, single):
         for i, one in enumerate(single):
-            jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-8, atol=1e-10), batched.params, one.params)
+            jax.tree.map(
+                lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-8, atol=1e-10), batched.params, one.params
+            )
 
     close(
         jax.vmap(lambda k: jaxem.fit(model, data[0], key=k, **options))(keys),

@@ -153,7 +153,9 @@ def test_prior_gives_the_posterior_mode(x64, covariance):
     scatter = np.array([[2.0, 0.3], [0.3, 1.0]])
     scale = {"full": scatter, "tied": scatter, "diag": np.diag(scatter), "spherical": np.array(1.5)}[covariance]
     prior = jaxem.NormalInverseWishart(mean0, strength, df, scale)
-    result = jaxem.fit(jaxem.GaussianMixture(1, covariance, prior=prior), x, init=jaxem.init.Labels(np.zeros(n, int)), stop=TIGHT)
+    result = jaxem.fit(
+        jaxem.GaussianMixture(1, covariance, prior=prior), x, init=jaxem.init.Labels(np.zeros(n, int)), stop=TIGHT
+    )
     mean = (n * x.mean(0) + strength * mean0) / (n + strength)
     gap = x.mean(0) - mean0
     total = n * np.cov(x.T, bias=True) + strength * n / (n + strength) * np.outer(gap, gap)

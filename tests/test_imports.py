@@ -11,7 +11,7 @@ ROOT = Path(jaxem.__file__).parent
 
 #: Layers, low to high; a module may import from its own layer and from lower ones, as far as BARRED allows.
 LAYERS = (
-    ("types", "numerics", "_version"),
+    ("types", "numerics", "linalg", "_version"),
     ("constraints", "affine", "blocks", "validation"),
     ("priors", "init", "sequences"),
     ("latents",),

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem import constraints as sets
 from jaxem import init as starts
-from jaxem.blocks import Blocks, choose_block_size, cut, float_dtype, n_rows, row_width
+from jaxem.blocks import Blocks, choose_block_size, cut, float_dtype, n_rows, replace_absent, row_width
+from jaxem.engine.checks import check_key, check_model, check_rows_finite, checked_init, checked_labels, raise_if_all_failed
 from jaxem.engine.e_step import block_rows, weighted_total
-from jaxem.engine.loop import EM, Lane, Problem, chronological, new_lane
+from jaxem.engine.loop import EM, HISTORY, Problem, chronological, new_lane
 from jaxem.engine.m_step import log_prior
 from jaxem.engine.restarts import Rounds, best_first, run, run_rounds, settle, take
 from jaxem.engine.stop import Stop
-from jaxem.numerics import safe_log
-from jaxem.types import FitError, Model, Params, Restarts, Result, Status, static, struct
-from jaxem.validation import check_positive_int, check_same_shapes, check_tolerance, check_weight, floating, is_traced, numeric
+from jaxem.types import Model, Params, Restarts, Result, static, struct
+from jaxem.validation import check_positive_int, check_tolerance, check_weight, is_traced
 
 PyTree = Any
 
@@ -82,14 +82,14 @@ def fit(
         TypeError: for data that are not numeric, or a model that is not a registered dataclass.
         FitError: when every lane failed (called plainly only; inside jit the statuses tell).
     """
-    _check_model(model)
+    check_model(model)
     n_restarts = check_positive_int(n_restarts, "n_restarts")
     if block_size is not None:
         block_size = check_positive_int(block_size, "block_size")
     for name in stop.__dataclass_fields__:
         check_tolerance(getattr(stop, name), f"stop.{name}")
     init = init.params if isinstance(init, Result) else init
-    _check_key(model, init, key)
+    check_key(model, init, key)
     # A prior or penalty that is a function of the user's parameters must see them as they are.
     standardize = standardize and penalty is None and model.log_prior is None
     options = _Options(n_restarts, block_size, rounds, penalty)
@@ -123,10 +123,10 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
     if weight is not None:
         weight = np.asarray(check_weight(weight, n), dtype)
     else:
-        _check_rows_finite(data)
+        check_rows_finite(data)
     max_steps = jnp.int32(check_positive_int(max_steps, "max_steps", 0))
-    labels = _checked_labels(labels, n)
-    init = _checked_init(model, init, data, options.n_restarts, dtype)
+    labels = checked_labels(labels, n, getattr(model, "n_components", None))
+    init = checked_init(model, init, data, options.n_restarts, dtype)
     affine = model.coordinates(_present(data, weight), np) if standardize else None
     original = model
     if affine is not None:
@@ -145,8 +145,16 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
         result = _restored_jit(original, result, jax.tree.map(lambda x: jnp.asarray(np.asarray(x, dtype)), params))
     else:
         result = dataclasses.replace(result, model=original)
-    _raise_if_all_failed(result)
-    return dataclasses.replace(result, history=result.history[: int(min(result.n_steps + 1, len(result.history)))])
+    raise_if_all_failed(result)
+    return _trimmed(result)
+
+
+def _trimmed(result: Result) -> Result:
+    """Histories without the steps that were not taken."""
+    taken = int(min(result.n_steps + 1, HISTORY))
+    longest = int(min(result.restarts.n_steps.max() + 1, HISTORY))
+    restarts = dataclasses.replace(result.restarts, history=result.restarts.history[:, :longest])
+    return dataclasses.replace(result, history=result.history[:taken], restarts=restarts)
 
 
 def _present(data: PyTree, weight: Any) -> PyTree:
@@ -155,8 +163,6 @@ def _present(data: PyTree, weight: Any) -> PyTree:
         return data
     if isinstance(weight, np.ndarray):
         return jax.tree.map(lambda x: np.asarray(x)[weight > 0], data)
-    from jaxem.blocks import replace_absent
-
     return replace_absent(data, weight)
 
 
@@ -194,7 +200,9 @@ def _restored(original: Model, result: Result, params: Params) -> Result:
     shift = result.loglik + log_prior(original, params) - result.objective
     return dataclasses.replace(
         result, params=params, model=original, objective=result.objective + shift, history=result.history + shift,
-        restarts=dataclasses.replace(result.restarts, objective=result.restarts.objective + shift),
+        restarts=dataclasses.replace(
+            result.restarts, objective=result.restarts.objective + shift, history=result.restarts.history + shift
+        ),
     )  # fmt: skip
 
 
@@ -223,6 +231,7 @@ def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, v
     lanes = settle(problem, lanes)
     winner = take(lanes, best_first(lanes)[0])
     local = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], winner.local)
+    histories = jax.vmap(chronological)(lanes.history, lanes.n_steps) + offset
     return Result(
         params=winner.params,
         local=local,
@@ -232,7 +241,7 @@ def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, v
         stop=winner.stop,
         n_steps=winner.n_steps,
         history=chronological(winner.history, winner.n_steps) + offset,
-        restarts=Restarts(lanes.loglik + offset, lanes.objective + offset, lanes.status, lanes.n_steps),
+        restarts=Restarts(lanes.loglik + offset, lanes.objective + offset, lanes.status, lanes.n_steps, histories),
         model=model,
     )
 
@@ -252,8 +261,6 @@ def _starting_params(model, data, key, init, weight, options) -> Params:
     if weight is None:
         weight = jnp.ones((n,), dtype)
     else:
-        from jaxem.blocks import replace_absent
-
         valid = replace_absent(data, weight)
 
     def one(i: Array) -> Params:
@@ -288,71 +295,3 @@ def _lanes_at_once(n: int, n_restarts: int, width: int, backend: str) -> int:
     if backend != "cpu":
         return n_restarts
     return min(n_restarts, max(8, 64 // width, 500_000 // (n * width)))
-
-
-# --- checks of a plain call ------------------------------------------------------------------
-def _check_model(model: Any) -> None:
-    if not isinstance(model, Model):
-        raise TypeError(f"model must be a jaxem.Model; got {type(model).__name__}")
-    cls = type(model)
-    leaves = jax.tree.leaves(model)
-    if "__dataclass_fields__" not in cls.__dict__ or (len(leaves) == 1 and leaves[0] is model):
-        raise TypeError(f"model class {cls.__name__} must be a frozen dataclass registered as a pytree; decorate it with @jaxem.struct")
-
-
-def _check_key(model: Model, init: Any, key: Any) -> None:
-    random = init.needs_key if isinstance(init, starts.Init) else init is None and model.needs_key
-    if random and key is None:
-        raise ValueError("key must be a JAX random key because the initialisation is random, e.g. jax.random.key(0); got None")
-    if key is None:
-        return
-    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not typed and not (hasattr(key, "dtype") and key.dtype == jnp.uint32 and jnp.ndim(key) == 1):
-        raise TypeError(f"key must be a JAX random key, e.g. jax.random.key(0); got {type(key).__name__}")
-    if typed and jnp.ndim(key):
-        raise ValueError(f"key must be a single key; got shape {jnp.shape(key)}")
-
-
-def _check_rows_finite(data: PyTree) -> None:
-    from jaxem.validation import check_finite
-
-    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
-        if np.issubdtype(np.asarray(leaf).dtype, np.floating):
-            check_finite(np.asarray(leaf), "data" + jax.tree_util.keystr(path))
-
-
-def _checked_labels(labels: Any, n: int) -> PyTree:
-    if labels is None:
-        return None
-    array = numeric(labels, "labels")
-    if array.dtype.kind not in "iu" or array.shape[:1] != (n,):
-        raise ValueError(f"labels must be integers that lead with N={n}, -1 for unknown; got {array.dtype} of shape {array.shape}")
-    return jnp.asarray(array, jnp.int32)
-
-
-def _checked_init(model: Model, init: Any, data: PyTree, n_restarts: int, dtype: Any) -> Any:
-    if init is None or (isinstance(init, starts.Init) and not isinstance(init, starts.Each)):
-        if isinstance(init, starts.Labels):
-            init.check(n_rows(data), model.n_components)
-        return init
-    params = init.params if isinstance(init, starts.Each) else init
-    given = jax.tree.map(lambda x: floating(numeric(x, "init"), "init"), params)
-    params = jax.tree.map(lambda x: x.astype(np.float64), given)
-    blank = model.blank(data)
-    if isinstance(init, starts.Each):
-        leading = {np.shape(x)[:1] for x in jax.tree.leaves(params)}
-        if leading != {(n_restarts,)}:
-            raise ValueError(f"init: every leaf of Each must lead with n_restarts={n_restarts}; got {sorted(leading)}")
-    single = jax.tree.map(lambda x: x[0], params) if isinstance(init, starts.Each) else params
-    if blank is not None:
-        check_same_shapes(single, blank, "init")
-    # Parameters of a float32 fit satisfy their constraints to float32's rounding only, also when the data are float64.
-    sets.check(model.constraints, jax.tree.map(lambda x: x.astype(np.float32 if x.dtype.itemsize < 8 else dtype), given))
-    return starts.Each(params) if isinstance(init, starts.Each) else params
-
-
-def _raise_if_all_failed(result: Result) -> None:
-    statuses = np.asarray(result.restarts.status)
-    if (statuses == Status.NONFINITE).all():  # any other lane still holds its last sound state
-        counts = {s.name: int((statuses == s).sum()) for s in Status if (statuses == s).any()}
-        raise FitError(f"every restart failed: {counts}; the starting values make the objective infinite or NaN")

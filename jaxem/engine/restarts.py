@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -110,7 +111,7 @@ def brackets(n_lanes: int, keep: int) -> list[np.ndarray]:
     edges = [0]
     while edges[-1] < n_lanes:
         edges.append(min(n_lanes, max(keep, edges[-1] * keep)))
-    return [np.arange(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [np.arange(a, b) for a, b in itertools.pairwise(edges)]
 
 
 def run_rounds(problem: Problem, lanes: Lane, width: int, rounds: Rounds) -> Lane:

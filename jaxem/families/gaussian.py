@@ -54,6 +54,8 @@ class Gaussian(Family):
     @property
     def shape(self) -> Full:
         """The algebra of this kind of covariance."""
+        if self.covariance not in SHAPES:
+            raise ValueError(f"covariance must be one of {', '.join(SHAPES)}; got {self.covariance!r}")
         return SHAPES[self.covariance]
 
     @property

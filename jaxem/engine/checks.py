@@ -1,0 +1,92 @@
+"""The boundary of a plain call of `fit`: what is wrong with the arguments, said before anything is compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem import constraints as sets
+from jaxem import init as starts
+from jaxem.blocks import n_rows
+from jaxem.types import FitError, Model, Result, Status
+from jaxem.validation import check_finite, check_rows, check_same_shapes, floating, numeric
+
+PyTree = Any
+
+
+def check_model(model: Any) -> None:
+    """Raise TypeError for what is no model, or no registered dataclass."""
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a jaxem.Model; got {type(model).__name__}")
+    cls = type(model)
+    leaves = jax.tree.leaves(model)
+    if "__dataclass_fields__" not in cls.__dict__ or (len(leaves) == 1 and leaves[0] is model):
+        wanted = "must be a frozen dataclass registered as a pytree; decorate it with @jaxem.struct"
+        raise TypeError(f"model class {cls.__name__} {wanted}")
+
+
+def check_key(model: Model, init: Any, key: Any) -> None:
+    """Raise unless `key` is a JAX random key of either style, or needless."""
+    random = init.needs_key if isinstance(init, starts.Init) else init is None and model.needs_key
+    if random and key is None:
+        raise ValueError("key must be a JAX random key because the initialisation is random, e.g. jax.random.key(0); got None")
+    if key is None:
+        return
+    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and not (hasattr(key, "dtype") and key.dtype == jnp.uint32 and jnp.ndim(key) == 1):
+        raise TypeError(f"key must be a JAX random key, e.g. jax.random.key(0); got {type(key).__name__}")
+    if typed and jnp.ndim(key):
+        raise ValueError(f"key must be a single key; got shape {jnp.shape(key)}")
+
+
+def check_rows_finite(data: PyTree) -> None:
+    """Raise ValueError naming rows that hold NaN or inf, in any leaf."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        if np.issubdtype(np.asarray(leaf).dtype, np.floating):
+            check_finite(np.asarray(leaf), "data" + jax.tree_util.keystr(path))
+
+
+def checked_labels(labels: Any, n: int, k: int | None) -> PyTree:
+    """Labels as int32; raises ValueError for what does not lead with `n` or lies beyond `k`."""
+    if labels is None:
+        return None
+    array = numeric(labels, "labels")
+    if array.dtype.kind not in "iu" or array.shape[:1] != (n,):
+        got = f"{array.dtype} of shape {array.shape}"
+        raise ValueError(f"labels must be integers that lead with N={n}, -1 for unknown; got {got}")
+    if k is not None:
+        check_rows(array, (array >= -1) & (array < k), f"in 0..{k - 1} or -1", "labels")
+    return jnp.asarray(array, jnp.int32)
+
+
+def checked_init(model: Model, init: Any, data: PyTree, n_restarts: int, dtype: Any) -> Any:
+    """Starting parameters as float64 arrays, or the strategy; raises for wrong structure, shapes or values."""
+    if init is None or (isinstance(init, starts.Init) and not isinstance(init, starts.Each)):
+        if isinstance(init, starts.Labels):
+            init.check(n_rows(data), model.n_components)
+        return init
+    params = init.params if isinstance(init, starts.Each) else init
+    given = jax.tree.map(lambda x: floating(numeric(x, "init"), "init"), params)
+    params = jax.tree.map(lambda x: x.astype(np.float64), given)
+    blank = model.blank(data)
+    if isinstance(init, starts.Each):
+        leading = {np.shape(x)[:1] for x in jax.tree.leaves(params)}
+        if leading != {(n_restarts,)}:
+            raise ValueError(f"init: every leaf of Each must lead with n_restarts={n_restarts}; got {sorted(leading)}")
+    single = jax.tree.map(lambda x: x[0], params) if isinstance(init, starts.Each) else params
+    if blank is not None:
+        check_same_shapes(single, blank, "init")
+    # Parameters of a float32 fit satisfy their constraints to float32's rounding only, also when the data are float64.
+    sets.check(model.constraints, jax.tree.map(lambda x: x.astype(np.float32 if x.dtype.itemsize < 8 else dtype), given))
+    return starts.Each(params) if isinstance(init, starts.Each) else params
+
+
+def raise_if_all_failed(result: Result) -> None:
+    """Raise FitError where no lane holds a sound state."""
+    statuses = np.asarray(result.restarts.status)
+    if (statuses == Status.NONFINITE).all():  # any other lane still holds its last sound state
+        counts = {s.name: int((statuses == s).sum()) for s in Status if (statuses == s).any()}
+        raise FitError(f"every restart failed: {counts}; the starting values make the objective infinite or NaN")

@@ -65,7 +65,7 @@ class Affine:
 
     def log_volume(self) -> Any:
         """log |det matrix|: what a row's log-density loses in the new coordinates."""
-        xp = np if isinstance(self.matrix, np.ndarray | np.generic) else jnp
+        xp: Any = np if isinstance(self.matrix, np.ndarray | np.generic) else jnp
         if self.kind == "full":
             return xp.linalg.slogdet(self.matrix)[1]
         return xp.broadcast_to(xp.log(xp.abs(self.matrix)), self.shift.shape).sum()
@@ -102,12 +102,14 @@ def whitening(x: Any, kind: Kind, xp: Any) -> Affine:
     variance = xp.diagonal(covariance) if kind == "full" else covariance
     # A column that varies by no more than the rounding of its own values does not vary.
     rounding = (4 * xp.finfo(x.dtype).eps * xp.abs(mean)) ** 2
-    scale = xp.sqrt(xp.where(variance > rounding, variance, 1))
+    varies = variance > rounding
+    scale = xp.sqrt(xp.where(varies, variance, 1))
     if kind == "diagonal":
         return Affine(mean, 1 / scale, scale, kind)
     if kind == "scalar":
-        size = xp.where((variance > rounding).any(), xp.sqrt(xp.where(variance > rounding, variance, 0).mean()), 1)
+        size = xp.where(varies.any(), xp.sqrt(xp.where(varies, variance, 0).mean()), 1)
         return Affine(mean, 1 / size, 1 * size, kind)
-    values, vectors = xp.linalg.eigh(covariance / (scale[:, None] * scale))
+    correlation = covariance / (scale[:, None] * scale) + xp.diag(xp.where(varies, 0, 1))
+    values, vectors = xp.linalg.eigh(correlation)
     size = xp.sqrt(xp.maximum(values, xp.finfo(x.dtype).eps * values[-1]))
     return Affine(mean, (vectors / size).T / scale, scale[:, None] * (vectors * size), kind)

@@ -29,7 +29,7 @@ class Init:
         labels = self.partition(key, x, weight.astype(x.dtype), model.n_components)
         return model.start(labels, data, weight, smooth=True)
 
-    def partition(self, key: Array | None, x: Array, weight: Array, k: int) -> Array:
+    def partition(self, key: Any, x: Array, weight: Array, k: int) -> Array:
         """(N,) component of each row of the features x (N, D)."""
         raise NotImplementedError
 
@@ -70,7 +70,7 @@ class KMeansPlusPlus(Init):
         _, others = jax.lax.scan(add, gap, keys[1:])
         return jnp.concatenate([first[None], others])
 
-    def partition(self, key: Array | None, x: Array, weight: Array, k: int) -> Array:
+    def partition(self, key: Any, x: Array, weight: Array, k: int) -> Array:
         return nearest(x, self.centers(key, x, weight, k))
 
 
@@ -84,7 +84,7 @@ class KMeans(Init):
 
     n_steps: int | Array = 10
 
-    def partition(self, key: Array | None, x: Array, weight: Array, k: int) -> Array:
+    def partition(self, key: Any, x: Array, weight: Array, k: int) -> Array:
         def lloyd(_, centers):
             labels = nearest(x, centers)
             mass = jax.ops.segment_sum(weight, labels, k)
@@ -99,7 +99,7 @@ class KMeans(Init):
 class RandomRows(Init):
     """K distinct rows drawn at random as centers, rows to the nearest."""
 
-    def partition(self, key: Array | None, x: Array, weight: Array, k: int) -> Array:
+    def partition(self, key: Any, x: Array, weight: Array, k: int) -> Array:
         # Gumbel keys: a weighted draw without replacement.
         gumbel = jax.random.gumbel(key, weight.shape, weight.dtype)
         order = jnp.where(weight > 0, jnp.log(jnp.where(weight > 0, weight, 1)) + gumbel, -jnp.inf)

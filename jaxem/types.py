@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import jax
+import jax.core
 import numpy as np
 from jax import Array
 
@@ -84,15 +84,15 @@ class Model:
     #: Prefix tree of `jaxem.constraints` over the parameters.
     constraints: Any = None
     #: (params, data) -> rows of local scores, for what has no finite statistics; else None.
-    scores: ClassVar[Callable[..., PyTree] | None] = None
+    scores: ClassVar[Any] = None
     #: (packed natural, data, previous or None) -> per-datum parameters; else None.
-    local: ClassVar[Callable[..., PyTree] | None] = None
+    local: ClassVar[Any] = None
     #: (stats, params) -> params, the closed-form M-step; else None.
-    m_step: ClassVar[Callable[..., Params] | None] = None
+    m_step: ClassVar[Any] = None
     #: (params, data, weight, rows) -> (loglik, stats), where faster or steadier than the derived one; else None.
-    e_step: ClassVar[Callable[..., tuple[Array, PyTree]] | None] = None
+    e_step: ClassVar[Any] = None
     #: (params) -> scalar, a prior that no pseudo-statistics express; else None.
-    log_prior: ClassVar[Callable[[Params], Array] | None] = None
+    log_prior: ClassVar[Any] = None
     #: Whether `log_marginal` is a lower bound rather than the log-likelihood itself.
     is_bound: ClassVar[bool] = False
     #: Whether `m_step` is an exact maximum of q, so that the gradient of q vanishes there.

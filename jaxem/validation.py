@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 _warned: set[str] = set()
@@ -34,8 +35,8 @@ def numeric(value: Any, name: str) -> np.ndarray:
 def floating(array: np.ndarray, name: str) -> np.ndarray:
     """`array` in the floating dtype that JAX will compute in; float64 without x64 warns once."""
     if array.dtype.kind in "biu":
-        return array.astype(np.float64 if jax.config.jax_enable_x64 else np.float32)
-    if array.dtype == np.float64 and not jax.config.jax_enable_x64:
+        return array.astype(np.float64 if jax.config.read("jax_enable_x64") else np.float32)
+    if array.dtype == np.float64 and not jax.config.read("jax_enable_x64"):
         if name not in _warned:
             _warned.add(name)
             warnings.warn(

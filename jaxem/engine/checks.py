@@ -66,7 +66,7 @@ def checked_init(model: Model, init: Any, data: PyTree, n_restarts: int, dtype: 
     """Starting parameters as float64 arrays, or the strategy; raises for wrong structure, shapes or values."""
     if init is None or (isinstance(init, starts.Init) and not isinstance(init, starts.Each)):
         if isinstance(init, starts.Labels):
-            init.check(n_rows(data), model.n_components)
+            init.check(n_rows(data), getattr(model, "n_components", 0))
         return init
     params = init.params if isinstance(init, starts.Each) else init
     given = jax.tree.map(lambda x: floating(numeric(x, "init"), "init"), params)

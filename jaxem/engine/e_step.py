@@ -62,18 +62,16 @@ def e_step(model: Model, params: Params, blocks: Blocks, previous: PyTree = None
     model = model.at(params)
     which, forms = model.forms(params)
     local = update_local(forms[-1], params, blocks, previous)
-    passes = [lambda local, m=form: _pass(m, params, blocks, local) for form in forms]
-    if len(passes) == 1:
-        loglik, stats = passes[0](local)
-    else:
-        for i in range(1, len(passes)):  # a cond on what holds in any lane stays a branch under vmap
-            passes[i] = _branch(which >= i, passes[i], passes[i - 1])
-        loglik, stats = passes[-1](local)
+
+    def by(i: int) -> tuple[Array, PyTree]:
+        """The pass by form i or, where that one is not called for, by a cheaper one."""
+        if i == 0:
+            return _pass(forms[0], params, blocks, local)
+        # A cond on what holds in any lane stays a branch under vmap.
+        return jax.lax.cond(any_lane(which >= i), lambda: _pass(forms[i], params, blocks, local), lambda: by(i - 1))
+
+    loglik, stats = by(len(forms) - 1)
     return Expectation(loglik, stats, local)
-
-
-def _branch(condition, then, otherwise):
-    return lambda local: jax.lax.cond(any_lane(condition), then, otherwise, local)
 
 
 def _pass(model: Model, params: Params, blocks: Blocks, local: PyTree) -> tuple[Array, PyTree]:

@@ -226,8 +226,10 @@ def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, v
         offset = volume.sum() if weight is None else weighted_total(volume, weight)
     problem = Problem(model, blocks, algorithm, stop, max_steps, offset, options.penalty)
     lanes = jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=lanes_at_once)
-    race = options.rounds is not None and n_restarts > 1
-    lanes = run_rounds(problem, lanes, lanes_at_once, options.rounds) if race else run(problem, lanes, lanes_at_once)
+    if options.rounds is None:
+        lanes = run(problem, lanes, lanes_at_once)
+    else:
+        lanes = run_rounds(problem, lanes, lanes_at_once, options.rounds)
     lanes = settle(problem, lanes)
     winner = take(lanes, best_first(lanes)[0])
     local = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], winner.local)

@@ -121,11 +121,12 @@ def ascend(
         active, state, _, step = carry
         value, grad = value_and_grad(active, state=state)
         updates, state = optimizer.update(grad, state, active, value=value, grad=grad, value_fn=loss)
-        size = jnp.stack([jnp.abs(g).max(initial=0) for g in grad]).max()
+        size = jnp.stack([jnp.abs(g).max(initial=0) for g in jax.tree.leaves(grad)]).max()
         return optax.apply_updates(active, updates), state, size, step + 1
 
     size = jnp.full((), jnp.inf, jnp.result_type(*start))
-    active, *_ = jax.lax.while_loop(unfinished, update, (start, optimizer.init(start), size, jnp.int32(0)))
+    carry: Any = (start, optimizer.init(start), size, jnp.int32(0))
+    active = jax.lax.while_loop(unfinished, update, carry)[0]
     # An optimizer's last step may overshoot or leave the finite numbers: then the start stands.
     return tree_where((loss(active) <= loss(start)) & all_finite(active), rebuild(active), params)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ class Family:
     #: Prefix tree of `jaxem.constraints` over the parameters.
     constraints: Any = None
     #: Closed-form M-step (stats, params) -> params; None leaves the family to Optax.
-    m_step: ClassVar[Callable[..., Params] | None] = None
+    m_step: ClassVar[Any] = None
 
     def natural(self, params: Params) -> PyTree:
         """Natural parameters; the log-density is linear in them."""
@@ -39,7 +38,6 @@ class Family:
 
     def start(self, stats: PyTree, blank: Params) -> Params:
         """Parameters from first statistics. Default: the M-step."""
-        assert self.m_step is not None
         return self.m_step(stats, blank)
 
     def pack(self, natural: PyTree) -> PyTree:

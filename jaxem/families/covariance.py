@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
+from jaxem.affine import Kind
 from jaxem.linalg import cholesky, eye_like, inverse_lower, transpose
 from jaxem.numerics import PRECISION, any_lane
 
@@ -26,7 +27,7 @@ class Full:
     """(K, D, D): a matrix for each component."""
 
     constraint = sets.SPD()
-    affine_kind = "full"
+    affine_kind: Kind = "full"
 
     def shape(self, k: int, d: int) -> tuple[int, ...]:
         return (k, d, d)

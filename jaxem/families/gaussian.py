@@ -98,7 +98,8 @@ class Gaussian(Family):
         origin, factor = self.origin, self.factor
         if origin is None:
             origin = jnp.zeros_like(linear)
-            factor = shape.identity(*linear.shape, linear.dtype)
+            k, d = linear.shape
+            factor = shape.identity(k, d, linear.dtype)
         if self.form == "residual":
             center = origin.mean(0)  # subtracted from the data first, so that an offset does not cancel in A x + b
             a, b, extra = shape.residual_map(factor, origin - center, linear, square)

@@ -8,6 +8,7 @@ residuals |A x + b|^2, which float32 needs once a cluster is narrow against the 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -71,7 +72,7 @@ class Gaussian(Family):
         return narrow.astype(jnp.int32), (self, self._with(form="residual"))
 
     def _with(self, **changes: Any) -> Gaussian:
-        return Gaussian(**{**{name: getattr(self, name) for name in self.__dataclass_fields__}, **changes})
+        return dataclasses.replace(self, **changes)
 
     def natural(self, params: Params) -> dict[str, Array]:
         """Leaves `log_det` (K,), `center` (K,), `linear` (K, D), `square`: t = (1, 1, y, y y^T)."""

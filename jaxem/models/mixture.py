@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -52,7 +53,8 @@ class Mixture(Model):
         return self.family.m_step is not None
 
     def _with(self, family: Family) -> Mixture:
-        return Mixture(self.n_components, family, self.prior)
+        # `replace`, so that a subclass with an E-step or M-step of its own stays what it is.
+        return dataclasses.replace(self, family=family)
 
     def at(self, params: Params) -> Mixture:
         return self._with(self.family.at(params["components"]))

@@ -14,3 +14,4 @@ from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart
 from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopReason, static, struct
 
 from jaxem._version import __version__
+from jaxem.check import LawError, check_model

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,8 @@ PyTree = Any
 MAX_ROWS = 200
 #: Free coordinates beyond which laws about matrices of second derivatives are skipped.
 MAX_FREE = 200
+#: Data drawn from the model: enough to see a mean score of a fifth of a standard deviation, and a full rank.
+DRAWS = 2_000
 #: Two orders of summation differ by about sqrt(n) eps of the sum of magnitudes, and a posterior inherits
 #: the rounding of scores that may be 100 times its own exponent: three digits above eps cover both.
 ROUNDING = 1e3
@@ -57,26 +60,34 @@ def flat_local(local: PyTree, n: int) -> PyTree:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], local)
 
 
+#: The laws run each program once or twice: compiling is all that takes time.
+quick_jit = functools.partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+)
+
+
 # --- compiled once for each structure of a model and shape of its data ------------------------
-@functools.partial(jax.jit, static_argnames="block_size")
-def expectation(model: Model, params: Params, data: PyTree, weight: Array, block_size: int) -> tuple[Array, PyTree]:
+def whole_expectation(model: Model, params: Params, data: PyTree, weight: Array, block_size: int) -> tuple[Array, PyTree]:
     """Log-likelihood and statistics of one E-step."""
     found = e_step(model, params, cut(data, weight, None, block_size))
     return found.loglik, found.stats
 
 
-@jax.jit
+expectation = quick_jit(whole_expectation, static_argnames="block_size")
+
+
+@quick_jit
 def row_expectations(model: Model, params: Params, data: PyTree) -> tuple[Array, PyTree]:
     """(n,) log-likelihoods and statistics, each row as data by itself."""
 
     def one(row):
         row = jax.tree.map(lambda x: x[None], row)
-        return expectation(model, params, row, jnp.ones((1,), float_dtype(data)), 1)
+        return whole_expectation(model, params, row, jnp.ones((1,), float_dtype(data)), 1)
 
     return jax.vmap(one)(data)
 
 
-@jax.jit
+@quick_jit
 def derived_expectation(model: Model, params: Params, data: PyTree, weight: Array, local: PyTree) -> tuple[Array, PyTree]:
     """The E-step as a gradient, whatever `e_step` the model brings."""
     safe = safest(model, params)
@@ -86,14 +97,16 @@ def derived_expectation(model: Model, params: Params, data: PyTree, weight: Arra
     return jax.value_and_grad(total)(safe.natural(params))
 
 
-@jax.jit
-def cold_local(model: Model, params: Params, data: PyTree) -> PyTree:
+def first_local(model: Model, params: Params, data: PyTree) -> PyTree:
     """Per-datum parameters at `params`, started cold; rows."""
     blocks = one_block(data, None)
     return flat_local(update_local(safest(model, params), params, blocks, None), n_rows(data))
 
 
-@jax.jit
+cold_local = quick_jit(first_local)
+
+
+@quick_jit
 def row_gradients(model: Model, params: Params, data: PyTree, local: PyTree) -> tuple[Array, Array]:
     """(n,) log-probabilities and (n, P) their gradients in free coordinates."""
     vector, back = chart(model, params)
@@ -105,13 +118,13 @@ def row_gradients(model: Model, params: Params, data: PyTree, local: PyTree) -> 
     return jax.vmap(one)(data, local)
 
 
-@jax.jit
+@quick_jit
 def log_prob(model: Model, params: Params, data: PyTree) -> Array:
     """(n,) the model's own `log_prob`."""
     return model.log_prob(params, data)
 
 
-@jax.jit
+@quick_jit
 def m_step(model: Model, params: Params, data: PyTree, weight: Array, stats: PyTree, local: PyTree) -> Params:
     """One M-step."""
     blocks = one_block(data, weight)
@@ -143,6 +156,7 @@ class Case:
         params: a generic point: the start, moved a little in free coordinates.
         dtype: of the computation.
         eps: its rounding unit.
+        shared: what one law leaves to another.
     """
 
     def __init__(self, model: Model, data: PyTree, key: Array, params: Params | None, weight: Any):
@@ -169,6 +183,7 @@ class Case:
         self.dtype = dtype
         self.eps = float(jnp.finfo(dtype).eps)
         self.rng = rng
+        self.shared: dict[str, Any] = {}
         if params is None:
             params = self.model.initialize(jax.random.fold_in(key, 1), self.data, self.weight)
         self.start = _cast(jax.tree.map(jnp.asarray, params), dtype)
@@ -225,13 +240,20 @@ class Case:
         return m_step(self.model, self.params, self.data, self.weight, self.e[1], self.local)
 
     def sample(self, n: int, salt: int) -> PyTree:
-        """n data from the model at `params`."""
+        """N data from the model at `params`."""
         if type(self.model).sample is Model.sample:
             raise Skip("the model has no sample")
         try:
             return self.model.sample(jax.random.fold_in(self.key, salt), self.params, n)
         except NotImplementedError:
             raise Skip("the model has no sample") from None
+
+    @functools.cached_property
+    def drawn(self) -> np.ndarray:
+        """(n, P) gradients of log_prob, in free coordinates, on data from the model; float64."""
+        data = self.sample(DRAWS if self.n > 1 else DRAWS // 10, 2)
+        _, gradient = row_gradients(self.model, self.params, data, cold_local(self.model, self.params, data))
+        return np.asarray(gradient, np.float64)
 
     def needs_rows(self) -> None:
         """Skip where the data cannot be taken apart."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxem.blocks import cut, n_rows
-from jaxem.check.case import Case, chart, expectation, rows_log_prob
+from jaxem.check.case import Case, chart, expectation, quick_jit, rows_log_prob
 from jaxem.check.report import Skip, compare, law, require
 from jaxem.engine.e_step import e_step, weighted_total
 
@@ -63,7 +63,7 @@ def _with_absent(case: Case):
     return jax.tree.map(spoil, case.data), weight
 
 
-@jax.jit
+@quick_jit
 def _padded_gradient(model, params, data, weight):
     vector, back = chart(model, params)
     blocks = cut(data, weight, None, n_rows(data))

@@ -7,14 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxem import constraints as sets
-from jaxem.check.case import ROUNDING, Case, chart, cold_local, log_prob, q_of, row_gradients, rows_log_prob
+from jaxem.check.case import ROUNDING, Case, chart, log_prob, q_of, quick_jit, row_gradients, rows_log_prob
 from jaxem.check.report import Skip, compare, law, require
 from jaxem.engine.m_step import log_prior
 from jaxem.types import Rows
 
-#: Draws for the mean score.
-DRAWS = 2_000
-#: Standard errors allowed of each of its coordinates: by chance once in two million.
+#: Standard errors allowed of each coordinate of the mean score: by chance once in two million.
 Z_BOUND = 5.0
 
 
@@ -128,7 +126,7 @@ def minorisation(case: Case) -> None:
     )
 
 
-@jax.jit
+@quick_jit
 def _rises(model, params, data, weight, stats, local, steps):
     vector, back = chart(model, params)
     q = q_of(model, params, data, weight, stats, local)
@@ -149,11 +147,7 @@ def mean_score(case: Case) -> None:
     """The gradient of log_prob has mean zero on data from the model: what normalisation says."""
     if case.model.is_bound:
         raise Skip("log_marginal is a bound")
-    n = DRAWS if case.n > 1 else DRAWS // 10
-    data = case.sample(n, 2)
-    local = cold_local(case.model, case.params, data)
-    _, gradient = row_gradients(case.model, case.params, data, local)
-    gradient = np.asarray(gradient, np.float64)
+    gradient, n = case.drawn, len(case.drawn)
     rounding = ROUNDING * case.eps * np.abs(gradient).max(0, initial=1)
     z = gradient.mean(0) / (gradient.std(0) / np.sqrt(n) + rounding)
     require(

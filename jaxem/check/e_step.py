@@ -10,15 +10,25 @@ import numpy as np
 
 from jaxem.blocks import n_rows
 from jaxem.check.case import (
-    ROUNDING, Case, chart, cold_local, derived_expectation, expectation, log_prob, one_block, q_of, row_gradients,
-    rows_log_prob, safest,
+    ROUNDING,
+    Case,
+    chart,
+    derived_expectation,
+    first_local,
+    log_prob,
+    one_block,
+    quick_jit,
+    row_gradients,
+    rows_log_prob,
+    safest,
+    whole_expectation,
 )  # fmt: skip
 from jaxem.check.report import Skip, compare, law, require
 from jaxem.engine.e_step import weighted_total
 from jaxem.engine.fit import _cast
-from jaxem.engine.m_step import expected_scores
+from jaxem.engine.m_step import expected_scores, with_pseudo
 from jaxem.numerics import inner
-from jaxem.types import Model
+from jaxem.types import Model, Rows
 
 PyTree = Any
 
@@ -38,7 +48,7 @@ def fisher(case: Case) -> None:
     compare(pulled, weight @ gradient, bound, "<stats, d natural>, the gradient by Fisher's identity")
 
 
-@jax.jit
+@quick_jit
 def _pulled(model, params, data, weight, stats, local):
     about = model.at(params)
     vector, back = chart(model, params)
@@ -102,7 +112,7 @@ def local(case: Case) -> None:
     )
 
 
-@jax.jit
+@quick_jit
 def _local_step(model, params, data, previous):
     safe = safest(model, params)
     new = model.local(safe.pack(safe.natural(params)), data, previous)
@@ -115,12 +125,12 @@ def _updated(model: Model, about, params, data, previous, times: int):
     return jax.lax.fori_loop(0, times, lambda _, value: model.local(packed, data, value), previous)
 
 
-@jax.jit
+@quick_jit
 def _settled(model, params, data, previous):
     return _updated(model, params, params, data, previous, 50)
 
 
-@jax.jit
+@quick_jit
 def _total_derivative(model, params, data, weight, local, direction, h):
     vector, back = chart(model, params)
     total = lambda v, rows: weighted_total(rows_log_prob(model, params, back(v), data, rows), weight)  # noqa: E731
@@ -150,24 +160,18 @@ def louis(case: Case) -> None:
     )
 
 
-@jax.jit
+@quick_jit
 def _information(model, params, data, weight, stats):
     safe = safest(model, params)
     vector, back = chart(model, params)
     natural, push = jax.linearize(lambda v: safe.natural(back(v)), vector)
     hessian = lambda f: jax.jacrev(jax.grad(f))(vector)  # noqa: E731
-    total = lambda eta: weighted_total(safe.log_marginal(safe.pack(eta), data, _no_rows()), weight)  # noqa: E731
+    total = lambda eta: weighted_total(safe.log_marginal(safe.pack(eta), data, Rows()), weight)  # noqa: E731
     observed = -hessian(lambda v: total(safe.natural(back(v))))
     complete = -hessian(lambda v: inner(stats, safe.natural(back(v))))
     # The curvature in the natural parameters alone: along the straight line that touches the model.
     missing = hessian(lambda v: total(jax.tree.map(jnp.add, natural, push(v - vector))))
     return observed, complete, missing
-
-
-def _no_rows():
-    from jaxem.types import Rows
-
-    return Rows()
 
 
 @law("n-free-params")
@@ -182,9 +186,7 @@ def n_free_params(case: Case) -> None:
         raise Skip("the model has no n_free_params")
     count = case.needs_moderate_size()
     claimed = model.n_free_params(case.data)
-    data = case.sample(max(200, 5 * count), 3)
-    _, jacobian = row_gradients(model, case.params, data, cold_local(model, case.params, data))
-    jacobian = np.asarray(jacobian, np.float64)
+    jacobian = case.drawn
     norm = np.linalg.norm(jacobian, axis=0)
     values = np.linalg.svd(jacobian / np.where(norm > 0, norm, 1), compute_uv=False)
     # Columns of unit norm: true directions stand far above, rounding far below.
@@ -208,24 +210,25 @@ def dtype(case: Case) -> None:
             as_numpy = jax.tree.map(np.asarray, (case.params, case.data, case.weight))
             params, data, weight = _cast(as_numpy, wanted)
             model = _cast(jax.tree.map(lambda x: np.asarray(x) if hasattr(x, "dtype") else x, case.model), wanted)
-            got = expectation(model, params, data, weight, n_rows(data))
-            local = cold_local(model, params, data)
-            outputs = {"e_step": got, "log_prob": log_prob(model, params, data), "local": local}
-            outputs["m_step"] = _stepped(model, params, data, weight, got[1], local)
-            if hasattr(model, "posterior"):
-                outputs["posterior"] = model.posterior(params, data)
+            outputs = _outputs(model, params, data, weight)
             for what, tree in outputs.items():
                 for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
                     floats = jnp.issubdtype(leaf.dtype, jnp.floating)
                     where = f"{what}{jax.tree_util.keystr(path)}"
                     require(not floats or leaf.dtype == wanted, f"{where} must be {name} for {name} data; got {leaf.dtype}")
-            found[name] = jax.tree.map(lambda x: np.asarray(x, np.float64), got)
+            found[name] = jax.tree.map(lambda x: np.asarray(x, np.float64), outputs["e_step"])
     # Rounding of the data themselves comes on top of that of the sums.
     bound = case.bound(case.weight, 10 * ROUNDING * float(np.finfo(np.float32).eps) / case.eps)
     compare(found["float32"], found["float64"], bound, "(loglik, stats) in float32 against float64: ")
 
 
-@jax.jit
-def _stepped(model, params, data, weight, stats, local):
+@quick_jit
+def _outputs(model, params, data, weight):
+    loglik, stats = whole_expectation(model, params, data, weight, n_rows(data))
+    outputs = {"e_step": (loglik, stats), "log_prob": model.log_prob(params, data), "local": first_local(model, params, data)}
     about = model.at(params)
-    return about.m_step(stats, params) if about.m_step is not None else params
+    if about.m_step is not None:
+        outputs["m_step"] = about.m_step(with_pseudo(about, stats, params), params)
+    if hasattr(model, "posterior"):
+        outputs["posterior"] = model.posterior(params, data)
+    return outputs

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxem import constraints as sets
-from jaxem.check.case import ROUNDING, Case, chart, q_of
+from jaxem.check.case import ROUNDING, Case, chart, q_of, quick_jit
 from jaxem.check.report import Skip, law, require
 
 
@@ -43,7 +43,7 @@ def stationary(case: Case) -> None:
     )
 
 
-@jax.jit
+@quick_jit
 def _slope(model, after, params, data, weight, stats, local):
     q = q_of(model, params, data, weight, stats, local)
     vector, back = chart(model, after)
@@ -54,14 +54,14 @@ def _slope(model, after, params, data, weight, stats, local):
 
 @law("q-rises")
 def q_rises(case: Case) -> None:
-    """q does not fall at an M-step."""
+    """Q does not fall at an M-step."""
     before, after = (float(x) for x in _q_values(case.model, case.after, case.params, case.data, case.weight, case.e[1], case.local))
     # As the engine's own guard against a fall.
     slack = 100 * case.eps * (abs(before) + float(case.weight.sum()))
     require(after >= before - slack, f"q must not fall at an M-step; it falls from {before:.9g} to {after:.9g}")
 
 
-@jax.jit
+@quick_jit
 def _q_values(model, after, params, data, weight, stats, local):
     q = q_of(model, params, data, weight, stats, local)
     return q(params), q(after)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,11 +24,11 @@ class LawError(AssertionError):
         self.law = law
 
 
-class Broken(Exception):
+class Broken(Exception):  # noqa: N818
     """Raised inside a law; becomes a `LawError` that carries the law's name."""
 
 
-class Skip(Exception):
+class Skip(Exception):  # noqa: N818
     """Raised inside a law that has nothing to say about a model; the message is the reason."""
 
 
@@ -78,7 +79,8 @@ def compare(got: PyTree, wanted: PyTree, bound: PyTree, what: str) -> None:
     if jax.tree.structure(got) != jax.tree.structure(wanted):
         raise Broken(f"{what}: expected the structure {jax.tree.structure(wanted)}; got {jax.tree.structure(got)}")
     leaves = jax.tree_util.tree_leaves_with_path(got)
-    bounds = [bound] * len(leaves) if np.ndim(bound) == 0 and not isinstance(bound, dict | list | tuple) else jax.tree.leaves(bound)
+    bounds = jax.tree.leaves(bound)
+    bounds = bounds * len(leaves) if len(bounds) == 1 else bounds
     for (path, g), w, b in zip(leaves, jax.tree.leaves(wanted), bounds, strict=True):
         g, w = np.asarray(g, np.float64), np.asarray(w, np.float64)
         where = f"{what}{jax.tree_util.keystr(path)}"

@@ -142,6 +142,23 @@ def one_block(data: PyTree, weight: Array | None) -> Blocks:
     return cut(data, weight, None, n_rows(data))
 
 
+@quick_jit
+def _initialize(model: Model, key: Array, data: PyTree, weight: Array) -> Params:
+    return model.initialize(key, data, weight)
+
+
+@functools.partial(quick_jit, static_argnames="n")
+def _sample(model: Model, key: Array, params: Params, n: int) -> PyTree:
+    return model.sample(key, params, n)
+
+
+@quick_jit
+def _moved(model: Model, params: Params, step: Array) -> Params:
+    vector, back = chart(model, params)
+    # A coordinate at infinity (a rate of zero) stays there.
+    return _cast(back(jnp.where(jnp.isfinite(vector), vector + step, vector)), step.dtype)
+
+
 class Case:
     """What every law is given.
 
@@ -185,7 +202,7 @@ class Case:
         self.rng = rng
         self.shared: dict[str, Any] = {}
         if params is None:
-            params = self.model.initialize(jax.random.fold_in(key, 1), self.data, self.weight)
+            params = _initialize(self.model, jax.random.fold_in(key, 1), self.data, self.weight)
         self.start = _cast(jax.tree.map(jnp.asarray, params), dtype)
         # At a start or an optimum some gradients vanish, and a law about them would hold of itself.
         self.params = self.nearby(self.start, 0.1)
@@ -195,10 +212,8 @@ class Case:
 
     def nearby(self, params: Params, distance: float) -> Params:
         """A random point about `distance` away in each free coordinate."""
-        vector, back = chart(self.model, params)
-        step = jnp.asarray(self.rng.normal(size=vector.shape) * distance, vector.dtype)
-        # A coordinate at infinity (a rate of zero) stays there.
-        return _cast(back(jnp.where(jnp.isfinite(vector), vector + step, vector)), self.dtype)
+        size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda p: chart(self.model, p)[0], params)))
+        return _moved(self.model, params, jnp.asarray(self.rng.normal(size=size) * distance, self.dtype))
 
     def expectation(self, params: Params | None = None, data: PyTree = None, weight: Any = None, block_size: int | None = None):
         """(loglik, stats) of the engine's E-step; what is not given is the case's own."""
@@ -244,7 +259,7 @@ class Case:
         if type(self.model).sample is Model.sample:
             raise Skip("the model has no sample")
         try:
-            return self.model.sample(jax.random.fold_in(self.key, salt), self.params, n)
+            return _sample(self.model, jax.random.fold_in(self.key, salt), self.params, n)
         except NotImplementedError:
             raise Skip("the model has no sample") from None
 

@@ -47,7 +47,7 @@ def posterior_rows(case: Case) -> None:
     """Posterior probabilities are non-negative and sum to one along the last axis."""
     if not hasattr(case.model, "posterior"):
         raise Skip("the model has no posterior")
-    posterior = case.model.posterior(case.params, case.data)
+    posterior = _posterior(case.model, case.params, case.data)
     if not isinstance(posterior, jax.Array):
         raise Skip("its posterior is not one array of probabilities")
     p = np.asarray(posterior, np.float64)
@@ -58,6 +58,11 @@ def posterior_rows(case: Case) -> None:
         empty = (p == 0).all(tuple(range(1, p.ndim)))
         total = np.where((total == 0) & ~empty.reshape(-1, *[1] * (p.ndim - 2)), 1, total)
     compare(total, np.ones_like(total), ROUNDING * case.eps, "sum of posterior rows")
+
+
+@quick_jit
+def _posterior(model, params, data):
+    return model.posterior(params, data)
 
 
 @law("forms-agree")

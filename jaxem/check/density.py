@@ -72,7 +72,7 @@ def forms_agree(case: Case) -> None:
     about = model.at(case.params)
     which, forms = about.forms(case.params)
     elsewhere = model.at(case.start)
-    if len(forms) == 1 and about is model and elsewhere is model:
+    if len(forms) == 1 and _same(about, model) and _same(elsewhere, model):
         raise Skip("the model has one form")
     reference = rows_log_prob(model, case.params, case.params, case.data, case.local)
     scores = model.scores(case.params, case.data) if model.scores else None
@@ -85,6 +85,12 @@ def forms_agree(case: Case) -> None:
     for name, other in others.items():
         got = other.log_marginal(other.pack(other.natural(case.params)), case.data, rows)
         compare(got, reference, bound, f"log_marginal of {name}")
+
+
+def _same(one, other) -> bool:
+    """Whether two models hold the very same leaves."""
+    (leaves, structure), (others, other_structure) = jax.tree.flatten(one), jax.tree.flatten(other)
+    return structure == other_structure and all(x is y for x, y in zip(leaves, others, strict=True))
 
 
 @law("change-of-coordinates")

@@ -30,7 +30,8 @@ def gaussian(kind, prior):
     return jaxem.Mixture(2, jaxem.Gaussian(kind, prior=niw), jaxem.Dirichlet(2.0) if prior else None)
 
 
-MODELS = {f"{kind}{'-prior' if prior else ''}": (gaussian(kind, prior), PLANE, {}) for kind in SCALES for prior in (False, True)}
+MODELS = {kind: (gaussian(kind, False), PLANE, {}) for kind in SCALES}
+MODELS |= {f"{kind}-prior": (gaussian(kind, True), PLANE, {}) for kind in SCALES}
 MODELS |= {
     "poisson": (jaxem.Mixture(2, jaxem.Poisson()), COUNTS, NO_COORDINATES),
     "poisson-prior": (

@@ -52,7 +52,8 @@ def fisher(case: Case) -> None:
 def _pulled(model, params, data, weight, stats, local):
     about = model.at(params)
     vector, back = chart(model, params)
-    scores = expected_scores(about, params, one_block(data, weight), jax.tree.map(lambda x: x[None], local)) if model.scores else None
+    blocked = jax.tree.map(lambda x: x[None], local)
+    scores = expected_scores(about, params, one_block(data, weight), blocked) if model.scores else None
 
     def q(v):
         value = inner(stats, about.natural(back(v)))

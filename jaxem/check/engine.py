@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxem.blocks import n_rows
 from jaxem.check.case import ROUNDING, Case, derived_expectation, flat_local, log_prob, one_block, quick_jit, rows_log_prob
-from jaxem.check.report import compare, law, require
+from jaxem.check.report import Broken, compare, law, require
 from jaxem.engine import fit as fitting
 from jaxem.engine import loop
 from jaxem.engine.m_step import log_prior
@@ -67,10 +67,13 @@ def coherence(case: Case) -> None:
     size = float(case.weight @ (1 + jnp.abs(own)))
     bound = ROUNDING * case.eps * size
     compare(lane.loglik, loglik, bound, "loglik of a running fit against that of its params")
-    compare(lane.objective, loglik + log_prior(case.model, lane.params), bound + _prior_bound(case, lane.params), "its objective")
+    wanted = loglik + log_prior(case.model, lane.params)
+    compare(lane.objective, wanted, bound + _prior_bound(case, lane.params), "its objective")
     # Statistics at other parameters are of the size of those at `params`, or of what they are there.
-    pairs = jax.tree.map(lambda b, s: b + ROUNDING * case.eps * float(jnp.abs(s).max(initial=0)), case.bound(case.weight)[1], stats)
-    compare(lane.stats, stats, pairs, "stats of a running fit against those of its params")
+    bounds = jax.tree.map(
+        lambda b, s: b + ROUNDING * case.eps * float(jnp.abs(s).max(initial=0)), case.bound(case.weight)[1], stats
+    )
+    compare(lane.stats, stats, bounds, "stats of a running fit against those of its params")
 
     result = _fit(case, case.data, case.weight, 3)
     if case.model.local is None:
@@ -91,9 +94,8 @@ def _prior_bound(case: Case, params) -> float:
 def _fit(case: Case, data, weight, max_steps: int) -> Result:
     try:
         return fitting.fit(case.model, data, init=case.params, weight=weight, max_steps=max_steps)
-    except FitError as error:
-        require(False, str(error))
-        raise
+    except (FitError, ValueError, TypeError) as error:
+        raise Broken(f"fit refuses what the model itself gave: {error}") from error
 
 
 @law("sampled-data-refit")

@@ -54,8 +54,9 @@ def _slope(model, after, params, data, weight, stats, local):
 
 @law("q-rises")
 def q_rises(case: Case) -> None:
-    """Q does not fall at an M-step."""
-    before, after = (float(x) for x in _q_values(case.model, case.after, case.params, case.data, case.weight, case.e[1], case.local))
+    """The value of q does not fall at an M-step."""
+    values = _q_values(case.model, case.after, case.params, case.data, case.weight, case.e[1], case.local)
+    before, after = map(float, values)
     # As the engine's own guard against a fall.
     slack = 100 * case.eps * (abs(before) + float(case.weight.sum()))
     require(after >= before - slack, f"q must not fall at an M-step; it falls from {before:.9g} to {after:.9g}")

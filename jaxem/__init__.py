@@ -2,6 +2,7 @@
 
 from jaxem import constraints, datasets, init
 from jaxem._version import __version__
+from jaxem.check import LawError, check_model
 from jaxem.engine.fit import fit
 from jaxem.engine.loop import EM
 from jaxem.engine.restarts import Rounds
@@ -36,6 +37,7 @@ __all__ = [
     "GammaPrior",
     "Gaussian",
     "GaussianMixture",
+    "LawError",
     "LocalLevel",
     "Mixture",
     "Model",
@@ -55,6 +57,7 @@ __all__ = [
     "__version__",
     "aic",
     "bic",
+    "check_model",
     "constraints",
     "cross_validate",
     "datasets",

@@ -72,8 +72,8 @@ class NormalInverseWishart:
         scale = jnp.asarray(self.scale, dtype)
         scale = scale if tied else jnp.broadcast_to(scale, blank["covariance"].shape)
         if family.origin is not None:
-            mean = shape.solve(family.factor, mean - family.origin)
-            scale = shape.relative(family.factor, scale)
+            mean = shape.apply(family.inverse, mean - family.origin)
+            scale = shape.congruent(family.inverse, scale)
         strength = jnp.asarray(self.strength, dtype)
         # Exponents of |Sigma|^(-1/2): df + dimension + 1 from the inverse-Wishart, 1 from the normal.
         width = {"full": d, "tied": d, "diag": 1, "spherical": 1}[kind]

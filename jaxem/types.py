@@ -29,8 +29,29 @@ _Class = TypeVar("_Class", bound=type)
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static,))
 def struct(cls: _Class) -> _Class:
-    """Make `cls` a frozen dataclass and a pytree: fields made by `static` are structure, the others leaves."""
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    """Make `cls` a frozen dataclass and a pytree: fields made by `static` are structure, the others leaves.
+
+    Not `jax.tree_util.register_dataclass`: there the structures of two classes with the same fields compare
+    equal (jax 0.10), and a jitted function may run the program compiled for the one on the other.
+    """
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    fields = [f for f in dataclasses.fields(cls) if f.init]
+    meta = tuple(f.name for f in fields if f.metadata.get("static"))
+    data = tuple(f.name for f in fields if not f.metadata.get("static"))
+    keys = tuple(jax.tree_util.GetAttrKey(name) for name in data)
+
+    def flatten(x: Any) -> tuple[tuple[Any, ...], Any]:
+        return tuple(getattr(x, name) for name in data), (cls, *(getattr(x, name) for name in meta))
+
+    def flatten_with_keys(x: Any) -> tuple[tuple[Any, ...], Any]:
+        leaves, structure = flatten(x)
+        return tuple(zip(keys, leaves, strict=True)), structure
+
+    def unflatten(structure: Any, leaves: Any) -> Any:
+        return cls(**dict(zip(meta, structure[1:], strict=True)), **dict(zip(data, leaves, strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
 
 
 class Status(enum.IntEnum):

@@ -1,7 +1,7 @@
 """The four shapes of a covariance, and what the Gaussian family asks of each.
 
 Every method works on stacks of K components; `factor` is a square root of a covariance in the same
-shape (a lower Cholesky factor, or standard deviations).
+shape (a lower Cholesky factor, or standard deviations) and `inverse` its inverse.
 """
 
 from __future__ import annotations
@@ -46,26 +46,20 @@ class Full:
         """log |factor|: scalar, or one for each component."""
         return jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)).sum(-1)
 
-    def solve(self, factor: Array, v: Array) -> Array:
-        """factor^-1 v for (K, D)."""
-        return self.apply(inverse_lower(factor), v)
+    def inverse(self, factor: Array) -> Array:
+        return inverse_lower(factor)
 
-    def multiply(self, factor: Array, v: Array) -> Array:
-        """factor v for (K, D)."""
-        return jnp.einsum("...de,...e->...d", factor, v, precision=PRECISION)
+    def product(self, left: Array, right: Array) -> Array:
+        """left right, of two factors."""
+        return left @ right
 
-    def relative(self, factor: Array, covariance: Array) -> Array:
-        """factor^-1 covariance factor^-T."""
-        inverse = inverse_lower(factor)
-        return _symmetric(inverse @ covariance @ transpose(inverse))
+    def gram(self, root: Array) -> Array:
+        """root^T root: the precision, where `root` is an inverse factor."""
+        return transpose(root) @ root
 
-    def absolute(self, factor: Array, covariance: Array) -> Array:
+    def congruent(self, factor: Array, covariance: Array) -> Array:
         """factor covariance factor^T."""
         return _symmetric(factor @ covariance @ transpose(factor))
-
-    def precision(self, covariance: Array) -> Array:
-        inverse = inverse_lower(cholesky(covariance))
-        return transpose(inverse) @ inverse
 
     def symmetrized(self, square: Array) -> Array:
         return _symmetric(square)
@@ -86,24 +80,23 @@ class Full:
         rows, cols = np.triu_indices(d)
         return square[..., rows, cols] * np.where(rows == cols, 1, 2).astype(square.dtype)
 
-    def raw(self, factor: Array, origin: Array, linear: Array, square: Array) -> tuple[Array, Array, Array]:
-        """Turn <linear, y> + <square, y y^T> with y = factor^-1 (x - origin) into constant, linear and square in x."""
-        center = self.solve(factor, origin)
+    def raw(self, inverse: Array, origin: Array, linear: Array, square: Array) -> tuple[Array, Array, Array]:
+        """Turn <linear, y> + <square, y y^T> with y = inverse (x - origin) into constant, linear and square in x."""
+        center = self.apply(inverse, origin)
         pull = linear - 2 * self.apply(square, center)
         constant = (self.apply(square, center) * center).sum(-1) - (linear * center).sum(-1)
-        inverse = inverse_lower(factor)
         return constant, self.apply(transpose(inverse), pull), _symmetric(transpose(inverse) @ square @ inverse)
 
     def apply(self, square: Array, v: Array) -> Array:
         """square v for (K, D)."""
         return jnp.einsum("...de,...e->...d", square, v, precision=PRECISION)
 
-    def residual_map(self, factor: Array, origin: Array, linear: Array, square: Array) -> tuple[Array, Array, Array]:
+    def residual_map(self, inverse: Array, origin: Array, linear: Array, square: Array) -> tuple[Array, Array, Array]:
         """A, b and constant with <linear, y> + <square, y y^T> = constant - |A x + b|^2 / 2."""
         lower = cholesky(-2 * _symmetric(square))  # square = -lower lower^T / 2
-        shift = self.solve(lower, linear)
-        a = transpose(lower) @ inverse_lower(factor)
-        b = -(jnp.einsum("...de,...e->...d", a, origin, precision=PRECISION) + shift)
+        shift = self.apply(inverse_lower(lower), linear)
+        a = transpose(lower) @ inverse
+        b = -(self.apply(a, origin) + shift)
         return a, b, (shift * shift).sum(-1) / 2
 
     def residuals(self, a: Array, b: Array, x: Array) -> Array:
@@ -129,9 +122,9 @@ class Full:
     def at_floor(self, covariance: Array, floor: Array) -> Array:
         return ~jnp.isfinite(cholesky(covariance - floor * eye_like(covariance))).all()
 
-    def largest_precision(self, factor: Array) -> Array:
+    def largest_precision(self, inverse: Array) -> Array:
         """About the largest eigenvalue of a precision matrix of any component."""
-        return jnp.square(inverse_lower(factor)).sum(-2).max()
+        return jnp.square(inverse).sum(-2).max()
 
 
 class Tied(Full):
@@ -177,23 +170,20 @@ class Diagonal(Full):
     def log_det(self, factor: Array, d: int) -> Array:
         return jnp.log(factor).sum(-1)
 
-    def solve(self, factor: Array, v: Array) -> Array:
-        return v / self._wide(factor)
+    def inverse(self, factor: Array) -> Array:
+        return 1 / factor
 
-    def multiply(self, factor: Array, v: Array) -> Array:
-        return v * self._wide(factor)
+    def product(self, left: Array, right: Array) -> Array:
+        return left * right
+
+    def gram(self, root: Array) -> Array:
+        return root**2
+
+    def congruent(self, factor: Array, covariance: Array) -> Array:
+        return covariance * factor**2
 
     def _wide(self, factor: Array) -> Array:
         return factor
-
-    def relative(self, factor: Array, covariance: Array) -> Array:
-        return covariance / factor**2
-
-    def absolute(self, factor: Array, covariance: Array) -> Array:
-        return covariance * factor**2
-
-    def precision(self, covariance: Array) -> Array:
-        return 1 / covariance
 
     def symmetrized(self, square: Array) -> Array:
         return square
@@ -210,16 +200,16 @@ class Diagonal(Full):
     def apply(self, square: Array, v: Array) -> Array:
         return self._wide(square) * v
 
-    def raw(self, factor: Array, origin: Array, linear: Array, square: Array) -> tuple[Array, Array, Array]:
-        center = self.solve(factor, origin)
+    def raw(self, inverse: Array, origin: Array, linear: Array, square: Array) -> tuple[Array, Array, Array]:
+        center = self.apply(inverse, origin)
         pull = linear - 2 * self.apply(square, center)
         constant = (self.apply(square, center) * center).sum(-1) - (linear * center).sum(-1)
-        return constant, self.solve(factor, pull), square / factor**2
+        return constant, self.apply(inverse, pull), square * inverse**2
 
-    def residual_map(self, factor: Array, origin: Array, linear: Array, square: Array) -> tuple[Array, Array, Array]:
-        lower = jnp.sqrt(-2 * square)
-        shift = self.solve(lower, linear)
-        a = lower / factor
+    def residual_map(self, inverse: Array, origin: Array, linear: Array, square: Array) -> tuple[Array, Array, Array]:
+        root = jnp.sqrt(-2 * square)
+        shift = self.apply(1 / root, linear)
+        a = root * inverse
         return a, -(self.apply(a, origin) + shift), (shift * shift).sum(-1) / 2
 
     def residuals(self, a: Array, b: Array, x: Array) -> Array:
@@ -234,8 +224,8 @@ class Diagonal(Full):
     def at_floor(self, covariance: Array, floor: Array) -> Array:
         return (covariance <= floor).any()
 
-    def largest_precision(self, factor: Array) -> Array:
-        return (1 / factor**2).max()
+    def largest_precision(self, inverse: Array) -> Array:
+        return (inverse**2).max()
 
 
 class Spherical(Diagonal):

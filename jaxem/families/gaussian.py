@@ -8,6 +8,7 @@ residuals |A x + b|^2, needed once a cluster is narrow against the spread of the
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -50,6 +51,7 @@ class Gaussian(Family):
     form: str = static(default="product")
     origin: Any = None
     factor: Any = None
+    inverse: Any = None
 
     @property
     def shape(self) -> Full:
@@ -64,24 +66,26 @@ class Gaussian(Family):
 
     def at(self, params: Params) -> Gaussian:
         factor = self.shape.factor(params["covariance"])
-        return self._with(origin=params["mean"], factor=factor)
+        return self._with(origin=params["mean"], factor=factor, inverse=self.shape.inverse(factor))
 
     def forms(self, params: Params) -> tuple[Array | int, tuple[Gaussian, ...]]:
-        factor = self.factor if self.factor is not None else self.shape.factor(params["covariance"])
-        narrow = self.shape.largest_precision(factor) > NARROW
+        inverse = self.shape.inverse(self.shape.factor(params["covariance"])) if self.inverse is None else self.inverse
+        narrow = self.shape.largest_precision(inverse) > NARROW
         return narrow.astype(jnp.int32), (self, self._with(form="residual"))
 
     def _with(self, **changes: Any) -> Gaussian:
-        return Gaussian(**{**{name: getattr(self, name) for name in self.__dataclass_fields__}, **changes})
+        return dataclasses.replace(self, **changes)
 
     def natural(self, params: Params) -> dict[str, Array]:
         """Leaves `log_det` (K,), `center` (K,), `linear` (K, D), `square`: t = (1, 1, y, y y^T)."""
-        shape, mean, covariance = self.shape, params["mean"], params["covariance"]
-        log_det = -shape.log_det(shape.factor(covariance), mean.shape[-1])
+        shape, mean = self.shape, params["mean"]
+        factor = shape.factor(params["covariance"])
+        root = shape.inverse(factor)
+        log_det = -shape.log_det(factor, mean.shape[-1])
         if self.origin is not None:
-            mean = shape.solve(self.factor, mean - self.origin)
-            covariance = shape.relative(self.factor, covariance)
-        precision = shape.precision(covariance)
+            mean = shape.apply(self.inverse, mean - self.origin)
+            root = shape.product(root, self.factor)
+        precision = shape.gram(root)
         linear = shape.apply(precision, mean)
         return {
             "log_det": jnp.broadcast_to(log_det, mean.shape[:1]),
@@ -95,16 +99,16 @@ class Gaussian(Family):
         shape, linear = self.shape, natural["linear"]
         square = shape.symmetrized(natural["square"])
         constant = natural["log_det"] + natural["center"] - linear.shape[-1] * math.log(2 * math.pi) / 2
-        origin, factor = self.origin, self.factor
+        origin, inverse = self.origin, self.inverse
         if origin is None:
             origin = jnp.zeros_like(linear)
-            k, d = linear.shape
-            factor = shape.identity(k, d, linear.dtype)
+            k, d = origin.shape
+            inverse = shape.identity(k, d, origin.dtype)
         if self.form == "residual":
             center = origin.mean(0)  # subtracted from the data first, so that an offset does not cancel in A x + b
-            a, b, extra = shape.residual_map(factor, origin - center, linear, square)
+            a, b, extra = shape.residual_map(inverse, origin - center, linear, square)
             return {"a": a, "b": b, "constant": constant + extra, "center": center}
-        extra, linear, square = shape.raw(factor, origin, linear, square)
+        extra, linear, square = shape.raw(inverse, origin, linear, square)
         affine = jnp.concatenate([(constant + extra)[:, None], linear], -1)
         if self.covariance == "tied":
             return {"weights": affine, "shared": shape.coefficients(square)}
@@ -129,8 +133,8 @@ class Gaussian(Family):
         spread = shape.symmetrized(stats["square"]) - shape.outer(mean * jnp.sqrt(jnp.maximum(weight, 0))[:, None])
         covariance = shape.estimate(self._degrees(count, mean.shape[-1]), spread)
         if self.origin is not None:
-            mean = self.origin + shape.multiply(self.factor, mean)
-            covariance = shape.absolute(self.factor, covariance)
+            mean = self.origin + shape.apply(self.factor, mean)
+            covariance = shape.congruent(self.factor, covariance)
         kept = present.any() if self.covariance == "tied" else _expand(present, covariance)
         covariance = jnp.where(kept, covariance, params["covariance"])
         return {
@@ -177,7 +181,7 @@ class Gaussian(Family):
         mean, factor = params["mean"][component], self.shape.factor(params["covariance"])
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         factor = jnp.broadcast_to(factor, (mean.shape[0], *factor.shape)) if self.covariance == "tied" else factor[component]
-        return mean + self.shape.multiply(factor, noise)
+        return mean + self.shape.apply(factor, noise)
 
 
 def _expand(present: Array, like: Array) -> Array:

@@ -1,0 +1,235 @@
+"""Laws of the E-step: the identities of Fisher and Louis, per-datum parameters, single precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.blocks import n_rows
+from jaxem.check.case import (
+    ROUNDING,
+    Case,
+    chart,
+    derived_expectation,
+    first_local,
+    log_prob,
+    one_block,
+    quick_jit,
+    row_gradients,
+    rows_log_prob,
+    safest,
+    whole_expectation,
+)  # fmt: skip
+from jaxem.check.report import Skip, compare, law, require
+from jaxem.engine.e_step import weighted_total
+from jaxem.engine.fit import _cast
+from jaxem.engine.m_step import expected_scores, with_pseudo
+from jaxem.numerics import inner
+from jaxem.types import Model, Rows
+
+PyTree = Any
+
+DERIVED = "the E-step is derived: the chain rule makes it so, and it would prove nothing"
+
+
+@law("fisher")
+def fisher(case: Case) -> None:
+    """<stats, d natural> of a hand-written E-step is the gradient of the log-likelihood in free coordinates."""
+    if case.model.e_step is None:
+        raise Skip(DERIVED)
+    _, gradient = row_gradients(case.model, case.params, case.data, case.local)
+    gradient, weight = np.asarray(gradient, np.float64), np.asarray(case.weight, np.float64)
+    pulled = _pulled(case.model, case.params, case.data, case.weight, case.e[1], case.local)
+    # The pulled gradient cancels terms as large as statistics times derivatives of `natural`.
+    bound = ROUNDING * case.eps * (weight @ np.abs(gradient) + weight.sum()).max()
+    compare(pulled, weight @ gradient, bound, "<stats, d natural>, the gradient by Fisher's identity")
+
+
+@quick_jit
+def _pulled(model, params, data, weight, stats, local):
+    about = model.at(params)
+    vector, back = chart(model, params)
+    blocked = jax.tree.map(lambda x: x[None], local)
+    scores = expected_scores(about, params, one_block(data, weight), blocked) if model.scores else None
+
+    def q(v):
+        value = inner(stats, about.natural(back(v)))
+        return value + scores(back(v)) if scores else value
+
+    return jax.grad(q)(vector)
+
+
+@law("e-step-matches-derived")
+def matches_derived(case: Case) -> None:
+    """A hand-written E-step equals the derived one in all it returns."""
+    if case.model.e_step is None:
+        raise Skip("the E-step is derived")
+    wanted = derived_expectation(case.model, case.params, case.data, case.weight, case.local)
+    compare(case.e, wanted, case.bound(case.weight), "(loglik, stats) of e_step: ")
+
+
+@law("loglik-is-sum-of-log-prob")
+def loglik_is_sum(case: Case) -> None:
+    """The log-likelihood of an E-step is the weighted sum of log_prob."""
+    own = np.asarray(log_prob(case.model, case.params, case.data), np.float64)
+    require(own.shape == (case.n,), f"log_prob must have shape ({case.n},); got {own.shape}")
+    bound = jax.tree.leaves(case.bound(case.weight))[0]
+    compare(case.e[0], np.asarray(case.weight, np.float64) @ own, bound, "log-likelihood of the E-step")
+
+
+@law("local")
+def local(case: Case) -> None:
+    """Per-datum parameters lower no row, and are stationary: they add nothing to the total derivative."""
+    model = case.model
+    if model.local is None:
+        raise Skip("the model has no local")
+    moved = case.nearby(case.params, 0.1)
+    held, updated = _local_step(model, moved, case.data, case.local)
+    held, updated = np.asarray(held, np.float64), np.asarray(updated, np.float64)
+    fall = held - updated
+    bound = ROUNDING * case.eps * (1 + np.abs(held))
+    worst = int(np.argmax(fall - bound))
+    require(
+        (fall <= bound).all(),
+        f"no row may fall when local is updated; row {worst} falls from {held[worst]:.9g} to {updated[worst]:.9g}",
+    )
+    # Converged per-datum parameters, so that only what is wrong, not what is unfinished, is seen.
+    settled = _settled(model, case.params, case.data, case.local)
+    vector, _ = chart(model, case.params)
+    direction = jnp.asarray(case.rng.normal(size=vector.shape), vector.dtype)
+    h = case.eps ** (1 / 3)
+    up, down, expected = _total_derivative(model, case.params, case.data, case.weight, settled, direction, h)
+    size = float(case.weight.sum()) + float(jnp.abs(up))
+    found, expected = float(up - down) / (2 * h), float(expected)
+    # The finite difference has errors of size eps / h and h^2; the inner loop's own tolerance is at least 1e-3.
+    bound = 1e-3 * (abs(expected) + float(case.weight.sum())) + 10 * case.eps / h * size
+    require(
+        abs(found - expected) <= bound,
+        f"the total derivative of the objective must equal the one with local held ({expected:.6g}); got {found:.6g},"
+        f" they may differ by {bound:.2g}: local does not maximise log_marginal row by row",
+    )
+
+
+@quick_jit
+def _local_step(model, params, data, previous):
+    safe = safest(model, params)
+    new = model.local(safe.pack(safe.natural(params)), data, previous)
+    return rows_log_prob(model, params, params, data, previous), rows_log_prob(model, params, params, data, new)
+
+
+def _updated(model: Model, about, params, data, previous, times: int):
+    safe = safest(model, about)
+    packed = safe.pack(safe.natural(params))
+    return jax.lax.fori_loop(0, times, lambda _, value: model.local(packed, data, value), previous)
+
+
+@quick_jit
+def _settled(model, params, data, previous):
+    return _updated(model, params, params, data, previous, 50)
+
+
+@quick_jit
+def _total_derivative(model, params, data, weight, local, direction, h):
+    vector, back = chart(model, params)
+    total = lambda v, rows: weighted_total(rows_log_prob(model, params, back(v), data, rows), weight)  # noqa: E731
+    moved = lambda v: total(v, _updated(model, params, back(v), data, local, 50))  # noqa: E731
+    held = jax.grad(lambda v: total(v, local))(vector) @ direction
+    return moved(vector + h * direction), moved(vector - h * direction), held
+
+
+@law("louis")
+def louis(case: Case) -> None:
+    """Observed information = complete information - missing information, and the missing one is a covariance."""
+    model = case.model
+    if model.scores is not None or model.local is not None:
+        raise Skip("the model has scores or local: the statistics are not all of the complete data")
+    count = case.needs_moderate_size()
+    observed, complete, missing = (
+        np.asarray(x, np.float64) for x in _information(model, case.params, case.data, case.weight, case.e[1])
+    )
+    # Second derivatives of the same sums: one digit more is lost than in the first.
+    bound = 10 * ROUNDING * case.eps * (np.abs(complete).max(initial=0) + float(case.weight.sum()))
+    compare(observed, complete - missing, bound, "observed information against Louis' formula")
+    least = float(np.linalg.eigvalsh((missing + missing.T) / 2)[0]) if count else 0.0
+    require(
+        least >= -bound,
+        f"the missing information must be positive semidefinite, a covariance; got an eigenvalue of {least:.6g}:"
+        " the complete-data log-density is not linear in `natural`",
+    )
+
+
+@quick_jit
+def _information(model, params, data, weight, stats):
+    safe = safest(model, params)
+    vector, back = chart(model, params)
+    natural, push = jax.linearize(lambda v: safe.natural(back(v)), vector)
+    hessian = lambda f: jax.jacrev(jax.grad(f))(vector)  # noqa: E731
+    total = lambda eta: weighted_total(safe.log_marginal(safe.pack(eta), data, Rows()), weight)  # noqa: E731
+    observed = -hessian(lambda v: total(safe.natural(back(v))))
+    complete = -hessian(lambda v: inner(stats, safe.natural(back(v))))
+    # The curvature in the natural parameters alone: along the straight line that touches the model.
+    missing = hessian(lambda v: total(jax.tree.map(jnp.add, natural, push(v - vector))))
+    return observed, complete, missing
+
+
+@law("n-free-params")
+def n_free_params(case: Case) -> None:
+    """n_free_params is the rank of the map from free coordinates to log-densities."""
+    model = case.model
+    if model.is_bound:
+        raise Skip("log_marginal is a bound")
+    if case.eps > 1e-12:
+        raise Skip("a numerical rank needs float64")
+    if type(model).n_free_params is Model.n_free_params:
+        raise Skip("the model has no n_free_params")
+    count = case.needs_moderate_size()
+    claimed = model.n_free_params(case.data)
+    jacobian = case.drawn
+    norm = np.linalg.norm(jacobian, axis=0)
+    values = np.linalg.svd(jacobian / np.where(norm > 0, norm, 1), compute_uv=False)
+    # Columns of unit norm: true directions stand far above, rounding far below.
+    rank = int((values > 1e-8 * values[0]).sum())
+    require(
+        claimed == rank,
+        f"expected the rank of the Jacobian of log_prob in {count} free coordinates, {rank} (singular values"
+        f" {np.array2string(values[max(0, rank - 2) : rank + 2], precision=3)} about the cut); got {claimed}",
+    )
+
+
+@law("dtype")
+def dtype(case: Case) -> None:
+    """float32 and float64 agree, and what goes in in one comes out in the same."""
+    found = {}
+    for name in ("float32", "float64"):
+        integers = not any(jnp.issubdtype(x.dtype, jnp.floating) for x in jax.tree.leaves(case.data))
+        # Data without a floating dtype are computed with in JAX's default one.
+        with jax.enable_x64(not integers or name == "float64"):
+            wanted = jnp.dtype(name)
+            as_numpy = jax.tree.map(np.asarray, (case.params, case.data, case.weight))
+            params, data, weight = _cast(as_numpy, wanted)
+            model = _cast(jax.tree.map(lambda x: np.asarray(x) if hasattr(x, "dtype") else x, case.model), wanted)
+            outputs = _outputs(model, params, data, weight)
+            for what, tree in outputs.items():
+                for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+                    floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+                    where = f"{what}{jax.tree_util.keystr(path)}"
+                    require(not floats or leaf.dtype == wanted, f"{where} must be {name} for {name} data; got {leaf.dtype}")
+            found[name] = jax.tree.map(lambda x: np.asarray(x, np.float64), outputs["e_step"])
+    # Rounding of the data themselves comes on top of that of the sums.
+    bound = case.bound(case.weight, 10 * ROUNDING * float(np.finfo(np.float32).eps) / case.eps)
+    compare(found["float32"], found["float64"], bound, "(loglik, stats) in float32 against float64: ")
+
+
+@quick_jit
+def _outputs(model, params, data, weight):
+    loglik, stats = whole_expectation(model, params, data, weight, n_rows(data))
+    outputs = {"e_step": (loglik, stats), "log_prob": model.log_prob(params, data), "local": first_local(model, params, data)}
+    about = model.at(params)
+    if about.m_step is not None:
+        outputs["m_step"] = about.m_step(with_pseudo(about, stats, params), params)
+    if hasattr(model, "posterior"):
+        outputs["posterior"] = model.posterior(params, data)
+    return outputs

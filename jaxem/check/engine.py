@@ -1,0 +1,114 @@
+"""Laws of the whole loop: the objective rises, what a fit returns is of its parameters, sampled data refit."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem.blocks import n_rows
+from jaxem.check.case import ROUNDING, Case, derived_expectation, flat_local, log_prob, one_block, quick_jit, rows_log_prob
+from jaxem.check.report import Broken, compare, law, require
+from jaxem.engine import fit as fitting
+from jaxem.engine import loop
+from jaxem.engine.m_step import log_prior
+from jaxem.engine.stop import Stop
+from jaxem.types import FitError, Result, Status
+
+#: EM maps in which the objective is watched.
+STEPS = 20
+
+
+@quick_jit
+def _advance(problem: loop.Problem, lane: loop.Lane) -> loop.Lane:
+    return loop.step(problem, lane)
+
+
+def _run(case: Case) -> tuple[loop.Lane, list[float]]:
+    """A lane after `STEPS` EM maps, and its objectives; two laws look at it."""
+    if "run" not in case.shared:
+        case.shared["run"] = _run_afresh(case)
+    return case.shared["run"]
+
+
+def _run_afresh(case: Case) -> tuple[loop.Lane, list[float]]:
+    blocks = one_block(case.data, case.weight)
+    endless, offset = Stop(loglik_rtol=None), jnp.zeros((), case.dtype)
+    problem = loop.Problem(case.model, blocks, loop.EM(), endless, jnp.int32(STEPS + 1), offset)
+    lane = loop.new_lane(problem, case.params)
+    values = []
+    for _ in range(STEPS + 1):
+        lane = _advance(problem, lane)
+        status = Status(int(lane.status))
+        require(
+            status not in (Status.NONFINITE, Status.DECREASED),
+            f"the objective must rise; step {len(values)} ends as {status.name} after the objectives {values[-3:]}",
+        )
+        values.append(float(lane.objective))
+    return lane, values
+
+
+@law("objective-rises")
+def objective_rises(case: Case) -> None:
+    """The objective never falls over 20 steps."""
+    _, values = _run(case)
+    slack = 100 * case.eps * (np.abs(values).max() + float(case.weight.sum()))
+    falls = np.diff(values) < -slack
+    require(not falls.any(), f"the objective must not fall; it falls at steps {np.flatnonzero(falls) + 1} of {values}")
+
+
+@law("coherence")
+def coherence(case: Case) -> None:
+    """The log-likelihood, statistics and per-datum parameters of a running or finished fit are those of its parameters."""
+    lane, _ = _run(case)
+    local = flat_local(lane.local, case.n)
+    loglik, stats = derived_expectation(case.model, lane.params, case.data, case.weight, local)
+    own = rows_log_prob(case.model, lane.params, lane.params, case.data, local)
+    size = float(case.weight @ (1 + jnp.abs(own)))
+    bound = ROUNDING * case.eps * size
+    compare(lane.loglik, loglik, bound, "loglik of a running fit against that of its params")
+    wanted = loglik + log_prior(case.model, lane.params)
+    compare(lane.objective, wanted, bound + _prior_bound(case, lane.params), "its objective")
+    # Statistics at other parameters are of the size of those at `params`, or of what they are there.
+    bounds = jax.tree.map(
+        lambda b, s: b + ROUNDING * case.eps * float(jnp.abs(s).max(initial=0)), case.bound(case.weight)[1], stats
+    )
+    compare(lane.stats, stats, bounds, "stats of a running fit against those of its params")
+
+    result = _fit(case, case.data, case.weight, 3)
+    if case.model.local is None:
+        own = log_prob(case.model, result.params, case.data)
+    else:
+        own = rows_log_prob(case.model, result.params, result.params, case.data, result.local)
+    value = np.asarray(case.weight, np.float64) @ np.asarray(own, np.float64)
+    bound = ROUNDING * case.eps * float(case.weight @ (1 + jnp.abs(own)))
+    compare(result.loglik, value, bound, "loglik of a fit against the sum of log_prob at its params")
+    prior = float(log_prior(case.model, result.params))
+    compare(result.objective, value + prior, bound + _prior_bound(case, result.params), "objective of a fit at its params")
+
+
+def _prior_bound(case: Case, params) -> float:
+    return 10 * ROUNDING * case.eps * abs(float(log_prior(case.model, params)))
+
+
+def _fit(case: Case, data, weight, max_steps: int) -> Result:
+    try:
+        return fitting.fit(case.model, data, init=case.params, weight=weight, max_steps=max_steps)
+    except (FitError, ValueError, TypeError) as error:
+        raise Broken(f"fit refuses what the model itself gave: {error}") from error
+
+
+@law("sampled-data-refit")
+def sampled_data_refit(case: Case) -> None:
+    """A short fit to data from the model rises, stays finite and ends well."""
+    data = case.sample(case.n, 4)
+    weight = np.ones(n_rows(data), case.dtype)
+    result = _fit(case, data, weight, 10)
+    status = Status(int(result.status))
+    require(
+        status in (Status.CONVERGED, Status.MAX_STEPS),
+        f"a fit to {case.n} sampled data must end CONVERGED or MAX_STEPS; got {status.name}",
+    )
+    history = np.asarray(result.history, np.float64)
+    slack = 100 * case.eps * (np.abs(history).max() + weight.sum())
+    require(np.isfinite(history).all() and (np.diff(history) >= -slack).all(), f"its objective must rise; got {history}")

@@ -45,6 +45,13 @@ MODELS |= {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Each compiled program maps memory, and a process has 65 530 maps: beyond them LLVM crashes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", MODELS)
 def test_laws(name, dtype):
@@ -63,9 +70,15 @@ def test_laws(name, dtype):
 def test_weight_and_params_are_used():
     with jax.enable_x64(True):
         model = jaxem.Mixture(2, jaxem.Poisson())
-        params = {"weights": np.array([0.5, 0.5]), "rate": np.array([[2.0, 2.0], [6.0, 4.0]])}
+        params = {"weights": np.array([0.5, 0.5]), "components": {"rate": np.array([[2.0, 2.0], [6.0, 4.0]])}}
         report = jaxem.check_model(model, COUNTS, params=params, weight=RNG.uniform(0, 2, len(COUNTS)), skip=["dtype"])
     assert report.skipped["dtype"] == "left out by the caller"
+
+
+def test_params_of_the_wrong_shape():
+    with pytest.raises(ValueError, match=r"params: components\.rate must have shape \(2, 2\); got \(3, 2\)"):
+        params = {"weights": np.full(2, 0.5), "components": {"rate": np.ones((3, 2))}}
+        jaxem.check_model(jaxem.Mixture(2, jaxem.Poisson()), COUNTS.astype(np.float32), params=params)
 
 
 def test_unknown_law():

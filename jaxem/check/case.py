@@ -19,7 +19,7 @@ from jaxem.engine import m_step as maximization
 from jaxem.engine.e_step import e_step, update_local, weighted_total
 from jaxem.engine.fit import _cast
 from jaxem.types import Model, Params, Rows
-from jaxem.validation import check_weight
+from jaxem.validation import check_same_shapes, check_weight
 
 PyTree = Any
 
@@ -181,6 +181,8 @@ class Case:
         n = n_rows(data)
         dtype = float_dtype(data)
         weight = np.ones(n) if weight is None else check_weight(weight, n)
+        if params is not None and (blank := model.blank(data)) is not None:
+            check_same_shapes(params, blank, "params")
         rng = np.random.default_rng(int(jax.random.bits(jax.random.fold_in(key, 0))))
         present = np.flatnonzero(weight > 0)
         rows = np.sort(rng.choice(present, min(len(present), MAX_ROWS), replace=False))

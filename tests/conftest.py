@@ -8,7 +8,17 @@ import jax
 import numpy as np
 import pytest
 
+# Nearly all of the suite's time is compilation. The programs are the same, only less optimised.
+jax.config.update("jax_disable_most_optimizations", True)
+
 DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Compiled programs map thousands of memory regions, of which Linux allows 65 530 a process."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

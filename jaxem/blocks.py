@@ -114,9 +114,16 @@ def row_width(term: Callable[..., PyTree], *args: Any) -> int:
     return widest(jaxpr.jaxpr)
 
 
-def choose_block_size(n: int, width: int, lanes: int, itemsize: int, backend: str) -> int:
-    """Rows a block, from shapes and backend: cache-sized on a CPU, large or all on an accelerator."""
+def choose_block_size(n: int, width: int, itemsize: int, backend: str) -> int:
+    """Rows a block, from shapes and backend: cache-sized on a CPU, large or all on an accelerator.
+
+    Args:
+        n: rows.
+        width: numbers that a row costs in the widest array, all lanes together.
+        itemsize: bytes of a number.
+        backend: "cpu", "gpu" or "tpu".
+    """
     cpu = backend == "cpu"
     budget = CPU_BLOCK_BYTES if cpu else ACCELERATOR_BLOCK_BYTES
     low, high = CPU_BLOCK_ROWS if cpu else ACCELERATOR_BLOCK_ROWS
-    return min(n, max(low, min(high, budget // max(1, width * lanes * itemsize))))
+    return min(n, max(low, min(high, budget // max(1, width * itemsize))))

@@ -214,11 +214,10 @@ def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, v
     n, n_restarts = n_rows(data), options.n_restarts
     starting = _starting_params(model, data, key, init, weight, options)
     template = jax.tree.map(lambda x: x[0], starting)
-    width = _row_width(model, template, data, labels)
     backend = jax.default_backend()
-    lanes_at_once = _lanes_at_once(n, n_restarts, width, backend)
-    itemsize = float_dtype(data).itemsize
-    block_size = options.block_size or choose_block_size(n, width, lanes_at_once, itemsize, backend)
+    lanes_at_once = _lanes_at_once(n, n_restarts, _row_width(model, template, data, labels, 1), backend)
+    width = _row_width(model, template, data, labels, lanes_at_once)
+    block_size = options.block_size or choose_block_size(n, width, float_dtype(data).itemsize, backend)
     blocks = cut(data, weight, labels, block_size)
     if volume.ndim == 0:
         offset = volume * blocks.weight.sum()
@@ -276,24 +275,24 @@ def _starting_params(model, data, key, init, weight, options) -> Params:
     return _cast(params, dtype)
 
 
-def _row_width(model: Model, params: Params, data: PyTree, labels: PyTree) -> int:
-    """Numbers that one row of one lane costs in the widest array of an E-step."""
+def _row_width(model: Model, params: Params, data: PyTree, labels: PyTree, lanes: int) -> int:
+    """Numbers that one row costs in the widest array of an E-step of all lanes together."""
     row = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), data)
     label = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), labels)
     one = Blocks(row, jnp.ones((1,), float_dtype(data)), label, jnp.zeros((1,), jnp.int32))
     about = model.at(params)
     packed = jax.eval_shape(lambda p: about.pack(about.natural(p)), params)
     local = jax.eval_shape(lambda q: about.local(q, row, None), packed) if about.local else None
-    zeros = lambda tree: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), tree)  # noqa: E731
 
-    def term(packed, local):
+    def term(params, packed, local):
         return weighted_total(about.log_marginal(packed, row, block_rows(model, params, one, local)), one.weight)
 
-    return row_width(term, zeros(packed), zeros(local))
+    lane = (params, packed, local)
+    return row_width(jax.vmap(term), *jax.tree.map(lambda s: jnp.zeros((lanes, *s.shape), s.dtype), lane))
 
 
 def _lanes_at_once(n: int, n_restarts: int, width: int, backend: str) -> int:
     """Lanes stepped together: all on an accelerator; on a CPU enough to fill the cores, few enough for the cache."""
     if backend != "cpu":
         return n_restarts
-    return min(n_restarts, max(8, 64 // width, 500_000 // (n * width)))
+    return min(n_restarts, max(16, 500_000 // (n * width)))

@@ -105,7 +105,7 @@ class Mixture(FamilyModel):
         if jnp.issubdtype(labels.dtype, jnp.floating):
             labels = safe_log(labels)
         n = weight.shape[0]
-        blocks = cut(data, weight, labels, choose_block_size(n, self.n_components, 1, 4, jax.default_backend()))
+        blocks = cut(data, weight, labels, choose_block_size(n, self.n_components, 4, jax.default_backend()))
 
         # Without labels the posterior is uniform: K of it is one row's worth for each component.
         share = self.n_components / weight.sum() if smooth else 0.0

@@ -15,7 +15,7 @@ from jaxem.types import Result, Status
 #: Okabe and Ito's palette, which colour-blind readers can tell apart; black and yellow left out.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 MARKERS = {"full": "o", "tied": "s", "diag": "^", "spherical": "D"}
-INK, FAINT = "#222222", "#999999"
+INK = "#222222"
 STYLE = {
     "font.size": 10.5,
     "axes.titlesize": 12,
@@ -76,7 +76,7 @@ def selection_figure(data: Any, selection: Selection, *, labels: Sequence[str] =
         figure = Figure(figsize=(14, 8), dpi=130, layout="constrained")
         FigureCanvasAgg(figure)
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.14, wspace=0.03, hspace=0.05)  # type: ignore[union-attr]
-        grid = figure.add_gridspec(2, 3, width_ratios=(1.9, 1, 1))
+        grid = figure.add_gridspec(2, 3, width_ratios=(1.9, 1.3, 0.8))
         if title:
             figure.suptitle(title, x=0.008, ha="left", fontsize=15, fontweight="bold")
         mixture(figure.add_subplot(grid[:, 0]), data, best.result, labels)
@@ -218,24 +218,68 @@ def _name_curves(axes: Any, ends: list[tuple[float, float, str, Any]]) -> None:
 
 
 def trace(axes: Any, result: Result) -> None:
-    """The winner's objective step by step, and where every restart ended."""
-    history = np.asarray(result.history)
-    history = history[np.isfinite(history)]
-    last = int(result.n_steps)
-    steps = np.arange(last - len(history) + 1, last + 1)
-    ended = _regular(result)
-    n_steps, objective = np.asarray(result.restarts.n_steps)[ended], np.asarray(result.restarts.objective)[ended]
-    axes.scatter(1 + n_steps, objective, s=22, color=FAINT, alpha=0.55, linewidths=0, label="end of a restart", zorder=2)
-    axes.plot(1 + steps, history, color=PALETTE[0], lw=2, label="the winner", zorder=3)
-    axes.scatter(1 + steps[-1:], history[-1:], s=55, color=PALETTE[0], edgecolors="white", linewidths=1, zorder=4)
-    _counting_scale(axes, 1 + max(last, n_steps.max(initial=0)))
-    least = min(objective.min(initial=np.inf), np.quantile(history, 0.1))
-    span = max(history[-1] - least, 1e-6 * (1 + abs(history[-1])))
-    axes.set_ylim(least - 0.08 * span, history[-1] + 0.08 * span)
-    axes.set(xlabel="evaluations of the objective", ylabel="objective")
+    """The objective of every restart step by step; of a run of more than 1,000 steps, the last 1,000."""
+    from matplotlib.collections import LineCollection
+
+    winner, regular, near = _winner(result), _ended_well(result), _near_best(result)
+    paths = _paths(result)
+    others = np.arange(len(paths)) != winner
+    kinds = (
+        (regular & near & others, {"colors": PALETTE[5], "label": "to the best"}),
+        (regular & ~near & others, {"colors": PALETTE[1], "label": "to elsewhere"}),
+        (~regular & others, {"colors": PALETTE[3], "linestyles": (0, (2.5, 1.5)), "label": "degenerate or failed"}),
+    )
+    alpha = float(np.clip(6 / np.sqrt(len(paths)), 0.12, 0.6))
+    handles = []
+    for rank, (chosen, look) in enumerate(kinds):
+        shown = [paths[i] for i in np.flatnonzero(chosen) if len(paths[i])]
+        if not shown:
+            continue
+        axes.add_collection(LineCollection(shown, linewidths=0.9, alpha=alpha, zorder=2 + 0.1 * rank, **look))
+        ends = np.stack([path[-1] for path in shown])
+        axes.scatter(*ends.T, s=13, color=look["colors"], alpha=min(1, 2 * alpha), linewidths=0, zorder=2.4 + 0.1 * rank)
+        handles.append(_line(color=look["colors"], ls=look.get("linestyles", "-"), lw=1.6, label=look["label"]))
+    best = paths[winner]
+    axes.plot(*best.T, color=PALETTE[0], lw=2.6, zorder=3)
+    axes.scatter(*best[-1], s=55, color=PALETTE[0], edgecolors="white", linewidths=1, zorder=4)
+    handles.insert(0, _line(color=PALETTE[0], lw=2.6, label="the winner"))
+    _counting_scale(axes, max(path[-1, 0] for path in paths if len(path)))
+    # From where half of the sound restarts begin, or from the lowest end: the first steps of poor starts lie far below.
+    sound = [paths[i] for i in np.flatnonzero(regular) if len(paths[i])] or [best]
+    least = min(np.median([path[0, 1] for path in sound]), min(path[-1, 1] for path in sound))
+    span = max(best[-1, 1] - least, 1e-6 * (1 + abs(best[-1, 1])))
+    axes.set_ylim(least - 0.08 * span, best[-1, 1] + 0.08 * span)
+    cut = (
+        ""
+        if all(path[0, 0] == 1 for path in paths if len(path))
+        else f", the last {result.restarts.history.shape[1]:,} of each"
+    )
+    axes.set(xlabel=f"evaluations of the objective{cut}", ylabel="objective")
     axes.ticklabel_format(axis="y", useOffset=False)
-    axes.set_title("Path of the winner")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, columnspacing=1.4, handletextpad=0.5, fontsize=9.5)
+    axes.set_title("Paths of the restarts")
+    axes.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4, columnspacing=1.2, handlelength=1.6,
+        handletextpad=0.5, fontsize=9.5,
+    )  # fmt: skip
+
+
+def _line(**look: Any) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **look)
+
+
+def _paths(result: Result) -> list[np.ndarray]:
+    """Of each restart the (steps, 2) pairs of evaluation, from 1, and objective; empty where its start was no good."""
+    lanes = result.restarts
+    # A step that went wrong is counted, and its objective not stored.
+    wrong = np.isin(np.asarray(lanes.status), [Status.DECREASED, Status.NONFINITE])
+    paths = []
+    for row, last, undone in zip(np.asarray(lanes.history), np.asarray(lanes.n_steps), wrong, strict=True):
+        kept = min(int(last) + 1, len(row))
+        path = np.stack([np.arange(last + 2 - kept, last + 2), row[:kept]], 1)[: kept - undone]
+        paths.append(path[np.isfinite(path[:, 1])])
+    return paths
 
 
 def _counting_scale(axes: Any, highest: float) -> None:
@@ -250,10 +294,11 @@ def _counting_scale(axes: Any, highest: float) -> None:
 
 def finals(axes: Any, result: Result) -> None:
     """Final log-likelihoods of all restarts, best first."""
-    regular = _regular(result)
-    loglik = np.sort(np.asarray(result.restarts.loglik)[regular])[::-1]
+    regular = _ended_well(result)
+    loglik, near = np.asarray(result.restarts.loglik)[regular], _near_best(result)[regular]
+    order = np.argsort(-loglik, kind="stable")
+    loglik, near = loglik[order], near[order]
     best = float(result.loglik)
-    near = best - loglik <= 1e-6 * (1 + abs(best))
     rank = np.arange(1, len(loglik) + 1)
     size = np.clip(2000 / max(len(rank), 1), 4, 30)
     axes.scatter(rank[near], loglik[near], s=size, color=PALETTE[0], zorder=3)
@@ -264,10 +309,24 @@ def finals(axes: Any, result: Result) -> None:
     axes.set(xlabel=f"restart, best first{f' ({failed} failed)' if failed else ''}", ylabel="final log-likelihood")
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.xaxis.set_major_locator(require_matplotlib().ticker.MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_title(f"Restarts: {near.sum()} of {regular.size} at the best")
+    axes.set_title(f"{near.sum()} of {regular.size} at the best")
 
 
-def _regular(result: Result) -> np.ndarray:
+def _ended_well(result: Result) -> np.ndarray:
     """(R,) which lanes ended as they should; where none did, all of them."""
     regular = np.isin(np.asarray(result.restarts.status), [Status.CONVERGED, Status.MAX_STEPS])
     return regular if regular.any() else np.isfinite(np.asarray(result.restarts.objective))
+
+
+def _near_best(result: Result) -> np.ndarray:
+    """(R,) which lanes reached the winner's log-likelihood."""
+    best = float(result.loglik)
+    return best - np.asarray(result.restarts.loglik) <= 1e-6 * (1 + abs(best))
+
+
+def _winner(result: Result) -> int:
+    """The lane whose parameters the result holds, or one that went the same way."""
+    lanes = result.restarts
+    same = (np.asarray(lanes.n_steps) == int(result.n_steps)) & (np.asarray(lanes.status) == int(result.status))
+    gap = np.abs(np.asarray(lanes.objective) - float(result.objective))
+    return int(np.argmin(np.where(same & np.isfinite(gap), gap, np.inf)))

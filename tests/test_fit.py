@@ -141,7 +141,9 @@ def test_restart_i_depends_on_key_and_i_alone(x64):
     many = jaxem.fit(jaxem.GaussianMixture(4), x, key=jax.random.key(7), n_restarts=20)
     np.testing.assert_allclose(many.restarts.loglik[:3], few.restarts.loglik, rtol=1e-9)
     assert float(many.loglik) >= float(few.loglik) - 1e-9
-    assert float(many.loglik) == float(many.restarts.loglik.max())
+    # A degenerate lane may lie higher and still not win.
+    sound = np.asarray(many.restarts.status) == Status.CONVERGED
+    assert float(many.loglik) == float(np.asarray(many.restarts.loglik)[sound].max())
 
 
 def test_queue_equals_all_lanes_at_once(x64, monkeypatch):

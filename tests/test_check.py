@@ -52,8 +52,17 @@ def few_programs():
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", MODELS)
+#: The default suite leaves out what differs from another case by little; `-m slow` runs it.
+DEFAULT = {(name, "float64") for name in [*SCALES, "full-prior", "poisson-prior", "gamma", "categorical-prior"]}
+DEFAULT |= {("full", "float32"), ("poisson", "float32")}
+GRID = [
+    pytest.param(name, dtype, marks=() if (name, dtype) in DEFAULT else pytest.mark.slow)
+    for name in MODELS
+    for dtype in ("float32", "float64")
+]
+
+
+@pytest.mark.parametrize("name, dtype", GRID)
 def test_laws(name, dtype):
     model, data, reasons = MODELS[name]
     with jax.enable_x64(dtype == "float64"):

@@ -98,6 +98,7 @@ def test_decreased_keeps_the_last_sound_state(x64):
     x = clusters(200, 1, 2)
     result = jaxem.fit(Falling(2, jaxem.Gaussian()), x, init=start(x, 2), max_steps=50)
     assert int(result.status) == Status.DECREASED and not bool(result.converged)
+    assert float(result.history[-1]) == float(result.objective)
     total = float(result.model.log_prob(result.params, x).sum())
     assert float(result.loglik) == pytest.approx(total)
 

@@ -137,8 +137,9 @@ def step(problem: Problem, lane: Lane) -> Lane:
     params, stats, local, loglik, value = tree_where(
         sound, held, (lane.params, lane.stats, lane.local, lane.loglik, lane.objective)
     )
-    # Written with `drop` rather than selected, so that the ring is updated in place.
-    slot = jnp.where(sound & (lane.status == Status.RUNNING), n_steps % HISTORY, HISTORY)
+    # Written with `drop` rather than selected, so that the ring is updated in place. A step not taken
+    # repeats the value kept: it counts as a step, and the last entry is always the objective.
+    slot = jnp.where(lane.status == Status.RUNNING, n_steps % HISTORY, HISTORY)
     return Lane(
         params=params,
         stats=stats,

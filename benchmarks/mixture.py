@@ -126,8 +126,8 @@ def run_case(case, restarts: int, dtype: str, covariance: str, repeats: int, say
     ratio = min(theirs) / min(mine)
     say(
         f"| {n:>7} x {d:>2}, K={k:>2} | {covariance:>4} | {dtype} | {restarts:>2} | {steps:>2} | {min(theirs) * 1e3:9.2f} |"
-        f" {min(mine) * 1e3:8.3f} | {ratio:6.1f}x | {min(calls) - min(mine) * steps * restarts:6.3f} | {first - min(calls):5.1f} |"
-        f" {memory.peak / 2**20:6.0f} | {loglik[0]:.2f} | {reference:.2f} |"
+        f" {min(mine) * 1e3:8.3f} | {ratio:6.1f}x | {min(calls) - min(mine) * steps * restarts:6.3f} |"
+        f" {first - min(calls):5.1f} | {memory.peak / 2**20:6.0f} | {loglik[0]:.2f} | {reference:.2f} |"
     )
 
 

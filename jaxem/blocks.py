@@ -69,6 +69,8 @@ def cut(data: PyTree, weight: Array | None, labels: PyTree, block_size: int) -> 
     n = n_rows(data)
     n_blocks = max(1, math.ceil(n / block_size))
     block = math.ceil(n / n_blocks)
+    if n_blocks > 1 and block >= 64:
+        block = 8 * math.ceil(block / 8)  # so that blocks can be `refined`
     if weight is None:
         weight = jnp.ones((n,), float_dtype(data))
     else:
@@ -83,6 +85,14 @@ def cut(data: PyTree, weight: Array | None, labels: PyTree, block_size: int) -> 
 
     index = jnp.arange(n, dtype=jnp.int32)
     return Blocks(jax.tree.map(shape, data), shape(weight, True), jax.tree.map(shape, labels), shape(index))
+
+
+def refined(tree: PyTree, pieces: int) -> PyTree:
+    """Blocked leaves (n_blocks, block, ...) with each block cut in `pieces`, where that comes out even."""
+    block = jax.tree.leaves(tree)[0].shape[1]
+    if block % pieces or block < 64 * pieces:
+        return tree
+    return jax.tree.map(lambda x: x.reshape(-1, block // pieces, *x.shape[2:]), tree)
 
 
 def fold(term: Callable[..., PyTree], *blocked: PyTree) -> PyTree:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.blocks import Blocks, fold
+from jaxem.blocks import Blocks, fold, refined
 from jaxem.numerics import any_lane
 from jaxem.types import Model, Params, Rows, struct
 
@@ -63,12 +63,15 @@ def e_step(model: Model, params: Params, blocks: Blocks, previous: PyTree = None
     which, forms = model.forms(params)
     local = update_local(forms[-1], params, blocks, previous)
 
+    # A safer form holds more numbers for each row: smaller blocks keep it in a CPU's cache.
+    finer = refined((blocks, local), 4 if jax.default_backend() == "cpu" else 1)
+
     def by(i: int) -> tuple[Array, PyTree]:
         """The pass by form i or, where that one is not called for, by a cheaper one."""
         if i == 0:
             return _pass(forms[0], params, blocks, local)
         # A cond on what holds in any lane stays a branch under vmap.
-        return jax.lax.cond(any_lane(which >= i), lambda: _pass(forms[i], params, blocks, local), lambda: by(i - 1))
+        return jax.lax.cond(any_lane(which >= i), lambda: _pass(forms[i], params, *finer), lambda: by(i - 1))
 
     loglik, stats = by(len(forms) - 1)
     return Expectation(loglik, stats, local)

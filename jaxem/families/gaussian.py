@@ -29,8 +29,8 @@ from jaxem.validation import matrix
 PyTree = Any
 
 #: Precision (inverse variance, data of unit variance) above which scores use residuals: the product form is off
-#: by about this many rounding units a row, and beyond a hundred of them a lane could seem to fall.
-NARROW = 1e2
+#: by up to this many rounding units a row, in float64 enough for a lane to seem to fall.
+NARROW = 1e3
 
 
 @struct

@@ -3,8 +3,8 @@
 from jaxem import constraints, datasets, init
 from jaxem._version import __version__
 from jaxem.check import LawError, check_model
+from jaxem.engine.algorithm import EM
 from jaxem.engine.fit import fit
-from jaxem.engine.loop import EM
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
 from jaxem.evaluate.cross_validation import CrossValidation, cross_validate

@@ -152,11 +152,11 @@ def test_queue_equals_all_lanes_at_once(x64, monkeypatch):
 
     def run(width):
         monkeypatch.setattr(fit_module, "_lanes_at_once", lambda n, r, w, b: min(width, r))
-        fit_module._solve_jit.clear_cache()
+        fit_module._begin_jit.clear_cache()
         return jaxem.fit(jaxem.GaussianMixture(4), x, key=jax.random.key(0), n_restarts=17)
 
     queue, together = run(4), run(17)
-    fit_module._solve_jit.clear_cache()
+    fit_module._begin_jit.clear_cache()
     np.testing.assert_allclose(queue.restarts.loglik, together.restarts.loglik, rtol=1e-9)
     np.testing.assert_array_equal(queue.restarts.n_steps, together.restarts.n_steps)
     np.testing.assert_array_equal(queue.restarts.status, together.restarts.status)
@@ -322,12 +322,12 @@ def test_changed_numbers_compile_nothing(x64):
         return jaxem.fit(model, x, key=jax.random.key(seed), n_restarts=2, max_steps=steps, stop=jaxem.Stop(loglik_rtol=rtol))
 
     run(x, 0, 10, 1e-6, 1e-8, 2.0)
-    before = fit_module._solve_jit._cache_size()
+    before = fit_module._begin_jit._cache_size()
     run(x * 2 + 1, 1, 37, 1e-9, 1e-7, 3.0)
     run(x[::-1].copy(), 2, 5_000, 1e-3, 1e-5, 1.5)
-    assert fit_module._solve_jit._cache_size() == before
+    assert fit_module._begin_jit._cache_size() == before
     jaxem.fit(jaxem.GaussianMixture(3), x, key=jax.random.key(0), n_restarts=2, max_steps=5)
-    assert fit_module._solve_jit._cache_size() == before + 1
+    assert fit_module._begin_jit._cache_size() == before + 1
 
 
 def test_pandas_frames_and_integers(x64):

@@ -88,11 +88,11 @@ CASES = {
 def test_bad_input(name):
     changes, error, message = CASES[name]
     arguments = {"model": jaxem.GaussianMixture(2), "data": X, "key": KEY, **changes}
-    compiled = fit_module._solve_jit._cache_size()
+    compiled = fit_module._begin_jit._cache_size()
     with pytest.raises(error, match=message):
         model = arguments.pop("model")
         jaxem.fit(model() if callable(model) else model, arguments.pop("data"), **arguments)
-    assert fit_module._solve_jit._cache_size() == compiled
+    assert fit_module._begin_jit._cache_size() == compiled
 
 
 COUNTS = np.array([0.0, 1, 2, 3, 4])

@@ -13,11 +13,14 @@ from jax import Array
 
 from jaxem import init as starts
 from jaxem.blocks import Blocks, choose_block_size, cut, float_dtype, n_rows, replace_absent, row_width
+from jaxem.engine.algorithm import EM, Algorithm
 from jaxem.engine.checks import check_key, check_model, check_rows_finite, checked_init, checked_labels, raise_if_all_failed
 from jaxem.engine.e_step import block_rows, weighted_total
-from jaxem.engine.loop import EM, HISTORY, Problem, chronological, new_lane
+from jaxem.engine.loop import HISTORY, Lane, chronological, new_lane
 from jaxem.engine.m_step import log_prior
+from jaxem.engine.problem import Problem
 from jaxem.engine.restarts import Rounds, best_first, run, run_rounds, settle, take
+from jaxem.engine.segments import run_in_segments
 from jaxem.engine.stop import Stop
 from jaxem.types import Model, Params, Restarts, Result, static, struct
 from jaxem.validation import check_positive_int, check_tolerance, check_weight, is_traced
@@ -44,7 +47,7 @@ def fit(
     n_restarts: int = 1,
     weight: Any = None,
     labels: Any = None,
-    algorithm: EM = EM(),  # noqa: B008
+    algorithm: Algorithm = EM(),  # noqa: B008
     stop: Stop = Stop(),  # noqa: B008
     max_steps: int | Array = 10_000,
     block_size: int | None = None,
@@ -138,7 +141,7 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
     else:
         volume = jnp.zeros((), dtype)
     data = jax.tree.map(jnp.asarray, data)
-    result = _solve_jit(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
+    result = _solve_in_segments(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
     if affine is not None:
         doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
         params = original.change_params(doubled, exact.inverted())
@@ -209,27 +212,51 @@ def _restored(original: Model, result: Result, params: Params) -> Result:
 _restored_jit = jax.jit(_restored)
 
 
-def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options) -> Result:
-    """Everything between the boundaries: start the lanes, run them, choose the winner."""
-    n, n_restarts = n_rows(data), options.n_restarts
-    starting = _starting_params(model, data, key, init, weight, options)
+@struct
+class _Plan:
+    """Shapes of a fit's work: structure alone, so that it passes out of jit.
+
+    Attributes:
+        width: lanes stepped together.
+        block_size: rows of one block.
+    """
+
+    width: int = static()
+    block_size: int = static()
+
+
+def _planned(model, data, starting, labels, options) -> _Plan:
+    n, dtype, backend = n_rows(data), float_dtype(data), jax.default_backend()
     template = jax.tree.map(lambda x: x[0], starting)
-    backend = jax.default_backend()
-    lanes_at_once = _lanes_at_once(n, n_restarts, _row_width(model, template, data, labels, 1), backend)
-    width = _row_width(model, template, data, labels, lanes_at_once)
-    block_size = options.block_size or choose_block_size(n, width, float_dtype(data).itemsize, backend)
-    blocks = cut(data, weight, labels, block_size)
+    width = _lanes_at_once(n, options.n_restarts, _row_width(model, template, data, labels, 1), backend)
+    across = _row_width(model, template, data, labels, width)
+    return _Plan(width, options.block_size or choose_block_size(n, across, dtype.itemsize, backend))
+
+
+def _begin(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options) -> tuple[Problem, Lane, _Plan]:
+    """The data cut into blocks, and all lanes at their starts."""
+    starting = _starting_params(model, data, key, init, weight, options)
+    plan = _planned(model, data, starting, labels, options)
+    blocks = cut(data, weight, labels, plan.block_size)
     if volume.ndim == 0:
         offset = volume * blocks.weight.sum()
     else:  # data differ in size
         offset = volume.sum() if weight is None else weighted_total(volume, weight)
     problem = Problem(model, blocks, algorithm, stop, max_steps, offset, options.penalty)
-    lanes = jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=lanes_at_once)
+    lanes = jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=plan.width)
+    return problem, lanes, plan
+
+
+def _race(problem, lanes, options, plan, run) -> Lane:
+    """All lanes stepped by `run` until they stop."""
     if options.rounds is None:
-        lanes = run(problem, lanes, lanes_at_once)
-    else:
-        lanes = run_rounds(problem, lanes, lanes_at_once, options.rounds)
-    lanes = settle(problem, lanes)
+        return run(problem, lanes, plan.width)
+    return run_rounds(problem, lanes, plan.width, options.rounds, run)
+
+
+def _end(problem, lanes, n) -> Result:
+    """The winner, and a line about each of the others; `n` data."""
+    lanes, offset = settle(problem, lanes), problem.offset
     winner = take(lanes, best_first(lanes)[0])
     local = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], winner.local)
     histories = jax.vmap(chronological)(lanes.history, lanes.n_steps) + offset
@@ -243,11 +270,26 @@ def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, v
         n_steps=winner.n_steps,
         history=chronological(winner.history, winner.n_steps) + offset,
         restarts=Restarts(lanes.loglik + offset, lanes.objective + offset, lanes.status, lanes.n_steps, histories),
-        model=model,
+        model=problem.model,
     )
 
 
-_solve_jit = jax.jit(_solve)
+def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options) -> Result:
+    """Everything between the boundaries, in one traced piece."""
+    with algorithm.scope():
+        problem, lanes, plan = _begin(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
+        return _end(problem, _race(problem, lanes, options, plan, run), n_rows(data))
+
+
+_begin_jit = jax.jit(_begin)
+_end_jit = jax.jit(_end, static_argnums=2)
+
+
+def _solve_in_segments(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options) -> Result:
+    """The same from the host, so that it can be interrupted."""
+    with algorithm.scope():
+        problem, lanes, plan = _begin_jit(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
+        return _end_jit(problem, _race(problem, lanes, options, plan, run_in_segments), n_rows(data))
 
 
 def _starting_params(model, data, key, init, weight, options) -> Params:

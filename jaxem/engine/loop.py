@@ -1,21 +1,19 @@
-"""The one loop: a lane goes M then E until it stops, so that everything it holds is of its parameters."""
+"""The one loop: a lane goes E then M until it stops, and everything it holds is of its parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import optax
 from jax import Array
 
-from jaxem.blocks import Blocks
+from jaxem.engine.algorithm import Point
 from jaxem.engine.e_step import e_step, update_local
-from jaxem.engine.m_step import log_prior, m_step
-from jaxem.engine.stop import Stop, reason, trouble
+from jaxem.engine.problem import Problem, objective
+from jaxem.engine.stop import reason, trouble
 from jaxem.numerics import tree_where
-from jaxem.types import Model, Params, Status, StopReason, static, struct
+from jaxem.types import Params, Status, StopReason, struct
 
 PyTree = Any
 
@@ -24,52 +22,17 @@ HISTORY = 1_000
 
 
 @struct
-class EM:
-    """Expectation-Maximization; generalized EM where a model has no closed M-step.
-
-    Attributes:
-        optimizer: Optax transformation for parameters without a closed M-step; None is L-BFGS. Build it
-            once: its identity is part of what is compiled.
-        inner_steps: its updates in one M-step, at most.
-    """
-
-    optimizer: optax.GradientTransformation | None = static(default=None)
-    inner_steps: int | Array = 100
-
-
-@struct
-class Problem:
-    """All that the lanes of one fit share.
-
-    Attributes:
-        model: the model.
-        blocks: the data.
-        algorithm: how a lane moves.
-        stop: when it stops.
-        max_steps: EM maps at most, a number.
-        offset: what to add to the objective for the data's own units.
-        penalty: params -> scalar taken off the objective, or None.
-    """
-
-    model: Model
-    blocks: Blocks
-    algorithm: EM
-    stop: Stop
-    max_steps: Array
-    offset: Array
-    penalty: Callable[[Params], Array] | None = static(default=None)
-
-
-@struct
 class Lane:
-    """The state of one restart; `loglik`, `stats` and `local` are those *of* `params`.
+    """The state of one restart; `loglik` and `local` are those *of* `params`.
 
     Attributes:
         params: current parameters.
-        stats: expected sufficient statistics at `params`.
         local: per-datum parameters at `params`.
         loglik: log-likelihood at `params`.
         objective: what rises.
+        proposal: the parameters to evaluate next.
+        trial: whether they may lower the objective (see `Move`).
+        memory: what the algorithm remembers.
         n_steps: EM maps evaluated; -1 before the first E-step.
         status: int32 `Status`.
         stop: int32 `StopReason`.
@@ -77,10 +40,12 @@ class Lane:
     """
 
     params: Params
-    stats: PyTree
     local: PyTree
     loglik: Array
     objective: Array
+    proposal: Params
+    trial: Array
+    memory: PyTree
     n_steps: Array
     status: Array
     stop: Array
@@ -90,15 +55,15 @@ class Lane:
 def new_lane(problem: Problem, params: Params) -> Lane:
     """A lane at `params` that has not seen the data."""
     dtype = problem.blocks.weight.dtype
-    shapes = jax.eval_shape(lambda p: problem.model.at(p).natural(p), params)
-    stats = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     lowest = jnp.full((), -jnp.inf, dtype)
     return Lane(
         params=params,
-        stats=stats,
         local=update_local(problem.model.at(params), params, problem.blocks, None),
         loglik=lowest,
         objective=lowest,
+        proposal=params,
+        trial=jnp.array(False),
+        memory=problem.algorithm.begin(problem, params),
         n_steps=jnp.int32(-1),
         status=jnp.int32(Status.RUNNING),
         stop=jnp.int32(StopReason.NONE),
@@ -106,62 +71,62 @@ def new_lane(problem: Problem, params: Params) -> Lane:
     )
 
 
-def objective(problem: Problem, params: Params, loglik: Array) -> Array:
-    """Log-likelihood + log-prior - penalty."""
-    value = loglik + log_prior(problem.model, params)
-    return value - problem.penalty(params) if problem.penalty else value
+def step(problem: Problem, lane: Lane, on: Array | bool = True) -> Lane:
+    """One evaluation of the EM map, at the lane's proposal; a lane that is not `on` does not drift.
 
-
-def step(problem: Problem, lane: Lane) -> Lane:
-    """One EM map of a running lane (the first call only evaluates its start)."""
-    algorithm = problem.algorithm
-    first = lane.n_steps < 0
-    proposal = m_step(
-        problem.model, lane.stats, lane.params, problem.blocks, lane.local,
-        algorithm.optimizer, algorithm.inner_steps, problem.penalty,
-    )  # fmt: skip
-    params = tree_where(first, lane.params, proposal)
-    expectation = e_step(problem.model, params, problem.blocks, lane.local)
-    value = objective(problem, params, expectation.loglik).astype(lane.objective.dtype)
-
+    E then M: the E-step says whether the lane goes to the proposal, and gives the algorithm what it
+    needs for the next one. The first call only evaluates the start.
+    """
+    expectation = e_step(problem.model, lane.proposal, problem.blocks, lane.local)
+    value = objective(problem, lane.proposal, expectation.loglik).astype(lane.objective.dtype)
     magnitude = value + problem.offset
-    status = trouble(lane.objective, value, magnitude, params, problem.blocks.weight.sum())
-    fired = jnp.where(first, 0, reason(problem.stop, lane.objective, value, magnitude, lane.params, params))
-    n_steps = lane.n_steps + 1
+    status = trouble(lane.objective, value, magnitude, lane.proposal, problem.blocks.weight.sum())
     sound = status == Status.RUNNING
-    status = jnp.where(sound & (n_steps >= problem.max_steps), jnp.int32(Status.MAX_STEPS), status)
-    status = jnp.where(sound & (fired != StopReason.NONE), jnp.int32(Status.CONVERGED), status)
+    accepted = sound & (~lane.trial | (value >= lane.objective))
+    # A trial that fails is no trouble: the lane stays where it is, and the algorithm turns back.
+    status = jnp.where(lane.trial, jnp.int32(Status.RUNNING), status)
 
-    # A step that went wrong is not taken: the lane keeps its last sound state.
-    held = (params, expectation.stats, expectation.local, expectation.loglik, value)
-    params, stats, local, loglik, value = tree_where(
-        sound, held, (lane.params, lane.stats, lane.local, lane.loglik, lane.objective)
-    )
-    # Written with `drop` rather than selected, so that the ring is updated in place. A step not taken
-    # repeats the value kept: it counts as a step, and the last entry is always the objective.
-    slot = jnp.where(lane.status == Status.RUNNING, n_steps % HISTORY, HISTORY)
-    return Lane(
+    fired = reason(problem.stop, lane.objective, value, magnitude, lane.params, lane.proposal)
+    fired = jnp.where((lane.n_steps < 0) | ~accepted, 0, fired)
+    point = Point(
+        lane.proposal, expectation.stats, expectation.local, value,
+        accepted, sound & jnp.isfinite(value), fired != StopReason.NONE,
+    )  # fmt: skip
+    move = problem.algorithm.next(problem, point, lane.memory)
+
+    fired = jnp.where(lane.trial, 0, fired)
+    n_steps = lane.n_steps + 1
+    running = status == Status.RUNNING
+    status = jnp.where(running & (n_steps >= problem.max_steps), jnp.int32(Status.MAX_STEPS), status)
+    status = jnp.where(running & (fired != StopReason.NONE), jnp.int32(Status.CONVERGED), status)
+
+    held = (lane.proposal, expectation.local, expectation.loglik.astype(lane.loglik.dtype), value)
+    params, local, loglik, value = tree_where(accepted, held, (lane.params, lane.local, lane.loglik, lane.objective))
+    new = Lane(
         params=params,
-        stats=stats,
         local=local,
-        loglik=loglik.astype(lane.loglik.dtype),
+        loglik=loglik,
         objective=value,
+        proposal=move.params,
+        trial=move.trial,
+        memory=move.memory,
         n_steps=n_steps,
         status=status,
-        stop=jnp.where(sound, fired, 0).astype(jnp.int32),
-        history=lane.history.at[slot].set(value, mode="drop"),
+        stop=fired.astype(jnp.int32),
+        history=(),
     )
+    new = tree_where(on, new, dataclasses.replace(lane, history=()))
+    # Written with `drop` rather than selected, so that the ring is updated in place. A step not taken
+    # repeats the value kept: it counts as a step, and the last entry is always the objective.
+    slot = jnp.where(on, n_steps % HISTORY, HISTORY)
+    return dataclasses.replace(new, history=lane.history.at[slot].set(value, mode="drop"))
 
 
 def finish(problem: Problem, lane: Lane) -> Lane:
     """The lane after its last step: one that ended with a component at its floor is DEGENERATE."""
     ended = (lane.status == Status.CONVERGED) | (lane.status == Status.MAX_STEPS)
     floor = ended & problem.model.degenerate(lane.params)
-    return _replace(lane, status=jnp.where(floor, jnp.int32(Status.DEGENERATE), lane.status))
-
-
-def _replace(lane: Lane, **changes: Any) -> Lane:
-    return type(lane)(**{**{name: getattr(lane, name) for name in lane.__dataclass_fields__}, **changes})
+    return dataclasses.replace(lane, status=jnp.where(floor, jnp.int32(Status.DEGENERATE), lane.status))
 
 
 def chronological(history: Array, n_steps: Array) -> Array:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.engine.loop import Lane, Problem, finish, step
-from jaxem.numerics import tree_where
+from jaxem.engine.loop import Lane, finish, step
+from jaxem.engine.problem import Problem
 from jaxem.types import Status, static, struct
 
-PyTree = Any
+#: More steps than any fit takes.
+NEVER = np.iinfo(np.int32).max
 
 
 @struct
@@ -43,67 +45,64 @@ def put(lanes: Lane, index: Array, new: Lane) -> Lane:
     return jax.tree.map(lambda x, n: x.at[index].set(n), lanes, new)
 
 
-def run(problem: Problem, lanes: Lane, width: int, limit: Array | None = None) -> Lane:
+def active(lanes: Lane, limit: Array | int) -> Array:
+    """(R,) lanes that still run and have taken fewer than `limit` steps."""
+    return (lanes.status == Status.RUNNING) & (lanes.n_steps < limit)
+
+
+def run(problem: Problem, lanes: Lane, width: int, limit: Array | int = NEVER, budget: Array | int = NEVER) -> Lane:
     """Step every lane until it stops, or has taken `limit` steps; at most `width` lanes at a time.
 
     A vmapped loop runs until its slowest lane ends. So lanes wait in a queue, and one that stops gives
     its slot to the next: the work follows the sum of the lanes' steps, not their maximum. A lane's result
-    does not depend on its neighbours.
+    does not depend on its neighbours, and running in segments of any length ends where one run does.
 
     Args:
         problem: what the lanes share.
         lanes: leaves lead with R.
         width: slots.
-        limit: number of steps at which to pause a lane, or None.
+        limit: number of steps at which to pause a lane.
+        budget: rounds of the slots after which to return, finished or not.
     """
     n_lanes = lanes.status.shape[0]
     width = min(width, n_lanes)
+    advance = jax.vmap(lambda lane, on: step(problem, lane, on))
 
-    def active(lanes: Lane) -> Array:
-        running = lanes.status == Status.RUNNING
-        return running if limit is None else running & (lanes.n_steps < limit)
-
-    advance = jax.vmap(lambda lane, on: _step_if(problem, lane, on))
-
-    def work(slots: Lane, waiting: Array) -> Lane:
+    def work(slots: Lane, waiting: Array, spent: Array) -> tuple[Lane, Array]:
         """Step the slots until one comes free that a waiting lane could have, or all are done."""
 
-        def busy(slots: Lane) -> Array:
-            on = active(slots)
-            return jnp.where(waiting, on.all(), on.any())
+        def busy(carry):
+            slots, spent = carry
+            on = active(slots, limit)
+            return jnp.where(waiting, on.all(), on.any()) & (spent < budget)
 
-        return jax.lax.while_loop(busy, lambda s: advance(s, active(s)), slots)
+        def once(carry):
+            slots, spent = carry
+            return advance(slots, active(slots, limit)), spent + 1
 
+        return jax.lax.while_loop(busy, once, (slots, spent))
+
+    none = jnp.int32(0)
     if width == n_lanes:
-        return work(lanes, jnp.array(False))
+        return work(lanes, jnp.array(False), none)[0]
+
+    # Lanes that stopped in an earlier segment need no slot.
+    queue = jnp.argsort(~active(lanes, limit), stable=True).astype(jnp.int32)
 
     def more(carry):
-        lanes, slots, _ = carry
-        return active(take(lanes, slots)).any()
+        lanes, slots, _, spent = carry
+        return active(take(lanes, slots), limit).any() & (spent < budget)
 
     def turn(carry):
-        lanes, slots, following = carry
-        done = work(take(lanes, slots), following < n_lanes)
+        lanes, slots, following, spent = carry
+        done, spent = work(take(lanes, slots), following < n_lanes, spent)
         lanes = put(lanes, slots, done)
-        free = ~active(done)
+        free = ~active(done, limit)
         fresh = following + jnp.cumsum(free) - 1
-        slots = jnp.where(free & (fresh < n_lanes), fresh, slots).astype(jnp.int32)
-        return lanes, slots, jnp.minimum(following + free.sum(), n_lanes).astype(jnp.int32)
+        slots = jnp.where(free & (fresh < n_lanes), queue[jnp.minimum(fresh, n_lanes - 1)], slots)
+        return lanes, slots, jnp.minimum(following + free.sum(), n_lanes).astype(jnp.int32), spent
 
-    first = jnp.arange(width, dtype=jnp.int32)
-    return jax.lax.while_loop(more, turn, (lanes, first, jnp.int32(width)))[0]
-
-
-def _step_if(problem: Problem, lane: Lane, on: Array) -> Lane:
-    """A step where `on`; a lane that is off does not drift."""
-    new = step(problem, lane)
-    history = new.history  # written in place: see `step`
-    kept = tree_where(on, _without_history(new), _without_history(lane))
-    return type(lane)(**kept, history=jnp.where(on, history, lane.history))
-
-
-def _without_history(lane: Lane) -> dict[str, Any]:
-    return {name: getattr(lane, name) for name in lane.__dataclass_fields__ if name != "history"}
+    return jax.lax.while_loop(more, turn, (lanes, queue[:width], jnp.int32(width), none))[0]
 
 
 def brackets(n_lanes: int, keep: int) -> list[np.ndarray]:
@@ -114,8 +113,16 @@ def brackets(n_lanes: int, keep: int) -> list[np.ndarray]:
     return [np.arange(a, b) for a, b in itertools.pairwise(edges)]
 
 
-def run_rounds(problem: Problem, lanes: Lane, width: int, rounds: Rounds) -> Lane:
-    """Race the lanes of each bracket; lanes out of the race keep the state in which they lost it, as MAX_STEPS."""
+def run_rounds(problem: Problem, lanes: Lane, width: int, rounds: Rounds, run: Callable[..., Lane] = run) -> Lane:
+    """Race the lanes of each bracket; lanes out of the race keep the state in which they lost it, as MAX_STEPS.
+
+    Args:
+        problem: what the lanes share.
+        lanes: leaves lead with R.
+        width: slots.
+        rounds: the rules of the race.
+        run: what steps lanes up to a limit.
+    """
     limit = jnp.asarray(rounds.first)
     contenders = [jnp.asarray(b) for b in brackets(lanes.status.shape[0], rounds.keep)]
     while any(len(c) > 1 for c in contenders):
@@ -142,5 +149,4 @@ def best_first(lanes: Lane) -> Array:
 def settle(problem: Problem, lanes: Lane) -> Lane:
     """Final statuses of all lanes; one that a race left behind has run out of steps."""
     status = jnp.where(lanes.status == Status.RUNNING, jnp.int32(Status.MAX_STEPS), lanes.status)
-    lanes = type(lanes)(**{**_without_history(lanes), "history": lanes.history, "status": status})
-    return jax.lax.map(lambda lane: finish(problem, lane), lanes)
+    return jax.lax.map(lambda lane: finish(problem, lane), dataclasses.replace(lanes, status=status))

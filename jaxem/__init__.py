@@ -3,7 +3,10 @@
 from jaxem import constraints, datasets, init
 from jaxem._version import __version__
 from jaxem.check import LawError, check_model
-from jaxem.engine.algorithm import EM
+from jaxem.engine.accelerate import QuasiNewton, Squarem
+from jaxem.engine.algorithm import EM, Algorithm
+from jaxem.engine.anderson import Anderson
+from jaxem.engine.conjugate_gradient import ConjugateGradient
 from jaxem.engine.fit import fit
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
@@ -28,7 +31,10 @@ __all__ = [
     "EM",
     "HMM",
     "LDA",
+    "Algorithm",
+    "Anderson",
     "Candidate",
+    "ConjugateGradient",
     "Categorical",
     "CrossValidation",
     "Dirichlet",
@@ -43,12 +49,14 @@ __all__ = [
     "Model",
     "NormalInverseWishart",
     "Poisson",
+    "QuasiNewton",
     "Restarts",
     "Result",
     "Rounds",
     "Rows",
     "Selection",
     "Sequences",
+    "Squarem",
     "Status",
     "Stop",
     "StopReason",

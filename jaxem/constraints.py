@@ -30,6 +30,20 @@ class Real:
         del like
         return free
 
+    def inside(self, x: Array, like: Array) -> Array:
+        """Whether traced `x` lies in the set's interior; entries that are zero in `like` are structural."""
+        del like
+        return jnp.isfinite(x).all()
+
+    def to_affine(self, x: Array) -> Array:
+        """Coordinates, linear in `x`, of which any combination whose weights sum to one lies in the set's affine hull."""
+        return x
+
+    def from_affine(self, coordinates: Array, like: Array) -> Array:
+        """What has these affine coordinates; `like` gives fixed values and structural zeros."""
+        del like
+        return coordinates
+
     def violation(self, x: np.ndarray) -> str | None:
         return None if np.isfinite(x).all() else "finite"
 
@@ -45,6 +59,10 @@ class Positive(Real):
         del like
         return jnp.exp(free)
 
+    def inside(self, x: Array, like: Array) -> Array:
+        del like
+        return (jnp.isfinite(x) & (x > 0)).all()
+
     def violation(self, x: np.ndarray) -> str | None:
         return None if (np.isfinite(x) & (x > 0)).all() else "positive"
 
@@ -58,6 +76,9 @@ class NonNegative(Real):
 
     def from_free(self, free: Array, like: Array) -> Array:
         return jnp.where(like > 0, jnp.exp(free), 0)
+
+    def inside(self, x: Array, like: Array) -> Array:
+        return (jnp.isfinite(x) & jnp.where(like > 0, x > 0, x == 0)).all()
 
     def violation(self, x: np.ndarray) -> str | None:
         return None if (np.isfinite(x) & (x >= 0)).all() else "non-negative"
@@ -73,6 +94,10 @@ class UnitInterval(Real):
     def from_free(self, free: Array, like: Array) -> Array:
         del like
         return jax.nn.sigmoid(free)
+
+    def inside(self, x: Array, like: Array) -> Array:
+        del like
+        return ((x > 0) & (x < 1)).all()
 
     def violation(self, x: np.ndarray) -> str | None:
         return None if ((x > 0) & (x < 1)).all() else "strictly between 0 and 1"
@@ -105,6 +130,16 @@ class Simplex(Real):
         logits = jnp.take_along_axis(logits, jnp.argsort(order, -1), -1)
         return jax.nn.softmax(jnp.where(like > 0, logits, -jnp.inf), -1)
 
+    def inside(self, x: Array, like: Array) -> Array:
+        return jnp.where(like > 0, x > 0, x == 0).all()
+
+    def to_affine(self, x: Array) -> Array:
+        return x[..., :-1]
+
+    def from_affine(self, coordinates: Array, like: Array) -> Array:
+        last = 1 - coordinates.sum(-1, keepdims=True)
+        return jnp.where(like > 0, jnp.concatenate([coordinates, last], -1), 0)
+
     def violation(self, x: np.ndarray) -> str | None:
         # As close as probabilities that passed through float32 come.
         valid = (x >= 0).all() and np.allclose(x.sum(-1), 1, rtol=0, atol=1e-5)
@@ -129,6 +164,18 @@ class SPD(Real):
         lower = jnp.zeros(like.shape, free.dtype).at[..., rows, columns].set(entries)
         return lower @ transpose(lower)
 
+    def inside(self, x: Array, like: Array) -> Array:
+        del like
+        return jnp.isfinite(cholesky(x)).all()
+
+    def to_affine(self, x: Array) -> Array:
+        return x[(..., *np.tril_indices(x.shape[-1]))]
+
+    def from_affine(self, coordinates: Array, like: Array) -> Array:
+        rows, columns = np.tril_indices(like.shape[-1])
+        lower = jnp.zeros(like.shape, coordinates.dtype).at[..., rows, columns].set(coordinates)
+        return lower.at[..., columns, rows].set(coordinates)
+
     def violation(self, x: np.ndarray) -> str | None:
         symmetric = np.isfinite(x).all() and np.allclose(x, np.swapaxes(x, -1, -2), rtol=1e-5, atol=0)
         return None if symmetric and (np.linalg.eigvalsh(x) > 0).all() else "symmetric positive definite"
@@ -143,6 +190,13 @@ class Fixed(Real):
 
     def from_free(self, free: Array, like: Array) -> Array:
         del free
+        return like
+
+    def to_affine(self, x: Array) -> Array:
+        return jnp.zeros((0,), x.dtype)
+
+    def from_affine(self, coordinates: Array, like: Array) -> Array:
+        del coordinates
         return like
 
 
@@ -166,6 +220,24 @@ def from_free(constraints: PyTree, free: PyTree, like: PyTree) -> PyTree:
     """Parameters at the free coordinates `free`; `like` gives shapes, fixed values and structural zeros."""
     full = broadcast(constraints, like)
     return jax.tree.map(lambda c, f, x: c.from_free(f, x), full, free, like, is_leaf=_is_constraint)
+
+
+def to_affine(constraints: PyTree, params: PyTree) -> PyTree:
+    """Coordinates of `params` in which the parameter space is a piece of an affine one; see `Real.to_affine`."""
+    return jax.tree.map(lambda c, x: c.to_affine(x), broadcast(constraints, params), params, is_leaf=_is_constraint)
+
+
+def from_affine(constraints: PyTree, coordinates: PyTree, like: PyTree) -> PyTree:
+    """Parameters at affine `coordinates`; `like` gives shapes, fixed values and structural zeros."""
+    full = broadcast(constraints, like)
+    return jax.tree.map(lambda c, a, x: c.from_affine(a, x), full, coordinates, like, is_leaf=_is_constraint)
+
+
+def inside(constraints: PyTree, params: PyTree, like: PyTree) -> Array:
+    """Whether traced `params` lie inside their constraints; `like` gives fixed values and structural zeros."""
+    full = broadcast(constraints, params)
+    leaves = jax.tree.map(lambda c, x, at: c.inside(x, at), full, params, like, is_leaf=_is_constraint)
+    return jnp.stack(jax.tree.leaves(leaves)).all()
 
 
 def check(constraints: PyTree, params: PyTree, name: str = "init") -> None:

@@ -73,6 +73,7 @@ class StopReason(enum.IntEnum):
     LOGLIK_RTOL = 1
     LOGLIK_ATOL = 2
     PARAM_RTOL = 3
+    PARAM_ATOL = 4
 
 
 @struct

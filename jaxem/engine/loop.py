@@ -81,16 +81,17 @@ def step(problem: Problem, lane: Lane, on: Array | bool = True) -> Lane:
     value = objective(problem, lane.proposal, expectation.loglik).astype(lane.objective.dtype)
     magnitude = value + problem.offset
     status = trouble(lane.objective, value, magnitude, lane.proposal, problem.blocks.weight.sum())
-    sound = status == Status.RUNNING
+    sound, finite = status == Status.RUNNING, status != Status.NONFINITE
     accepted = sound & (~lane.trial | (value >= lane.objective))
     # A trial that fails is no trouble: the lane stays where it is, and the algorithm turns back.
     status = jnp.where(lane.trial, jnp.int32(Status.RUNNING), status)
 
-    fired = reason(problem.stop, lane.objective, value, magnitude, lane.params, lane.proposal)
+    constraints = problem.model.constraints
+    fired = reason(problem.stop, lane.objective, value, magnitude, lane.params, lane.proposal, constraints)
     fired = jnp.where((lane.n_steps < 0) | ~accepted, 0, fired)
     point = Point(
         lane.proposal, expectation.stats, expectation.local, value,
-        accepted, sound & jnp.isfinite(value), fired != StopReason.NONE,
+        accepted, finite, fired != StopReason.NONE,
     )  # fmt: skip
     move = problem.algorithm.next(problem, point, lane.memory)
 

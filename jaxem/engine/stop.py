@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
+from jaxem import constraints as sets
 from jaxem.numerics import all_finite
 from jaxem.types import Params, Status, StopReason, struct
+
+PyTree = Any
 
 
 @struct
@@ -22,14 +28,19 @@ class Stop:
         loglik_atol: stops when |change of the objective| <= loglik_atol.
         param_rtol: stops when max |change of a parameter| / (1 + |parameter|) <= param_rtol, in the
             coordinates of the computation (standardized data for Gaussian families).
+        param_atol: stops when the Euclidean norm of the change of all parameters <= param_atol, in the same
+            coordinates; of a simplex all entries but the last count, of a symmetric matrix the lower triangle.
     """
 
     loglik_rtol: float | Array | None = 1e-8
     loglik_atol: float | Array | None = None
     param_rtol: float | Array | None = None
+    param_atol: float | Array | None = None
 
 
-def reason(stop: Stop, old: Array, new: Array, magnitude: Array, old_params: Params, params: Params) -> Array:
+def reason(
+    stop: Stop, old: Array, new: Array, magnitude: Array, old_params: Params, params: Params, constraints: PyTree
+) -> Array:
     """int32 `StopReason` for one EM map that took the objective from `old` to `new`."""
     change = jnp.abs(new - old)
     eps = jnp.finfo(new.dtype).eps
@@ -41,6 +52,10 @@ def reason(stop: Stop, old: Array, new: Array, magnitude: Array, old_params: Par
         ]
         met = (jnp.stack(moved).max() <= stop.param_rtol) & (stop.param_rtol > 0)
         fired = jnp.where(met, jnp.int32(StopReason.PARAM_RTOL), fired)
+    if stop.param_atol is not None:
+        moved = jax.tree.map(jnp.subtract, sets.to_affine(constraints, params), sets.to_affine(constraints, old_params))
+        met = (optax.tree.norm(moved) <= stop.param_atol) & (stop.param_atol > 0)
+        fired = jnp.where(met, jnp.int32(StopReason.PARAM_ATOL), fired)
     if stop.loglik_atol is not None:
         met = (change <= stop.loglik_atol) & (stop.loglik_atol > 0)
         fired = jnp.where(met, jnp.int32(StopReason.LOGLIK_ATOL), fired)

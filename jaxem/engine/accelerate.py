@@ -1,0 +1,237 @@
+"""Accelerators of slow EM: two EM maps and a jump along what they showed (SQUAREM, quasi-Newton).
+
+Parameters move in affine coordinates: all entries of a simplex but the last, the lower triangle of a symmetric
+matrix, all else as it is. A jump leaves the parameter space only by crossing its boundary; then it is shortened.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.flatten_util import ravel_pytree
+
+from jaxem import constraints as sets
+from jaxem.engine.algorithm import EM, Algorithm, Move, Point
+from jaxem.engine.problem import Problem
+from jaxem.numerics import tree_where
+from jaxem.types import Params, static, struct
+
+PyTree = Any
+
+#: A jump is halved so often before it is given up.
+HALVINGS = 5
+
+
+def flat(problem: Problem, params: Params) -> Array:
+    """(P,) affine coordinates of all parameters in one vector."""
+    return ravel_pytree(sets.to_affine(problem.model.constraints, params))[0]
+
+
+def jump_from(problem: Problem, mapped: Params, jump: Array, wanted: Array) -> tuple[Params, Array]:
+    """`mapped` + `jump`, halved until it lies inside the parameter space, above every floor.
+
+    Args:
+        problem: for the model's constraints.
+        mapped: an EM map.
+        jump: (P,), in affine coordinates.
+        wanted: whether to jump at all.
+
+    Returns:
+        The parameters, and whether they are a jump; `mapped` where none is wanted or fits.
+    """
+    constraints = problem.model.constraints
+    start, unravel = ravel_pytree(sets.to_affine(constraints, mapped))
+
+    def at(size: Array) -> Params:
+        return sets.from_affine(constraints, unravel(start + size * jump), mapped)
+
+    def fits(size: Array) -> Array:
+        inside = sets.inside(constraints, at(size), mapped)
+        return inside & ~jnp.asarray(problem.model.degenerate(at(size)))
+
+    def outside(carry):
+        _, fit, halvings = carry
+        return ~fit & (halvings < HALVINGS)
+
+    def halve(carry):
+        size, _, halvings = carry
+        return size / 2, fits(size / 2), halvings + 1
+
+    one = jnp.ones((), start.dtype)
+    size, fit, _ = jax.lax.while_loop(outside, halve, (one, ~wanted | fits(one), jnp.int32(0)))
+    leaps = wanted & fit
+    return tree_where(leaps, at(size), mapped), leaps
+
+
+class Accelerator(Algorithm):
+    """An algorithm that goes elsewhere than to the EM map of another."""
+
+    algorithm: Algorithm
+
+    def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
+        return self.algorithm.map(problem, point, memory)
+
+    def scope(self) -> AbstractContextManager[Any]:
+        return self.algorithm.scope()
+
+
+#: Where a cycle of two maps and a jump stands: what the point now evaluated is.
+START, SECOND, LANDING, SETTLING = range(4)
+
+
+@struct
+class Cycle:
+    """Memory of a cycle.
+
+    Attributes:
+        phase: int32, START, SECOND, LANDING or SETTLING.
+        start: (P,) first point of the cycle.
+        fallback: the second EM map, to which a failed jump returns.
+        jumper: what the rule for jumps remembers.
+        inner: memory of the algorithm that maps.
+    """
+
+    phase: Array
+    start: Array
+    fallback: Params
+    jumper: PyTree
+    inner: PyTree
+
+
+class TwoMapsAndJump(Accelerator):
+    """A cycle: EM map, EM map, jump; then the EM map of where it landed begins the next.
+
+    A jump may lower the objective for a moment: it is kept where the EM map from there does not (Varadhan and
+    Roland 2008, section 5); else the cycle returns to its second map. The lane itself never falls.
+    """
+
+    def begin_jumper(self, dtype: Any, n_params: int) -> PyTree:
+        """What the rule for jumps remembers at first."""
+        raise NotImplementedError
+
+    def jump(self, first: Array, second: Array, third: Array, jumper: PyTree) -> tuple[Array, PyTree]:
+        """(P,) from the third of three points, each the EM map of the one before; zero for none."""
+        raise NotImplementedError
+
+    def learn(self, jumper: PyTree, kept: Array, failed: Array) -> PyTree:
+        """The rule's memory after a jump was kept, or failed, or neither."""
+        del kept, failed
+        return jumper
+
+    def begin(self, problem: Problem, params: Params) -> Cycle:
+        start = flat(problem, params)
+        jumper = self.begin_jumper(start.dtype, start.size)
+        return Cycle(jnp.int32(START), start, params, jumper, self.algorithm.begin(problem, params))
+
+    def next(self, problem: Problem, point: Point, memory: Cycle) -> Move:
+        mapped, inner = self.map(problem, point, memory.inner)
+        here, there = flat(problem, point.params), flat(problem, mapped)
+        phase = memory.phase
+
+        kept = (phase == SETTLING) & point.accepted
+        failed = ((phase == SETTLING) & ~point.accepted) | ((phase == LANDING) & ~point.sound)
+        jumper = self.learn(memory.jumper, kept, failed)
+        starts = (phase == START) | kept
+        second = phase == SECOND
+        landed = (phase == LANDING) & point.sound
+
+        jump, learnt = self.jump(memory.start, here, there, jumper)
+        target, leaps = jump_from(problem, mapped, jump, second & (jump != 0).any())
+        after_second = jnp.where(leaps, LANDING, START)
+        new_phase = jnp.where(second, after_second, jnp.where(starts, SECOND, jnp.where(landed, SETTLING, START)))
+        return Move(
+            params=tree_where(failed, memory.fallback, target),
+            trial=leaps | (landed & ~point.accepted),
+            memory=Cycle(
+                phase=new_phase.astype(jnp.int32),
+                start=jnp.where(starts, here, memory.start),
+                fallback=tree_where(second, mapped, memory.fallback),
+                jumper=tree_where(second, learnt, jumper),
+                inner=inner,
+            ),
+        )
+
+
+@struct
+class StepLength:
+    """Attributes: the longest step length allowed now; whether the last jump took it."""
+
+    longest: Array
+    taken: Array
+
+
+@struct
+class Squarem(TwoMapsAndJump):
+    """Squared extrapolation (Varadhan and Roland 2008): theta - 2 a r + a^2 v from two maps, step length -a >= 1.
+
+    Attributes:
+        scheme: step length 1: (r.v)/(v.v), 2: (r.r)/(r.v), 3: |r| / |v| in absolute value, the steadiest.
+        growth: factor by which the longest step length allowed grows when it was taken and kept, and
+            shrinks when it failed.
+        algorithm: what maps.
+    """
+
+    scheme: int = static(default=3)
+    growth: float | Array = 4.0
+    algorithm: Algorithm = EM()
+
+    def begin_jumper(self, dtype: Any, n_params: int) -> StepLength:
+        del n_params
+        return StepLength(jnp.ones((), dtype), jnp.array(False))
+
+    def learn(self, jumper: StepLength, kept: Array, failed: Array) -> StepLength:
+        shorter = jnp.maximum(jumper.longest / self.growth, 1)
+        longest = jnp.where(kept & jumper.taken, jumper.longest * self.growth, jumper.longest)
+        longest = jnp.where(failed & jumper.taken, shorter, longest)
+        return StepLength(longest, jumper.taken & ~kept & ~failed)
+
+    def jump(self, first: Array, second: Array, third: Array, jumper: StepLength) -> tuple[Array, StepLength]:
+        r = second - first
+        v = (third - second) - r
+        rr, rv, vv = r @ r, r @ v, v @ v
+        length = {1: lambda: -rv / vv, 2: lambda: -rr / rv, 3: lambda: jnp.sqrt(rr / vv)}[self.scheme]()
+        length = jnp.clip(jnp.where(jnp.isfinite(length), length, 1), 1, jumper.longest)
+        taken = length == jumper.longest
+        # A length of one is the second map itself: no jump, and the limit may grow.
+        plain = jnp.abs(length - 1) <= 0.01
+        longest = jnp.where(plain & taken, jumper.longest * self.growth, jumper.longest)
+        target = first + 2 * length * r + length**2 * v
+        return jnp.where(plain, 0, target - third), StepLength(longest.astype(r.dtype), taken & ~plain)
+
+
+@struct
+class Secants:
+    """The last pairs of successive differences: `before` (q, P) and their images under the EM map, `after` (q, P)."""
+
+    before: Array
+    after: Array
+
+
+@struct
+class QuasiNewton(TwoMapsAndJump):
+    """Quasi-Newton on the EM map from its last secants (Zhou, Alexander and Lange 2011, equation 5).
+
+    Attributes:
+        n_secants: q, pairs remembered.
+        algorithm: what maps.
+    """
+
+    n_secants: int = static(default=5)
+    algorithm: Algorithm = EM()
+
+    def begin_jumper(self, dtype: Any, n_params: int) -> Secants:
+        empty = jnp.zeros((self.n_secants, n_params), dtype)
+        return Secants(empty, empty)
+
+    def jump(self, first: Array, second: Array, third: Array, jumper: Secants) -> tuple[Array, Secants]:
+        u, v = second - first, third - second
+        before = jnp.roll(jumper.before, 1, 0).at[0].set(u)
+        after = jnp.roll(jumper.after, 1, 0).at[0].set(v)
+        # Least squares of smallest norm: secants not yet seen are zero, and more of them than P depend on each other.
+        cutoff = 1e3 * float(jnp.finfo(u.dtype).eps)
+        coefficients = jnp.linalg.pinv(before @ (before - after).T, rtol=cutoff) @ (before @ u)
+        return coefficients @ after, Secants(before, after)

@@ -4,7 +4,7 @@ from jaxem import constraints, datasets, init
 from jaxem._version import __version__
 from jaxem.check import LawError, check_model
 from jaxem.engine.accelerate import QuasiNewton, Squarem
-from jaxem.engine.algorithm import EM, Algorithm
+from jaxem.engine.algorithm import ECM, EM, GEM, Algorithm, HardEM
 from jaxem.engine.anderson import Anderson
 from jaxem.engine.conjugate_gradient import ConjugateGradient
 from jaxem.engine.fit import fit
@@ -28,14 +28,16 @@ from jaxem.sequences import Sequences, sequences
 from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopReason, static, struct
 
 __all__ = [
+    "ECM",
     "EM",
+    "GEM",
     "HMM",
     "LDA",
     "Algorithm",
     "Anderson",
     "Candidate",
-    "ConjugateGradient",
     "Categorical",
+    "ConjugateGradient",
     "CrossValidation",
     "Dirichlet",
     "FitError",
@@ -43,6 +45,7 @@ __all__ = [
     "GammaPrior",
     "Gaussian",
     "GaussianMixture",
+    "HardEM",
     "LawError",
     "LocalLevel",
     "Mixture",

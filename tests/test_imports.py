@@ -12,7 +12,7 @@ ROOT = Path(jaxem.__file__).parent
 #: Layers, low to high; a module may import from its own layer and from lower ones, as far as BARRED allows.
 LAYERS = (
     ("types", "numerics", "linalg", "_version"),
-    ("constraints", "affine", "blocks", "validation"),
+    ("constraints", "affine", "blocks", "validation", "leaves"),
     ("priors", "init", "sequences"),
     ("latents",),
     ("families",),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxem.engine.m_step import m_step
+from jaxem import constraints as sets
+from jaxem.engine.e_step import e_step
+from jaxem.engine.m_step import DEFAULT_OPTIMIZER, ascend, gradient_steps, m_step, q_function, with_pseudo
 from jaxem.engine.problem import Problem
+from jaxem.leaves import leaf_names, named
+from jaxem.numerics import hard_latents, tree_where
 from jaxem.types import Params, static, struct
 
 PyTree = Any
@@ -99,3 +105,109 @@ class EM(Algorithm):
             self.optimizer, self.inner_steps, problem.penalty,
         )  # fmt: skip
         return params, memory
+
+
+@struct
+class HardEM(EM):
+    """EM with hard assignments: each datum belongs wholly to its most probable latent value.
+
+    What rises is the classification log-likelihood, sum of max over z of log p(x, z) (Celeux and Govaert 1992,
+    CEM; for chains Viterbi training, Juang and Rabiner 1990), and it is what `loglik` and `objective` report.
+    For models whose discrete latent values are summed out by `jaxem.latents`.
+    """
+
+    def begin(self, problem: Problem, params: Params) -> PyTree:
+        """Nothing to remember.
+
+        Raises:
+            TypeError: for a model without discrete latent values.
+        """
+        with hard_latents() as used:
+            jax.eval_shape(lambda p: e_step(problem.model, p, problem.blocks).loglik, params)
+        if not used:
+            kind = type(problem.model).__name__
+            raise TypeError(f"HardEM needs a model with discrete latent values summed out by jaxem.latents; got {kind}")
+        return ()
+
+    def scope(self) -> AbstractContextManager[Any]:
+        return hard_latents()
+
+
+@struct
+class GEM(Algorithm):
+    """Generalized EM: a few steps of an optimizer on q instead of its maximum (Dempster, Laird and Rubin 1977).
+
+    The optimizer sees all parameters in free coordinates and keeps its state, momentum and schedule, from one
+    M-step to the next. Where they would lower q, a step along its gradient is taken instead.
+
+    Attributes:
+        optimizer: Optax transformation. Build it once: its identity is part of what is compiled.
+        inner_steps: its updates in one M-step.
+    """
+
+    optimizer: optax.GradientTransformation = static(default=optax.adam(1e-2))
+    inner_steps: int | Array = 5
+
+    def begin(self, problem: Problem, params: Params) -> PyTree:
+        return self.optimizer.init(sets.to_free(problem.model.constraints, params))
+
+    def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
+        return gradient_steps(
+            expected_objective(problem, point), point.params, problem.model.constraints,
+            self.optimizer, memory, self.inner_steps, jnp.maximum(problem.blocks.weight.sum(), 1),
+        )  # fmt: skip
+
+
+@struct
+class ECM(Algorithm):
+    """Expectation and conditional maximization: q is maximised over one group of leaves after another (Meng and Rubin 1993).
+
+    Attributes:
+        groups: names of leaves, dotted, a prefix standing for all below it: (("weights",), ("components.mean",), ...).
+            Leaves in no group stay as they are. None: each leaf is a group.
+        optimizer: Optax transformation of each conditional maximization; None is L-BFGS.
+        inner_steps: its updates in one of them, at most.
+    """
+
+    groups: tuple[tuple[str, ...], ...] | None = static(default=None)
+    optimizer: optax.GradientTransformation | None = static(default=None)
+    inner_steps: int | Array = 100
+
+    def begin(self, problem: Problem, params: Params) -> PyTree:
+        """Nothing to remember.
+
+        Raises:
+            ValueError: for a name that matches no leaf.
+        """
+        del problem
+        self._masks(params)
+        return ()
+
+    def _masks(self, params: Params) -> list[PyTree]:
+        names = [(name,) for name in leaf_names(params)] if self.groups is None else self.groups
+        return [named(group, params, "ECM.groups") for group in names]
+
+    def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
+        q, params = expected_objective(problem, point), point.params
+        scale = jnp.maximum(problem.blocks.weight.sum(), 1)
+        closed = problem.model.at(params).m_step
+        for mask in self._masks(params):
+            start = params
+            if closed is not None:
+                # What the closed form says of the group is where to start, if it is better than where it stands.
+                model = problem.model.at(point.params)
+                whole = closed(with_pseudo(model, point.stats, point.params), params)
+                proposal = jax.tree.map(lambda m, new, old: new if m else old, mask, whole, params)
+                start = tree_where(q(proposal) >= q(params), proposal, params)
+            params = ascend(
+                q, start, problem.model.constraints, mask, self.optimizer or DEFAULT_OPTIMIZER, self.inner_steps, scale
+            )
+        return params, memory
+
+
+def expected_objective(problem: Problem, point: Point) -> Callable[[Params], Array]:
+    """q with the log-prior, less the penalty: what an M-step at `point` raises."""
+    q = q_function(problem.model, point.stats, point.params, problem.blocks, point.local)
+    if not problem.penalty:
+        return q
+    return lambda params: q(params) - problem.penalty(params)

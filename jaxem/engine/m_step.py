@@ -131,6 +131,59 @@ def ascend(
     return tree_where((loss(active) <= loss(start)) & all_finite(active), rebuild(active), params)
 
 
+def gradient_steps(
+    q: Callable[[Params], Array],
+    params: Params,
+    constraints: PyTree,
+    optimizer: optax.GradientTransformation,
+    state: PyTree,
+    inner_steps: Array | int,
+    scale: Array | float,
+) -> tuple[Params, PyTree]:
+    """`inner_steps` updates of an optimizer that goes on from `state`; where q falls, a step along its gradient instead.
+
+    Args:
+        q: objective.
+        params: where to start.
+        constraints: prefix tree of constraints.
+        optimizer: any Optax transformation, over the free coordinates of all parameters.
+        state: its state.
+        inner_steps: number of updates.
+        scale: q / scale is of order one (the total weight).
+
+    Returns:
+        New parameters and the optimizer's new state.
+    """
+    start = sets.to_free(constraints, params)
+    extra = optax.with_extra_args_support(optimizer)
+
+    def loss(free: PyTree) -> Array:
+        return -q(sets.from_free(constraints, free, params)) / scale
+
+    def update(_, carry):
+        free, state = carry
+        value, grad = jax.value_and_grad(loss)(free)
+        updates, state = extra.update(grad, state, free, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(free, updates), state
+
+    free, new_state = jax.lax.fori_loop(0, inner_steps, update, (start, state))
+    before, gradient = jax.value_and_grad(loss)(start)
+    rises = (loss(free) <= before) & all_finite(free)
+
+    # An optimizer may overshoot or circle: then the gradient itself is followed, as far as q rises. A step that
+    # only stood still would pass for convergence.
+    def against(size: Array) -> PyTree:
+        return jax.tree.map(lambda s, g: s - size * g, start, gradient)
+
+    def too_far(size: Array) -> Array:
+        return ~(loss(against(size)) <= before) & (size > jnp.finfo(before.dtype).eps)
+
+    size = jax.lax.while_loop(lambda s: ~rises & too_far(s), lambda s: s / 4, jnp.ones((), before.dtype))
+    descended = against(size)
+    free = tree_where(rises, free, tree_where(loss(descended) <= before, descended, start))
+    return sets.from_free(constraints, free, params), tree_where(all_finite(new_state), new_state, state)
+
+
 def m_step(
     model: Model,
     stats: PyTree,

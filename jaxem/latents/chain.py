@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.numerics import PRECISION, safe_log
+from jaxem.numerics import PRECISION, latents_are_hard, safe_log
 
 
 def log_partition(log_initial: Array, log_transition: Array, scores: Array, valid: Array) -> Array:
@@ -22,6 +22,15 @@ def log_partition(log_initial: Array, log_transition: Array, scores: Array, vali
         valid: (n, T); the steps beyond a sequence's end leave it as it is.
     """
     transition = jnp.exp(log_transition)
+    hard = latents_are_hard()
+
+    def over_states(joint):
+        return joint.max(0) if hard else joint.sum(0)
+
+    def predict(belief):
+        if hard:
+            return (transition[:, :, None] * belief[:, None]).max(0)
+        return jnp.matmul(transition.T, belief, precision=PRECISION)
 
     def absorb(predicted, total, s):
         # The scale is the best score among states that can be reached: a better one that cannot would underflow all.
@@ -29,14 +38,13 @@ def log_partition(log_initial: Array, log_transition: Array, scores: Array, vali
         top = jax.lax.stop_gradient(jnp.where(reachable, s, -jnp.inf).max(0))
         top = jnp.where(jnp.isfinite(top), top, 0)
         joint = predicted * jnp.exp(jnp.where(reachable, s - top, -jnp.inf))
-        mass = joint.sum(0)
+        mass = over_states(joint)
         return joint / jnp.where(mass > 0, mass, 1), total + safe_log(mass) + top
 
     def step(carry, now):
         belief, total = carry
         s, on = now
-        predicted = jnp.matmul(transition.T, belief, precision=PRECISION)
-        new_belief, new_total = absorb(predicted, total, jnp.where(on, s, 0))
+        new_belief, new_total = absorb(predict(belief), total, jnp.where(on, s, 0))
         return (jnp.where(on, new_belief, belief), jnp.where(on, new_total, total)), None
 
     by_time = jnp.moveaxis(scores, 2, 0)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.numerics import lse, safe_log, softmax
+from jaxem.numerics import safe_log, softmax, sum_out
 
 
 def log_partition(scores: Array) -> Array:
     """(n,) log sum_k exp scores[k]; its gradient is the posterior."""
-    return lse(scores, 0)
+    return sum_out(scores, 0)
 
 
 def posterior(scores: Array) -> Array:

@@ -13,7 +13,7 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.blocks import float_dtype
 from jaxem.latents.mixture import label_bias
-from jaxem.numerics import lse, softmax
+from jaxem.numerics import softmax, sum_out
 from jaxem.types import Model, Params, Rows, static, struct
 from jaxem.validation import floating, numeric
 
@@ -83,8 +83,8 @@ class LogJoint(UserModel):
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         del natural, data
         if rows.labels is None:
-            return lse(rows.scores, 1)
-        return lse(rows.scores + label_bias(rows.labels, rows.scores.shape[1], rows.scores.dtype).T, 1)
+            return sum_out(rows.scores, 1)
+        return sum_out(rows.scores + label_bias(rows.labels, rows.scores.shape[1], rows.scores.dtype).T, 1)
 
     def posterior(self, params: Params, data: PyTree) -> Array:
         """(N, K) p(k | x_n)."""

@@ -7,7 +7,7 @@ matrix, all else as it is. A jump leaves the parameter space only by crossing it
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +71,8 @@ class Accelerator(Algorithm):
     """An algorithm that goes elsewhere than to the EM map of another."""
 
     algorithm: Algorithm
+    #: Neighbouring points round alike, those that a jump leads to do not; and of these the luckiest is kept.
+    rounding: ClassVar[int] = 1_000
 
     def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
         return self.algorithm.map(problem, point, memory)
@@ -82,6 +84,9 @@ class Accelerator(Algorithm):
 #: Where a cycle of two maps and a jump stands: what the point now evaluated is.
 START, SECOND, LANDING, SETTLING = range(4)
 
+#: A landing lower by more than this many times what the cycle's first map gained is given up at once.
+HOPELESS = 100
+
 
 @struct
 class Cycle:
@@ -90,6 +95,8 @@ class Cycle:
     Attributes:
         phase: int32, START, SECOND, LANDING or SETTLING.
         start: (P,) first point of the cycle.
+        value: objective at the first point, later at the second.
+        gain: what the first map gained.
         fallback: the second EM map, to which a failed jump returns.
         jumper: what the rule for jumps remembers.
         inner: memory of the algorithm that maps.
@@ -97,6 +104,8 @@ class Cycle:
 
     phase: Array
     start: Array
+    value: Array
+    gain: Array
     fallback: Params
     jumper: PyTree
     inner: PyTree
@@ -125,7 +134,8 @@ class TwoMapsAndJump(Accelerator):
     def begin(self, problem: Problem, params: Params) -> Cycle:
         start = flat(problem, params)
         jumper = self.begin_jumper(start.dtype, start.size)
-        return Cycle(jnp.int32(START), start, params, jumper, self.algorithm.begin(problem, params))
+        zero = jnp.zeros((), start.dtype)
+        return Cycle(jnp.int32(START), start, zero, zero, params, jumper, self.algorithm.begin(problem, params))
 
     def next(self, problem: Problem, point: Point, memory: Cycle) -> Move:
         mapped, inner = self.map(problem, point, memory.inner)
@@ -133,11 +143,12 @@ class TwoMapsAndJump(Accelerator):
         phase = memory.phase
 
         kept = (phase == SETTLING) & point.accepted
-        failed = ((phase == SETTLING) & ~point.accepted) | ((phase == LANDING) & ~point.sound)
+        hopeful = point.sound & (point.value >= memory.value - HOPELESS * memory.gain)
+        landed = (phase == LANDING) & hopeful
+        failed = ((phase == SETTLING) & ~point.accepted) | ((phase == LANDING) & ~hopeful)
         jumper = self.learn(memory.jumper, kept, failed)
         starts = (phase == START) | kept
         second = phase == SECOND
-        landed = (phase == LANDING) & point.sound
 
         jump, learnt = self.jump(memory.start, here, there, jumper)
         target, leaps = jump_from(problem, mapped, jump, second & (jump != 0).any())
@@ -149,6 +160,8 @@ class TwoMapsAndJump(Accelerator):
             memory=Cycle(
                 phase=new_phase.astype(jnp.int32),
                 start=jnp.where(starts, here, memory.start),
+                value=jnp.where(starts | second, point.value, memory.value),
+                gain=jnp.where(second, point.value - memory.value, memory.gain),
                 fallback=tree_where(second, mapped, memory.fallback),
                 jumper=tree_where(second, learnt, jumper),
                 inner=inner,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +66,9 @@ class Algorithm:
 
     An algorithm gives `map`, the EM map, and may give `next`, where it wants to go other than there.
     """
+
+    #: Rounding units by which an EM map may seem to lower the objective.
+    rounding: ClassVar[int] = 100
 
     def begin(self, problem: Problem, params: Params) -> PyTree:
         """What to remember before the first move."""

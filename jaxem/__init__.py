@@ -8,6 +8,7 @@ from jaxem.engine.algorithm import ECM, EM, GEM, Algorithm, HardEM
 from jaxem.engine.anderson import Anderson
 from jaxem.engine.conjugate_gradient import ConjugateGradient
 from jaxem.engine.fit import fit
+from jaxem.engine.regularizer import L1, L2
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
 from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
@@ -32,6 +33,8 @@ __all__ = [
     "EM",
     "GEM",
     "HMM",
+    "L1",
+    "L2",
     "LDA",
     "Algorithm",
     "Anderson",

@@ -210,6 +210,11 @@ def broadcast(prefix: PyTree, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda p, sub: jax.tree.map(lambda _: p, sub), prefix, tree, is_leaf=_is_constraint)
 
 
+def spread(prefix: PyTree, tree: PyTree) -> PyTree:
+    """A prefix tree of bools spelled out to the full structure of `tree`."""
+    return jax.tree.map(lambda p, sub: jax.tree.map(lambda _: p, sub), prefix, tree)
+
+
 def to_free(constraints: PyTree, params: PyTree) -> PyTree:
     """Unconstrained coordinates of `params`, in a tree of the same structure."""
     full = broadcast(constraints, params)

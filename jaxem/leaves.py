@@ -26,12 +26,17 @@ def named(names: tuple[str, ...], params: PyTree, argument: str) -> PyTree:
         ValueError: for a name that matches no leaf.
     """
     known = leaf_names(params)
-    for name in names:
-        if not any(_under(leaf, name) for leaf in known):
-            raise ValueError(f"{argument} must name leaves of the parameters, which are {', '.join(known)}; got {name!r}")
-    chosen = [any(_under(leaf, name) for name in names) for leaf in known]
-    return jax.tree.unflatten(jax.tree.structure(params), chosen)
+    chosen = {leaf for name in names for leaf in matching(name, known, argument)}
+    return jax.tree.unflatten(jax.tree.structure(params), [leaf in chosen for leaf in known])
 
 
-def _under(leaf: str, name: str) -> bool:
-    return leaf == name or leaf.startswith(name + ".")
+def matching(name: str, known: list[str], argument: str) -> list[str]:
+    """Which of the `known` leaves `name` stands for.
+
+    Raises:
+        ValueError: where it stands for none.
+    """
+    found = [leaf for leaf in known if leaf == name or leaf.startswith(name + ".")]
+    if not found:
+        raise ValueError(f"{argument} must name leaves of the parameters, which are {', '.join(known)}; got {name!r}")
+    return found

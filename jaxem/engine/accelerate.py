@@ -28,7 +28,7 @@ HALVINGS = 5
 
 def flat(problem: Problem, params: Params) -> Array:
     """(P,) affine coordinates of all parameters in one vector."""
-    return ravel_pytree(sets.to_affine(problem.model.constraints, params))[0]
+    return ravel_pytree(sets.to_affine(problem.constraints(params), params))[0]
 
 
 def jump_from(problem: Problem, mapped: Params, jump: Array, wanted: Array) -> tuple[Params, Array]:
@@ -43,7 +43,7 @@ def jump_from(problem: Problem, mapped: Params, jump: Array, wanted: Array) -> t
     Returns:
         The parameters, and whether they are a jump; `mapped` where none is wanted or fits.
     """
-    constraints = problem.model.constraints
+    constraints = problem.constraints(mapped)
     start, unravel = ravel_pytree(sets.to_affine(constraints, mapped))
 
     def at(size: Array) -> Params:

@@ -12,8 +12,9 @@ import optax
 from jax import Array
 
 from jaxem import constraints as sets
+from jaxem.engine.ascent import DEFAULT_OPTIMIZER, gradient_steps, regularized_ascent
 from jaxem.engine.e_step import e_step
-from jaxem.engine.m_step import DEFAULT_OPTIMIZER, ascend, gradient_steps, m_step, q_function, with_pseudo
+from jaxem.engine.m_step import m_step, q_function, with_pseudo
 from jaxem.engine.problem import Problem
 from jaxem.leaves import leaf_names, named
 from jaxem.numerics import hard_latents, tree_where
@@ -105,7 +106,7 @@ class EM(Algorithm):
     def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
         params = m_step(
             problem.model, point.stats, point.params, problem.blocks, point.local,
-            self.optimizer, self.inner_steps, problem.penalty,
+            self.optimizer, self.inner_steps, problem.regularizer,
         )  # fmt: skip
         return params, memory
 
@@ -152,12 +153,12 @@ class GEM(Algorithm):
     inner_steps: int | Array = 5
 
     def begin(self, problem: Problem, params: Params) -> PyTree:
-        return self.optimizer.init(sets.to_free(problem.model.constraints, params))
+        return self.optimizer.init(sets.to_free(problem.constraints(params), params))
 
     def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
         return gradient_steps(
-            expected_objective(problem, point), point.params, problem.model.constraints,
-            self.optimizer, memory, self.inner_steps, jnp.maximum(problem.blocks.weight.sum(), 1),
+            expected_objective(problem, point), point.params, problem.constraints(point.params), self.optimizer,
+            memory, self.inner_steps, jnp.maximum(problem.blocks.weight.sum(), 1), problem.regularizer.shared,
         )  # fmt: skip
 
 
@@ -191,26 +192,27 @@ class ECM(Algorithm):
         return [named(group, params, "ECM.groups") for group in names]
 
     def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
-        q, params = expected_objective(problem, point), point.params
-        scale = jnp.maximum(problem.blocks.weight.sum(), 1)
-        closed = problem.model.at(params).m_step
+        params, regularizer = point.params, problem.regularizer
+        q = q_function(problem.model, point.stats, params, problem.blocks, point.local)
+        whole = expected_objective(problem, point)
+        about = problem.model.at(params)
+        moves = regularizer.moves(params)
         for mask in self._masks(params):
             start = params
-            if closed is not None:
+            if about.m_step is not None:
                 # What the closed form says of the group is where to start, if it is better than where it stands.
-                model = problem.model.at(point.params)
-                whole = closed(with_pseudo(model, point.stats, point.params), params)
-                proposal = jax.tree.map(lambda m, new, old: new if m else old, mask, whole, params)
-                start = tree_where(q(proposal) >= q(params), proposal, params)
-            params = ascend(
-                q, start, problem.model.constraints, mask, self.optimizer or DEFAULT_OPTIMIZER, self.inner_steps, scale
-            )
+                closed = about.m_step(with_pseudo(about, point.stats, params), params)
+                proposal = jax.tree.map(lambda m, on, c, p: c if m and on else p, mask, moves, closed, params)
+                proposal = regularizer.shared(proposal)
+                start = tree_where(whole(proposal) >= whole(params), proposal, params)
+            params = regularized_ascent(
+                q, start, problem.model.constraints, regularizer, self.optimizer or DEFAULT_OPTIMIZER,
+                self.inner_steps, jnp.maximum(problem.blocks.weight.sum(), 1), mask,
+            )  # fmt: skip
         return params, memory
 
 
 def expected_objective(problem: Problem, point: Point) -> Callable[[Params], Array]:
     """q with the log-prior, less the penalty: what an M-step at `point` raises."""
     q = q_function(problem.model, point.stats, point.params, problem.blocks, point.local)
-    if not problem.penalty:
-        return q
-    return lambda params: q(params) - problem.penalty(params)
+    return lambda params: q(params) + problem.regularizer.value(params)

@@ -9,8 +9,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxem import constraints as sets
 from jaxem.engine.accelerate import Accelerator, flat, jump_from
-from jaxem.engine.algorithm import EM, Algorithm, Move, Point
-from jaxem.engine.m_step import q_function
+from jaxem.engine.algorithm import EM, Algorithm, Move, Point, expected_objective
 from jaxem.engine.problem import Problem
 from jaxem.numerics import tree_where
 from jaxem.types import Params, PyTree, struct
@@ -106,11 +105,9 @@ class ConjugateGradient(Accelerator):
 
 def _gradient(problem: Problem, point: Point) -> Array:
     """(P,) gradient of the objective at the point, in affine coordinates."""
-    constraints = problem.model.constraints
-    q = q_function(problem.model, point.stats, point.params, problem.blocks, point.local)
+    constraints, q = problem.constraints(point.params), expected_objective(problem, point)
 
     def at(coordinates: PyTree) -> Array:
-        params = sets.from_affine(constraints, coordinates, point.params)
-        return q(params) - problem.penalty(params) if problem.penalty else q(params)
+        return q(sets.from_affine(constraints, coordinates, point.params))
 
     return ravel_pytree(jax.grad(at)(sets.to_affine(constraints, point.params)))[0]

@@ -17,8 +17,9 @@ from jaxem.engine.algorithm import EM, Algorithm
 from jaxem.engine.checks import check_key, check_model, check_rows_finite, checked_init, checked_labels, raise_if_all_failed
 from jaxem.engine.e_step import block_rows, weighted_total
 from jaxem.engine.loop import HISTORY, Lane, chronological, new_lane
-from jaxem.engine.m_step import log_prior
+from jaxem.engine.m_step import log_prior as model_log_prior
 from jaxem.engine.problem import Problem
+from jaxem.engine.regularizer import Regularizer, regularizer
 from jaxem.engine.restarts import Rounds, best_first, run, run_rounds, settle, take
 from jaxem.engine.segments import run_in_segments
 from jaxem.engine.stop import Stop
@@ -35,7 +36,7 @@ class _Options:
     n_restarts: int = static()
     block_size: int | None = static()
     rounds: Rounds | None
-    penalty: Callable[[Params], Array] | None = static()
+    regularizer: Regularizer
 
 
 def fit(
@@ -52,7 +53,10 @@ def fit(
     max_steps: int | Array = 10_000,
     block_size: int | None = None,
     rounds: Rounds | None = None,
-    penalty: Callable[[Params], Array] | None = None,
+    penalty: Any = None,
+    log_prior: Callable[[Params], Array] | None = None,
+    frozen: Any = None,
+    tied: Any = None,
     standardize: bool = True,
 ) -> Result:
     """Fit a latent-variable model by Expectation-Maximization.
@@ -73,7 +77,12 @@ def fit(
         max_steps: EM maps at most.
         block_size: rows of one block of the E-step; None chooses from shapes and backend.
         rounds: drop hopeless lanes early instead of finishing every one.
-        penalty: function of the parameters taken off the objective; its identity is compiled.
+        penalty: function of the parameters taken off the objective, or several: `jaxem.L1` on named leaves gives
+            exact zeros. A plain function's identity is compiled; numbers in a `jax.tree_util.Partial` or a
+            registered dataclass are not.
+        log_prior: function of the parameters added to the objective, beside the model's own priors.
+        frozen: leaves that keep their starting values: dotted names, or a prefix tree of bools.
+        tied: leaves that share one value: groups of dotted names, or a prefix tree of labels.
         standardize: compute in coordinates in which the data have unit scale, where the model offers
             them, and map the parameters back.
 
@@ -94,10 +103,11 @@ def fit(
     init = init.params if isinstance(init, Result) else init
     check_key(model, init, key)
     # A prior or penalty that is a function of the user's parameters must see them as they are.
-    standardize = standardize and penalty is None and model.log_prior is None
-    options = _Options(n_restarts, block_size, rounds, penalty)
+    restrained = regularizer(penalty, log_prior, frozen, tied)
+    standardize = standardize and not restrained.in_users_units and model.log_prior is None
+    options = _Options(n_restarts, block_size, rounds, restrained)
     with jax.default_matmul_precision("highest"):
-        if is_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps):
+        if is_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, options):
             return _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize)
         return _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize)
 
@@ -200,7 +210,7 @@ def _cast(tree: PyTree, dtype: Any) -> PyTree:
 
 def _restored(original: Model, result: Result, params: Params) -> Result:
     """The result in the data's own units: the log-prior there differs from the one inside by a constant."""
-    shift = result.loglik + log_prior(original, params) - result.objective
+    shift = result.loglik + model_log_prior(original, params) - result.objective
     return dataclasses.replace(
         result, params=params, model=original, objective=result.objective + shift, history=result.history + shift,
         restarts=dataclasses.replace(
@@ -236,14 +246,19 @@ def _planned(model, data, starting, labels, options) -> _Plan:
 def _begin(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options) -> tuple[Problem, Lane, _Plan]:
     """The data cut into blocks, and all lanes at their starts."""
     starting = _starting_params(model, data, key, init, weight, options)
+    starting = options.regularizer.restored(starting, starting)
+    options.regularizer.check(model.constraints, jax.tree.map(lambda x: x[0], starting))
     plan = _planned(model, data, starting, labels, options)
     blocks = cut(data, weight, labels, plan.block_size)
     if volume.ndim == 0:
         offset = volume * blocks.weight.sum()
     else:  # data differ in size
         offset = volume.sum() if weight is None else weighted_total(volume, weight)
-    problem = Problem(model, blocks, algorithm, stop, max_steps, offset, options.penalty)
-    lanes = jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=plan.width)
+    problem = Problem(model, blocks, algorithm, stop, max_steps, offset, options.regularizer)
+    if model.local is None:
+        lanes = jax.vmap(lambda p: new_lane(problem, p))(starting)
+    else:  # a pass over the data
+        lanes = jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=plan.width)
     return problem, lanes, plan
 
 

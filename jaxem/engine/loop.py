@@ -87,7 +87,7 @@ def step(problem: Problem, lane: Lane, on: Array | bool = True) -> Lane:
     # A trial that fails is no trouble: the lane stays where it is, and the algorithm turns back.
     status = jnp.where(lane.trial, jnp.int32(Status.RUNNING), status)
 
-    constraints = problem.model.constraints
+    constraints = problem.constraints(lane.params)
     fired = reason(problem.stop, lane.objective, value, magnitude, lane.params, lane.proposal, constraints)
     fired = jnp.where((lane.n_steps < 0) | ~accepted, 0, fired)
     point = Point(

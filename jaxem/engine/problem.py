@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jax import Array
 
 from jaxem.blocks import Blocks
 from jaxem.engine.m_step import log_prior
+from jaxem.engine.regularizer import Regularizer
 from jaxem.engine.stop import Stop
-from jaxem.types import Model, Params, static, struct
+from jaxem.types import Model, Params, struct
 
 if TYPE_CHECKING:
     from jaxem.engine.algorithm import Algorithm
+
+PyTree = Any
 
 
 @struct
@@ -27,7 +29,7 @@ class Problem:
         stop: when it stops.
         max_steps: EM maps at most, a number.
         offset: what to add to the objective for the data's own units.
-        penalty: params -> scalar taken off the objective, or None.
+        regularizer: what restrains the fit beyond the model.
     """
 
     model: Model
@@ -36,10 +38,13 @@ class Problem:
     stop: Stop
     max_steps: Array
     offset: Array
-    penalty: Callable[[Params], Array] | None = static(default=None)
+    regularizer: Regularizer = Regularizer()
+
+    def constraints(self, params: Params) -> PyTree:
+        """Prefix tree of constraints, frozen leaves fixed."""
+        return self.regularizer.constraints(self.model.constraints, params)
 
 
 def objective(problem: Problem, params: Params, loglik: Array) -> Array:
     """Log-likelihood + log-prior - penalty."""
-    value = loglik + log_prior(problem.model, params)
-    return value - problem.penalty(params) if problem.penalty else value
+    return loglik + log_prior(problem.model, params) + problem.regularizer.value(params)

@@ -18,7 +18,7 @@ from jaxem.validation import check_positive_int, check_weight
 PyTree = Any
 
 #: Options of `fit` that are structure; the others are numbers, and a changed number compiles nothing again.
-_STRUCTURE = ("n_restarts", "block_size", "penalty", "standardize")
+_STRUCTURE = ("n_restarts", "block_size", "penalty", "log_prior", "frozen", "tied", "standardize")
 
 
 @struct

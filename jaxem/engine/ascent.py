@@ -1,0 +1,237 @@
+"""How a function of the parameters is raised: by any optimizer in free coordinates, by proximal steps to exact zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxem import constraints as sets
+from jaxem.engine.regularizer import Regularizer
+from jaxem.numerics import all_finite, tree_where
+from jaxem.types import Params
+
+PyTree = Any
+
+#: Built once, so that its identity, and with it every compiled fit, stays the same.
+DEFAULT_OPTIMIZER = optax.lbfgs(memory_size=10)
+
+
+def ascend(
+    q: Callable[[Params], Array],
+    params: Params,
+    constraints: PyTree,
+    ascended: PyTree,
+    optimizer: optax.GradientTransformation,
+    inner_steps: Array | int,
+    scale: Array | float,
+    shared: Callable[[Params], Params] = lambda params: params,
+) -> Params:
+    """Ascend q over the leaves marked in the prefix tree `ascended`, in free coordinates; never falls.
+
+    Args:
+        q: objective.
+        params: where to start; also gives shapes, fixed values and structural zeros.
+        constraints: prefix tree of constraints.
+        ascended: prefix tree of bools.
+        optimizer: any Optax transformation.
+        inner_steps: updates at most; ends sooner where the gradient vanishes.
+        scale: q / scale is of order one (the total weight).
+        shared: hands the values of ascended leaves to those tied to them.
+    """
+    mask = jax.tree.leaves(sets.spread(ascended, params))
+    if not any(mask):
+        return params
+    leaves, structure = jax.tree.flatten(sets.to_free(constraints, params))
+    start = [x for x, m in zip(leaves, mask, strict=True) if m]
+
+    def rebuild(active: list[Array]) -> Params:
+        moving = iter(active)
+        free = [next(moving) if m else x for x, m in zip(leaves, mask, strict=True)]
+        new = sets.from_free(constraints, jax.tree.unflatten(structure, free), params)
+        flat = zip(jax.tree.leaves(new), jax.tree.leaves(params), mask, strict=True)
+        return shared(jax.tree.unflatten(jax.tree.structure(params), [n if m else o for n, o, m in flat]))
+
+    def loss(active: list[Array]) -> Array:
+        return -q(rebuild(active)) / scale
+
+    optimizer = optax.with_extra_args_support(optimizer)
+    value_and_grad = optax.value_and_grad_from_state(loss)
+    tolerance = jnp.finfo(jnp.result_type(*start)).eps ** 0.6
+
+    def unfinished(carry):
+        _, _, size, step = carry
+        return (step < inner_steps) & (size > tolerance)
+
+    def update(carry):
+        active, state, _, step = carry
+        value, grad = value_and_grad(active, state=state)
+        updates, state = optimizer.update(grad, state, active, value=value, grad=grad, value_fn=loss)
+        size = jnp.stack([jnp.abs(g).max(initial=0) for g in jax.tree.leaves(grad)]).max()
+        return optax.apply_updates(active, updates), state, size, step + 1
+
+    size = jnp.full((), jnp.inf, jnp.result_type(*start))
+    carry: Any = (start, optimizer.init(start), size, jnp.int32(0))
+    active = jax.lax.while_loop(unfinished, update, carry)[0]
+    # An optimizer's last step may overshoot or leave the finite numbers: then the start stands.
+    return tree_where((loss(active) <= loss(start)) & all_finite(active), rebuild(active), params)
+
+
+def gradient_steps(
+    q: Callable[[Params], Array],
+    params: Params,
+    constraints: PyTree,
+    optimizer: optax.GradientTransformation,
+    state: PyTree,
+    inner_steps: Array | int,
+    scale: Array | float,
+    shared: Callable[[Params], Params] = lambda params: params,
+) -> tuple[Params, PyTree]:
+    """`inner_steps` updates of an optimizer that goes on from `state`; where q falls, a step along its gradient instead.
+
+    Args:
+        q: objective.
+        params: where to start.
+        constraints: prefix tree of constraints.
+        optimizer: any Optax transformation, over the free coordinates of all parameters.
+        state: its state.
+        inner_steps: number of updates.
+        scale: q / scale is of order one (the total weight).
+        shared: hands the values of leaves to those tied to them.
+
+    Returns:
+        New parameters and the optimizer's new state.
+    """
+    start = sets.to_free(constraints, params)
+    extra = optax.with_extra_args_support(optimizer)
+
+    def loss(free: PyTree) -> Array:
+        return -q(shared(sets.from_free(constraints, free, params))) / scale
+
+    def update(_, carry):
+        free, state = carry
+        value, grad = jax.value_and_grad(loss)(free)
+        updates, state = extra.update(grad, state, free, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(free, updates), state
+
+    free, new_state = jax.lax.fori_loop(0, inner_steps, update, (start, state))
+    before, gradient = jax.value_and_grad(loss)(start)
+    rises = (loss(free) <= before) & all_finite(free)
+
+    # An optimizer may overshoot or circle: then the gradient itself is followed, as far as q rises. A step that
+    # only stood still would pass for convergence.
+    def against(size: Array) -> PyTree:
+        return jax.tree.map(lambda s, g: s - size * g, start, gradient)
+
+    def too_far(size: Array) -> Array:
+        return ~(loss(against(size)) <= before) & (size > jnp.finfo(before.dtype).eps)
+
+    size = jax.lax.while_loop(lambda s: ~rises & too_far(s), lambda s: s / 4, jnp.ones((), before.dtype))
+    descended = against(size)
+    free = tree_where(rises, free, tree_where(loss(descended) <= before, descended, start))
+    return shared(sets.from_free(constraints, free, params)), tree_where(all_finite(new_state), new_state, state)
+
+
+def regularized_ascent(
+    q: Callable[[Params], Array],
+    params: Params,
+    constraints: PyTree,
+    regularizer: Regularizer,
+    optimizer: optax.GradientTransformation,
+    inner_steps: Array | int,
+    scale: Array | float,
+    among: PyTree = True,
+) -> Params:
+    """Ascend q + regularizer: leaves under an L1 penalty by proximal gradient steps, all others by the optimizer.
+
+    Args:
+        q: objective without the regularizer.
+        params: where to start.
+        constraints: prefix tree of constraints.
+        regularizer: what restrains.
+        optimizer: any Optax transformation.
+        inner_steps: updates at most, of either kind.
+        scale: q / scale is of order one (the total weight).
+        among: prefix tree of bools, the leaves that may move.
+    """
+    allowed = zip(jax.tree.leaves(regularizer.moves(params)), jax.tree.leaves(sets.spread(among, params)), strict=True)
+    moves = [m and a for m, a in allowed]
+    sparse = [s is not None for s in regularizer.thresholds(params)]
+    smooth = jax.tree.unflatten(jax.tree.structure(params), [m and not s for m, s in zip(moves, sparse, strict=True)])
+
+    def target(theta: Params) -> Array:
+        return q(theta) + regularizer.smooth(theta)
+
+    constraints = regularizer.constraints(constraints, params)
+    params = ascend(target, params, constraints, smooth, optimizer, inner_steps, scale, regularizer.shared)
+    sparse = [m and s for m, s in zip(moves, sparse, strict=True)]
+    return proximal_ascent(target, params, regularizer, sparse, inner_steps, scale) if any(sparse) else params
+
+
+def proximal_ascent(
+    q: Callable[[Params], Array],
+    params: Params,
+    regularizer: Regularizer,
+    sparse: list[bool],
+    inner_steps: Array | int,
+    scale: Array | float,
+) -> Params:
+    """Accelerated proximal gradient steps on the leaves under an L1 penalty (Beck and Teboulle 2009, FISTA).
+
+    Step sizes by backtracking; the momentum restarts where it leads uphill (O'Donoghue and Candes 2015).
+    """
+    leaves, structure = jax.tree.flatten(params)
+    places = [i for i, on in enumerate(sparse) if on]
+    weights = [regularizer.thresholds(params)[i] / scale for i in places]
+    start = [leaves[i] for i in places]
+
+    def rebuild(active: list[Array]) -> Params:
+        new = list(leaves)
+        for i, x in zip(places, active, strict=True):
+            new[i] = x
+        return regularizer.shared(jax.tree.unflatten(structure, new))
+
+    def loss(active: list[Array]) -> Array:
+        return -q(rebuild(active)) / scale
+
+    def whole(active: list[Array]) -> Array:
+        return loss(active) - (regularizer.value(rebuild(active)) - regularizer.smooth(rebuild(active))) / scale
+
+    def shrunk(at: list[Array], gradient: list[Array], size: Array) -> list[Array]:
+        moved = [x - size * g for x, g in zip(at, gradient, strict=True)]
+        return [jnp.sign(x) * jnp.maximum(jnp.abs(x) - size * w, 0) + 0.0 for x, w in zip(moved, weights, strict=True)]
+
+    def update(carry):
+        here, at, momentum, size, _, step = carry
+        value, gradient = jax.value_and_grad(loss)(at)
+
+        def too_far(size: Array) -> Array:
+            new = shrunk(at, gradient, size)
+            change = jax.tree.map(jnp.subtract, new, at)
+            bound = value + optax.tree.vdot(gradient, change) + optax.tree.vdot(change, change) / (2 * size)
+            return (loss(new) > bound + 1e-2 * jnp.finfo(value.dtype).eps) & (size > tiny)
+
+        size = jax.lax.while_loop(too_far, lambda s: s / 2, 1.5 * size)
+        new = shrunk(at, gradient, size)
+        moved = jax.tree.map(jnp.subtract, new, here)
+        uphill = optax.tree.vdot(jax.tree.map(jnp.subtract, at, new), moved) > 0
+        longer = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
+        factor = jnp.where(uphill, 0, (momentum - 1) / longer)
+        ahead = jax.tree.map(lambda n, m: n + factor * m, new, moved)
+        change = optax.tree.norm(jax.tree.map(jnp.subtract, new, at)) / size
+        return new, ahead, jnp.where(uphill, 1, longer), size, change, step + 1
+
+    def unfinished(carry):
+        *_, change, step = carry
+        return (step < inner_steps) & (change > tolerance)
+
+    dtype = jnp.result_type(*start)
+    tolerance, tiny = jnp.finfo(dtype).eps ** 0.75, jnp.finfo(dtype).eps
+    one = jnp.ones((), dtype)
+    carry = (start, start, one, one, jnp.full((), jnp.inf, dtype), jnp.int32(0))
+    active = jax.lax.while_loop(unfinished, update, carry)[0]
+    return tree_where((whole(active) <= whole(start)) & all_finite(active), rebuild(active), params)

@@ -7,7 +7,18 @@ from jaxem.engine.fit import fit
 from jaxem.engine.loop import EM
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
+from jaxem.evaluate.bootstrap import Bootstrap, bootstrap
 from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
+from jaxem.evaluate.information import (
+    Information,
+    MissingInformation,
+    SingularInformationError,
+    em_rate,
+    information,
+    intervals,
+    missing_information,
+    standard_errors,
+)
 from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
 from jaxem.families.categorical import Categorical
 from jaxem.families.gamma import Gamma
@@ -28,6 +39,7 @@ __all__ = [
     "EM",
     "HMM",
     "LDA",
+    "Bootstrap",
     "Candidate",
     "Categorical",
     "CrossValidation",
@@ -37,8 +49,10 @@ __all__ = [
     "GammaPrior",
     "Gaussian",
     "GaussianMixture",
+    "Information",
     "LawError",
     "LocalLevel",
+    "MissingInformation",
     "Mixture",
     "Model",
     "NormalInverseWishart",
@@ -49,6 +63,7 @@ __all__ = [
     "Rows",
     "Selection",
     "Sequences",
+    "SingularInformationError",
     "Status",
     "Stop",
     "StopReason",
@@ -57,17 +72,23 @@ __all__ = [
     "__version__",
     "aic",
     "bic",
+    "bootstrap",
     "check_model",
     "constraints",
     "cross_validate",
     "datasets",
+    "em_rate",
     "fit",
     "icl",
+    "information",
     "init",
+    "intervals",
     "log_joint",
     "log_marginal",
+    "missing_information",
     "select",
     "sequences",
+    "standard_errors",
     "static",
     "struct",
 ]

@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxem.blocks import choose_block_size, float_dtype, n_rows
 from jaxem.engine.checks import check_key, check_model
-from jaxem.engine.fit import _cast, _changed, _present, _row_width, fit
+from jaxem.engine.fit import _cast, _changed, _present, _row_width, _volume, fit
 from jaxem.engine.stop import Stop
 from jaxem.evaluate.align import align, component_axes
 from jaxem.evaluate.cross_validation import _STRUCTURE
@@ -65,7 +65,7 @@ class Bootstrap:
         return ends(tail), ends(1 - tail)
 
     def __str__(self) -> str:
-        if isinstance(self.status, jax.core.Tracer):
+        if is_traced(self.status):
             return repr(self)
         counts = {s.name: int(np.sum(np.asarray(self.status) == s)) for s in Status}
         ended = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
@@ -164,41 +164,39 @@ def _check_sampler(model: Model, params: Params, data: PyTree) -> None:
 def _bootstrap(
     model, params, data, weight, labels, key, options, n_samples: int, method: str, total: int, structure: tuple
 ) -> Bootstrap:
-    structure = dict(structure)
+    settings = dict(structure)
     weight = None if weight is None else jnp.asarray(weight, float_dtype(data))
-    estimate, original, affine = params, model, None
-    if structure.pop("standardize", True) and model.log_prior is None and structure.get("penalty") is None:
+    estimate, original, affine, volume = params, model, None, 0.0
+    if settings.pop("standardize", True) and model.log_prior is None and settings.get("penalty") is None:
         # Once for all refits, rather than by each for its own data.
         affine = model.coordinates(_present(data, weight), jnp)
     if affine is not None:
+        volume = _volume(model, data, affine, float_dtype(data))
         model, params, data = _changed(model, params, affine, model.change_data(data, affine))
-    if structure.get("block_size") is None:
+    n, dtype = n_rows(data), float_dtype(data)
+    if settings.get("block_size") is None:
         width = _row_width(model, params, data, labels, n_samples)
-        structure["block_size"] = choose_block_size(
-            n_rows(data), width, float_dtype(data).itemsize, jax.default_backend()
-        )  # fmt: skip
+        settings["block_size"] = choose_block_size(n, width, dtype.itemsize, jax.default_backend())
 
-    def refit(i: Array) -> Result:
+    def refit(i: Array) -> tuple[Params, Array, Array]:
         own = jax.random.fold_in(key, i)
-        rows, counts = data, weight
+        rows, counts = data, jnp.ones((n,), dtype) if weight is None else weight
         if method == "parametric":
             rows = jax.tree.map(lambda x, like: x.astype(like.dtype), model.sample_like(own, params, data), data)
         else:
             counts = _exponential(own, weight, data) if method == "weighted" else _multinomial(own, weight, data, total)
-        return fit(model, rows, key=own, init=params, weight=counts, labels=labels, standardize=False, **options, **structure)
+        result = fit(model, rows, key=own, init=params, weight=counts, labels=labels, standardize=False, **options, **settings)
+        return result.params, result.status, result.loglik + (volume * counts).sum()
 
-    results = jax.vmap(refit)(jnp.arange(n_samples))
-    refitted = results.params
+    refitted, status, loglik = jax.vmap(refit)(jnp.arange(n_samples))
     axes = component_axes(model, data)
     if axes is not None and hasattr(model, "posterior"):
-        reference = model.posterior(params, data)
+        reference = model.posterior(params, data)  # type: ignore[attr-defined]
         # One after another: (B, N, K) posteriors at once would be B times the memory.
         refitted = jax.lax.map(lambda p: align(model, p, reference, data, axes), refitted)
     if affine is not None:
         refitted = jax.vmap(lambda p: original.change_params(p, affine.inverted()))(refitted)
-        volume = jnp.asarray(original.log_volume(data, affine), results.loglik.dtype)
-        del volume
-    return Bootstrap(refitted, results.status, results.loglik, estimate, method)
+    return Bootstrap(refitted, status, loglik, estimate, method)
 
 
 _bootstrap_jit = jax.jit(_bootstrap, static_argnames=("n_samples", "method", "total", "structure"))

@@ -65,18 +65,7 @@ class Information:
     @property
     def singular(self) -> Array:
         """Whether the matrix, boundary coordinates aside, is not safely positive definite."""
-        return self._inverse()[1]
-
-    def _inverse(self) -> tuple[Array, Array]:
-        """Inverse over interior coordinates, zero elsewhere, and whether there is none."""
-        scale, unit = _scaled(self.matrix, self.boundary)
-        root = inverse_lower(cholesky(unit))
-        inverse = transpose(root) @ root
-        # 1 / diagonal: the share of what is known of a coordinate that no other coordinate could explain away.
-        share = 1 / jnp.diagonal(inverse)
-        singular = ~(share > _tolerance(share.dtype)).all()
-        inverse = inverse * scale * scale[:, None]
-        return jnp.where(self.boundary | self.boundary[:, None], 0, inverse), singular
+        return _delta_method(self)[1]
 
     def covariance(self) -> Array:
         """(M, M) covariance of the M entries of the parameters, flattened leaf after leaf (delta method).
@@ -87,21 +76,10 @@ class Information:
         Raises:
             SingularInformationError: where it is singular, outside jit.
         """
-        free, singular = self._inverse()
+        covariance, singular = _delta_method(self)
         if not is_traced(singular) and bool(singular):
             raise SingularInformationError(self._complaint())
-        if self.variability is not None:
-            free = free @ self.variability @ free
-        jacobian = self._jacobian()
-        moved = jnp.abs(jacobian)
-        # An entry whose own coordinate is left out: most of its derivative, or all of none.
-        held = moved @ self.boundary >= moved @ ~self.boundary
-        covariance = jacobian @ free @ jacobian.T
-        return jnp.where(held | held[:, None] | singular, jnp.nan, covariance)
-
-    def _jacobian(self) -> Array:
-        vector, back = sets.chart(self.constraints, self.params)
-        return jax.jacfwd(lambda v: ravel_pytree(back(v))[0])(vector)
+        return covariance
 
     def standard_errors(self) -> Params:
         """See `standard_errors`."""
@@ -140,7 +118,7 @@ class Information:
         )
 
     def __str__(self) -> str:
-        if isinstance(self.matrix, jax.core.Tracer) or self.matrix.ndim != 2:
+        if is_traced(self.matrix) or self.matrix.ndim != 2:
             return repr(self)
         lines = [f"{self.method} information about {self.matrix.shape[0]} free coordinates"]
         if self.boundary_leaves():
@@ -153,6 +131,32 @@ class Information:
             text = ", ".join(f"{a:.4g} ({b:.2g})" for a, b in pairs) + (", ..." if np.size(x) > 20 else "")
             lines.append(f"{jax.tree_util.keystr(path, simple=True, separator='.')}: {text}")
         return "\n".join(lines)
+
+
+@jax.jit
+def _delta_method(information: Information) -> tuple[Array, Array]:
+    """Covariance J C J^T of the parameters, and whether the information is singular; C over interior coordinates."""
+    boundary = information.boundary
+    scale, unit = _scaled(information.matrix, boundary)
+    root = inverse_lower(cholesky(unit))
+    inverse = transpose(root) @ root
+    # 1 / diagonal: the share of what is known of a coordinate that no other coordinate could explain away.
+    share = 1 / jnp.diagonal(inverse)
+    singular = ~(share > _tolerance(share.dtype)).all()
+    inverse = jnp.where(boundary | boundary[:, None], 0, inverse * scale * scale[:, None])
+    if information.variability is not None:
+        inverse = inverse @ information.variability @ inverse
+    jacobian = _jacobian(information)
+    moved = jnp.abs(jacobian)
+    # An entry whose own coordinate is left out: most of its derivative, or all of none.
+    held = moved @ boundary >= moved @ ~boundary
+    return jnp.where(held | held[:, None] | singular, jnp.nan, jacobian @ inverse @ jacobian.T), singular
+
+
+def _jacobian(information: Information) -> Array:
+    """(M, P) derivative of the parameters in their free coordinates."""
+    vector, back = sets.chart(information.constraints, information.params)
+    return jax.jacfwd(lambda v: ravel_pytree(back(v))[0])(vector)
 
 
 def _tolerance(dtype: Any) -> float:
@@ -203,7 +207,8 @@ def information(
 
     Raises:
         TypeError: for a model with per-datum parameters or a bound, whose curvature is no information.
-        ValueError: for an unknown method, and whatever the model, the weights or the labels refuse.
+        ValueError: for an unknown method, for no more data than free coordinates where a method needs the scores
+            of single data, and whatever the model, the weights or the labels refuse.
     """
     check_model(model)
     if method not in METHODS:
@@ -246,10 +251,12 @@ def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any
 def _information(model, params, data, weight, labels, method: str, block_size: int | None) -> Information:
     params = _cast(jax.tree.map(jnp.asarray, params), float_dtype(data))
     n = n_rows(data)
+    size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(partial(sets.to_free, model.constraints), params)))
     if block_size is None:
-        size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(partial(sets.to_free, model.constraints), params)))
         width = _row_width(model, params, data, labels, 1) * max(1, size)  # a backward pass for each coordinate
         block_size = choose_block_size(n, width, float_dtype(data).itemsize, jax.default_backend())
+    if method in ("empirical", "sandwich") and n <= size:
+        raise ValueError(f"data must be more than the {size} free coordinates for method={method!r}; got N={n}")
     weight = None if weight is None else jnp.asarray(weight, float_dtype(data))
     about = Curvature(model, params, cut(data, weight, labels, block_size))
     complete = variability = None
@@ -350,12 +357,17 @@ def missing_information(information: Information) -> MissingInformation:
     Raises:
         TypeError: for another method.
     """
+    return _directions(information, information.missing)
+
+
+@jax.jit
+def _directions(information: Information, missing: Array) -> MissingInformation:
     boundary = information.boundary
-    scale, unit = _scaled(information.complete if information.complete is not None else information.missing, boundary)
-    missing = jnp.where(boundary | boundary[:, None], 0, information.missing * scale * scale[:, None])
+    scale, unit = _scaled(missing + information.matrix, boundary)
+    missing = jnp.where(boundary | boundary[:, None], 0, missing * scale * scale[:, None])
     root = inverse_lower(cholesky(unit))
     values, vectors = jnp.linalg.eigh(root @ missing @ transpose(root))
-    directions = information._jacobian() @ (scale[:, None] * (transpose(root) @ vectors))
+    directions = _jacobian(information) @ (scale[:, None] * (transpose(root) @ vectors))
     unravel = ravel_pytree(information.params)[1]
     return MissingInformation(values[::-1], jax.vmap(unravel)(directions.T[::-1]))
 

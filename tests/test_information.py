@@ -282,7 +282,7 @@ def test_singular_information_is_named_and_not_inverted():
     params = {"a": 0.1, "b": 0.2, "c": 1.0}
     found = jaxem.information(model, params, x)
     assert bool(found.singular)
-    with pytest.raises(jaxem.SingularInformationError, match="singular .* in a direction of a, b: "):
+    with pytest.raises(jaxem.SingularInformationError, match=r"singular .* in a direction of a, b: "):
         jaxem.standard_errors(found)
     assert "in a direction of a, b" in str(found)
     errors = jax.jit(lambda p: jaxem.standard_errors(jaxem.information(model, p, x)))(jax.tree.map(jnp.asarray, params))
@@ -293,7 +293,7 @@ def test_a_saddle_is_no_maximum():
     equal = {"weights": np.array([0.5, 0.5]), "components": {"rate": np.full(2, 2.0)}}
     spread = np.array([200.0, 0, 0, 0, 0, 0, 0, 0, 0, 200.0])
     found = jaxem.information(TWO, equal, DEATHS, weight=spread)
-    with pytest.raises(jaxem.SingularInformationError, match="not positive definite .* components.rate"):
+    with pytest.raises(jaxem.SingularInformationError, match=r"not positive definite .* components\.rate"):
         jaxem.standard_errors(found)
 
 

@@ -9,16 +9,8 @@ from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
 from jaxem.evaluate.bootstrap import Bootstrap, bootstrap
 from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
-from jaxem.evaluate.information import (
-    Information,
-    MissingInformation,
-    SingularInformationError,
-    em_rate,
-    information,
-    intervals,
-    missing_information,
-    standard_errors,
-)
+from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
+from jaxem.evaluate.information import Information, SingularInformationError, information, intervals, standard_errors
 from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
 from jaxem.families.categorical import Categorical
 from jaxem.families.gamma import Gamma

@@ -73,15 +73,14 @@ def test_a_sample_is_a_fit(weight, result):
 
 def test_coordinates_of_the_data(faithful):
     """Gaussian families are refitted in whitened coordinates and reported in the data's own."""
-    model = jaxem.GaussianMixture(1)
-    result = jaxem.fit(model, faithful, key=jax.random.key(0))
-    found = jaxem.bootstrap(model, result, faithful, key=jax.random.key(1), n_samples=3)
+    model = jaxem.GaussianMixture(1, "diag")
+    params = {"weights": np.ones(1), "components": {"mean": faithful[:1], "covariance": faithful.var(0)[None]}}
+    found = jaxem.bootstrap(model, params, faithful, key=jax.random.key(1), n_samples=3)
     for i in range(3):
         rows = faithful[jax.random.randint(jax.random.fold_in(jax.random.key(1), i), (272,), 0, 272)]
         np.testing.assert_allclose(found.params["components"]["mean"][i, 0], rows.mean(0), rtol=1e-10)
-        covariance = np.cov(rows.T, bias=True)
-        np.testing.assert_allclose(found.params["components"]["covariance"][i, 0], covariance, rtol=1e-9)
-        density = -0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1] - 1  # mean log-density at the maximum: -D / 2
+        np.testing.assert_allclose(found.params["components"]["covariance"][i, 0], rows.var(0), rtol=1e-9)
+        density = -0.5 * np.log(2 * np.pi * rows.var(0)).sum() - 1  # mean log-density at the maximum: ... - D / 2
         np.testing.assert_allclose(found.loglik[i], 272 * density, rtol=1e-10)
 
 
@@ -98,7 +97,7 @@ def test_components_are_matched(faithful, covariance):
     order = jnp.array([2, 0, 1])
     shuffled = permute(params, order, axes)
     np.testing.assert_array_equal(shuffled["components"]["mean"], params["components"]["mean"][order])
-    back = align(model, shuffled, model.posterior(params, faithful), faithful, axes)
+    back = jax.jit(lambda p, q: align(model, p, model.posterior(q, faithful), faithful, axes))(shuffled, params)
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
@@ -113,7 +112,7 @@ def test_states_are_matched():
     axes = component_axes(model, data)
     shuffled = permute(params, jnp.array([1, 2, 0]), axes)
     np.testing.assert_array_equal(shuffled["transition"][0], [0.8, 0.1, 0.1])
-    back = align(model, shuffled, model.posterior(params, data), data, axes)
+    back = jax.jit(lambda p, q: align(model, p, model.posterior(q, data), data, axes))(shuffled, params)
     jax.tree.map(np.testing.assert_array_equal, back, params)
     drawn = model.sample_like(jax.random.key(0), params, data)
     assert drawn.x.shape == data.x.shape and drawn.length.tolist() == [8, 5]

@@ -1,4 +1,4 @@
-"""Error bars from the curvature of the log-likelihood: information matrices, standard errors, intervals, EM's rate."""
+"""Error bars from the curvature of the log-likelihood: information matrices, standard errors, intervals."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from jaxem.engine.checks import check_model, check_rows_finite, checked_labels
 from jaxem.engine.fit import _cast, _present, _row_width
 from jaxem.evaluate.curvature import Curvature
 from jaxem.linalg import cholesky, inverse_lower, transpose
+from jaxem.numerics import PRECISION
 from jaxem.types import Model, Params, Result, static, struct
 from jaxem.validation import check_positive_int, check_same_shapes, check_weight, is_traced
 
@@ -108,7 +109,7 @@ class Information:
     def _complaint(self) -> str:
         if not np.isfinite(np.asarray(self.matrix)).all():
             return "the information is not finite: the log-likelihood has no second derivative at params"
-        values, vectors = np.linalg.eigh(np.asarray(_scaled(self.matrix, self.boundary)[1], np.float64))
+        values, vectors = np.linalg.eigh(np.asarray(scaled(self.matrix, self.boundary)[1], np.float64))
         largest = np.abs(vectors[:, 0]) > 0.1 * np.abs(vectors[:, 0]).max()
         leaves = list(dict.fromkeys(np.array(self._names())[largest]))
         what = "not positive definite" if values[0] < -_tolerance(self.matrix.dtype) else "singular"
@@ -133,27 +134,32 @@ class Information:
         return "\n".join(lines)
 
 
+#: A matrix product in full precision, on a GPU too.
+product = partial(jnp.matmul, precision=PRECISION)
+
+
 @jax.jit
 def _delta_method(information: Information) -> tuple[Array, Array]:
     """Covariance J C J^T of the parameters, and whether the information is singular; C over interior coordinates."""
     boundary = information.boundary
-    scale, unit = _scaled(information.matrix, boundary)
+    scale, unit = scaled(information.matrix, boundary)
     root = inverse_lower(cholesky(unit))
-    inverse = transpose(root) @ root
+    inverse = product(transpose(root), root)
     # 1 / diagonal: the share of what is known of a coordinate that no other coordinate could explain away.
     share = 1 / jnp.diagonal(inverse)
     singular = ~(share > _tolerance(share.dtype)).all()
     inverse = jnp.where(boundary | boundary[:, None], 0, inverse * scale * scale[:, None])
     if information.variability is not None:
-        inverse = inverse @ information.variability @ inverse
-    jacobian = _jacobian(information)
+        inverse = product(product(inverse, information.variability), inverse)
+    jacobian = jacobian_of(information)
     moved = jnp.abs(jacobian)
     # An entry whose own coordinate is left out: most of its derivative, or all of none.
-    held = moved @ boundary >= moved @ ~boundary
-    return jnp.where(held | held[:, None] | singular, jnp.nan, jacobian @ inverse @ jacobian.T), singular
+    held = jnp.where(boundary, moved, 0).sum(1) >= jnp.where(boundary, 0, moved).sum(1)
+    covariance = product(product(jacobian, inverse), jacobian.T)
+    return jnp.where(held | held[:, None] | singular, jnp.nan, covariance), singular
 
 
-def _jacobian(information: Information) -> Array:
+def jacobian_of(information: Information) -> Array:
     """(M, P) derivative of the parameters in their free coordinates."""
     vector, back = sets.chart(information.constraints, information.params)
     return jax.jacfwd(lambda v: ravel_pytree(back(v))[0])(vector)
@@ -163,7 +169,7 @@ def _tolerance(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps) ** (2 / 3)
 
 
-def _scaled(matrix: Array, boundary: Array) -> tuple[Array, Array]:
+def scaled(matrix: Array, boundary: Array) -> tuple[Array, Array]:
     """Scale of each coordinate, and the matrix with a unit diagonal; boundary coordinates as if alone."""
     diagonal = jnp.diagonal(matrix)
     scale = jnp.where(boundary | (diagonal <= 0), 1, 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1)))
@@ -329,49 +335,3 @@ def intervals(of: Any, level: float | Array = 0.95) -> tuple[Params, Params]:
     if not is_traced(level) and not 0 < float(level) < 1:
         raise ValueError(f"level must lie strictly between 0 and 1; got {level}")
     return of.intervals(level)
-
-
-@struct
-class MissingInformation:
-    """Where EM loses time: the share of the complete information that is missing, direction by direction.
-
-    Attributes:
-        fraction: (P,) eigenvalues of complete^-1 missing, largest first; zero for coordinates on a boundary.
-            The first is EM's rate of convergence, each the factor by which EM shrinks an error along its direction.
-        direction: the directions as changes of the parameters, leaves lead with P; of unit complete information.
-    """
-
-    fraction: Array
-    direction: Params
-
-
-def missing_information(information: Information) -> MissingInformation:
-    """Fractions of missing information (Dempster, Laird and Rubin 1977, section 3; Meng and Rubin 1991).
-
-    Args:
-        information: of method "louis" or "oakes", at a maximum.
-
-    Returns:
-        A `MissingInformation`.
-
-    Raises:
-        TypeError: for another method.
-    """
-    return _directions(information, information.missing)
-
-
-@jax.jit
-def _directions(information: Information, missing: Array) -> MissingInformation:
-    boundary = information.boundary
-    scale, unit = _scaled(missing + information.matrix, boundary)
-    missing = jnp.where(boundary | boundary[:, None], 0, missing * scale * scale[:, None])
-    root = inverse_lower(cholesky(unit))
-    values, vectors = jnp.linalg.eigh(root @ missing @ transpose(root))
-    directions = _jacobian(information) @ (scale[:, None] * (transpose(root) @ vectors))
-    unravel = ravel_pytree(information.params)[1]
-    return MissingInformation(values[::-1], jax.vmap(unravel)(directions.T[::-1]))
-
-
-def em_rate(information: Information) -> Array:
-    """EM's linear rate of convergence: the largest fraction of missing information. See `missing_information`."""
-    return missing_information(information).fraction[0]

@@ -11,7 +11,10 @@ from jaxem.engine.fit import fit
 from jaxem.engine.regularizer import L1, L2
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
+from jaxem.evaluate.bootstrap import Bootstrap, bootstrap
 from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
+from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
+from jaxem.evaluate.information import Information, SingularInformationError, information, intervals, standard_errors
 from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
 from jaxem.families.categorical import Categorical
 from jaxem.families.gamma import Gamma
@@ -38,6 +41,7 @@ __all__ = [
     "LDA",
     "Algorithm",
     "Anderson",
+    "Bootstrap",
     "Candidate",
     "Categorical",
     "ConjugateGradient",
@@ -49,8 +53,10 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "HardEM",
+    "Information",
     "LawError",
     "LocalLevel",
+    "MissingInformation",
     "Mixture",
     "Model",
     "NormalInverseWishart",
@@ -62,6 +68,7 @@ __all__ = [
     "Rows",
     "Selection",
     "Sequences",
+    "SingularInformationError",
     "Squarem",
     "Status",
     "Stop",
@@ -71,17 +78,23 @@ __all__ = [
     "__version__",
     "aic",
     "bic",
+    "bootstrap",
     "check_model",
     "constraints",
     "cross_validate",
     "datasets",
+    "em_rate",
     "fit",
     "icl",
+    "information",
     "init",
+    "intervals",
     "log_joint",
     "log_marginal",
+    "missing_information",
     "select",
     "sequences",
+    "standard_errors",
     "static",
     "struct",
 ]

@@ -6,12 +6,14 @@ convert a whole tree; the parameter values passed as `like` tell `from_free` sha
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from jaxem.linalg import cholesky, transpose
 from jaxem.types import struct
@@ -22,6 +24,9 @@ PyTree = Any
 @struct
 class Real:
     """Any real number."""
+
+    #: Whether free coordinates are logarithms of what an estimate may take to zero.
+    logarithmic: ClassVar[bool] = False
 
     def to_free(self, x: Array) -> Array:
         return x
@@ -47,10 +52,21 @@ class Real:
     def violation(self, x: np.ndarray) -> str | None:
         return None if np.isfinite(x).all() else "finite"
 
+    def edge(self, x: Array, floor: Array) -> Array:
+        """Which free coordinates of `x` lie at the edge of the set, or belong to entries at their `floor` (bools like x)."""
+        free = self.to_free(x)
+        return ~jnp.isfinite(free) | (floor if floor.shape == free.shape else floor.any())
+
+    def interval(self, x: Array, error: Array) -> tuple[Array, Array]:
+        """Ends of x -+ error, taken on a scale on which they cannot leave the set."""
+        return x - error, x + error
+
 
 @struct
 class Positive(Real):
     """A number above zero; free coordinate log x."""
+
+    logarithmic: ClassVar[bool] = True
 
     def to_free(self, x: Array) -> Array:
         return jnp.log(x)
@@ -66,10 +82,15 @@ class Positive(Real):
     def violation(self, x: np.ndarray) -> str | None:
         return None if (np.isfinite(x) & (x > 0)).all() else "positive"
 
+    def interval(self, x: Array, error: Array) -> tuple[Array, Array]:
+        return _log_interval(x, error)
+
 
 @struct
 class NonNegative(Real):
     """A number that is zero or above; free coordinate log x. Zeros are structural and stay exactly zero."""
+
+    logarithmic: ClassVar[bool] = True
 
     def to_free(self, x: Array) -> Array:
         return jnp.log(jnp.where(x > 0, x, 1))
@@ -83,10 +104,18 @@ class NonNegative(Real):
     def violation(self, x: np.ndarray) -> str | None:
         return None if (np.isfinite(x) & (x >= 0)).all() else "non-negative"
 
+    def edge(self, x: Array, floor: Array) -> Array:
+        return (x <= 0) | floor
+
+    def interval(self, x: Array, error: Array) -> tuple[Array, Array]:
+        return _log_interval(x, error)
+
 
 @struct
 class UnitInterval(Real):
     """A number in (0, 1); free coordinate log(x / (1 - x))."""
+
+    logarithmic: ClassVar[bool] = True
 
     def to_free(self, x: Array) -> Array:
         return jnp.log(x) - jnp.log1p(-x)
@@ -101,6 +130,19 @@ class UnitInterval(Real):
 
     def violation(self, x: np.ndarray) -> str | None:
         return None if ((x > 0) & (x < 1)).all() else "strictly between 0 and 1"
+
+    def interval(self, x: Array, error: Array) -> tuple[Array, Array]:
+        return _logit_interval(x, error)
+
+
+def _log_interval(x: Array, error: Array) -> tuple[Array, Array]:
+    ratio = jnp.exp(error / x)
+    return x / ratio, x * ratio
+
+
+def _logit_interval(x: Array, error: Array) -> tuple[Array, Array]:
+    logit, half = jnp.log(x) - jnp.log1p(-x), error / (x * (1 - x))
+    return jax.nn.sigmoid(logit - half), jax.nn.sigmoid(logit + half)
 
 
 def _baseline(like: Array) -> Array:
@@ -117,6 +159,8 @@ class Simplex(Real):
     Free coordinates are log-ratios to the largest entry of `like`, n-1 of them; entries that are zero
     in `like` are structural and stay exactly zero.
     """
+
+    logarithmic: ClassVar[bool] = True
 
     def to_free(self, x: Array) -> Array:
         order = _baseline(x)
@@ -144,6 +188,13 @@ class Simplex(Real):
         # As close as probabilities that passed through float32 come.
         valid = (x >= 0).all() and np.allclose(x.sum(-1), 1, rtol=0, atol=1e-5)
         return None if valid else "non-negative with a sum of 1 along the last axis"
+
+    def edge(self, x: Array, floor: Array) -> Array:
+        at = (x <= 0) | floor
+        return jnp.take_along_axis(at, _baseline(x), -1)[..., :-1]
+
+    def interval(self, x: Array, error: Array) -> tuple[Array, Array]:
+        return _logit_interval(x, error)
 
 
 @struct
@@ -180,6 +231,16 @@ class SPD(Real):
         symmetric = np.isfinite(x).all() and np.allclose(x, np.swapaxes(x, -1, -2), rtol=1e-5, atol=0)
         return None if symmetric and (np.linalg.eigvalsh(x) > 0).all() else "symmetric positive definite"
 
+    def edge(self, x: Array, floor: Array) -> Array:
+        free = self.to_free(x)
+        return jnp.broadcast_to((floor.any((-2, -1)) | ~jnp.isfinite(free).all(-1))[..., None], free.shape)
+
+    def interval(self, x: Array, error: Array) -> tuple[Array, Array]:
+        """Variances on the log scale, covariances as they are."""
+        variance = np.eye(x.shape[-1], dtype=bool)
+        ends = _log_interval(jnp.where(variance, x, 1), error)
+        return jnp.where(variance, ends[0], x - error), jnp.where(variance, ends[1], x + error)
+
 
 @struct
 class Fixed(Real):
@@ -198,6 +259,10 @@ class Fixed(Real):
     def from_affine(self, coordinates: Array, like: Array) -> Array:
         del coordinates
         return like
+
+    def edge(self, x: Array, floor: Array) -> Array:
+        del x, floor
+        return jnp.zeros((0,), bool)
 
 
 def _is_constraint(x: Any) -> bool:
@@ -243,6 +308,17 @@ def inside(constraints: PyTree, params: PyTree, like: PyTree) -> Array:
     full = broadcast(constraints, params)
     leaves = jax.tree.map(lambda c, x, at: c.inside(x, at), full, params, like, is_leaf=_is_constraint)
     return jnp.stack(jax.tree.leaves(leaves)).all()
+
+
+def chart(constraints: PyTree, params: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
+    """Free coordinates of `params` as one vector (P,), and the way back.
+
+    The chart of a simplex depends on where its largest entry is: never mix the vectors of two charts.
+    Coordinates at infinity (the logarithm of a rate of zero) stay there.
+    """
+    vector, unravel = ravel_pytree(to_free(constraints, params))
+    finite = jnp.isfinite(vector)
+    return vector, lambda v: from_free(constraints, unravel(jnp.where(finite, v, vector)), params)
 
 
 def check(constraints: PyTree, params: PyTree, name: str = "init") -> None:

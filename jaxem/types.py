@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 import jax
 import jax.core
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -117,6 +118,8 @@ class Model:
     log_prior: ClassVar[Any] = None
     #: Whether `log_marginal` is a lower bound rather than the log-likelihood itself.
     is_bound: ClassVar[bool] = False
+    #: Name of the field that counts components whose order means nothing, or None.
+    exchangeable: ClassVar[str | None] = None
     #: Whether `m_step` is an exact maximum of q, so that the gradient of q vanishes there.
     m_step_is_maximum: ClassVar[bool] = True
 
@@ -161,6 +164,11 @@ class Model:
         """Whether a component lies at its floor."""
         del params
         return False
+
+    def at_floor(self, params: Params) -> PyTree:
+        """Bools shaped like `params`: which entries lie at a floor. Default: all, where `degenerate` says so."""
+        flag = jnp.asarray(self.degenerate(params))
+        return jax.tree.map(lambda x: jnp.broadcast_to(flag, jnp.shape(x)), params)
 
     # --- the boundary of fit -----------------------------------------------------------------
     def validate(self, data: PyTree) -> PyTree:
@@ -224,6 +232,10 @@ class Model:
     def sample(self, key: Array, params: Params, n: int) -> PyTree:
         """n data drawn from the model, in the shape of the data."""
         raise NotImplementedError
+
+    def sample_like(self, key: Array, params: Params, data: PyTree) -> PyTree:
+        """As many data drawn from the model as `data` holds, each of the size of the one in its place."""
+        return self.sample(key, params, jax.tree.leaves(data)[0].shape[0])
 
 
 @struct

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.flatten_util import ravel_pytree
 
 from jaxem import constraints as sets
 from jaxem.blocks import Blocks, cut, float_dtype, n_rows
@@ -35,12 +34,8 @@ ROUNDING = 1e3
 
 
 def chart(model: Model, params: Params) -> tuple[Array, Callable[[Array], Params]]:
-    """Free coordinates of `params` as one vector, and the way back.
-
-    The chart of a simplex depends on where its largest entry is: never mix the vectors of two charts.
-    """
-    vector, unravel = ravel_pytree(sets.to_free(model.constraints, params))
-    return vector, lambda v: sets.from_free(model.constraints, unravel(v), params)
+    """See `constraints.chart`."""
+    return sets.chart(model.constraints, params)
 
 
 def rows_log_prob(model: Model, about: Params, params: Params, data: PyTree, local: PyTree) -> Array:
@@ -155,8 +150,7 @@ def _sample(model: Model, key: Array, params: Params, n: int) -> PyTree:
 @quick_jit
 def _moved(model: Model, params: Params, step: Array) -> Params:
     vector, back = chart(model, params)
-    # A coordinate at infinity (a rate of zero) stays there.
-    return _cast(back(jnp.where(jnp.isfinite(vector), vector + step, vector)), step.dtype)
+    return _cast(back(vector + step), step.dtype)
 
 
 class Case:

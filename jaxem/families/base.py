@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -63,6 +64,11 @@ class Family:
         """See `Model.degenerate`."""
         del params
         return False
+
+    def at_floor(self, params: Params) -> PyTree:
+        """See `Model.at_floor`."""
+        flag = jnp.asarray(self.degenerate(params))
+        return jax.tree.map(lambda x: jnp.broadcast_to(flag, jnp.shape(x)), params)
 
     def validate(self, data: Any) -> Any:
         """See `Model.validate`."""

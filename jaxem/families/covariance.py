@@ -116,11 +116,12 @@ class Full:
             values, vectors = jnp.linalg.eigh(c, symmetrize_input=False)
             return _symmetric((vectors * jnp.maximum(values, floor)[..., None, :]) @ transpose(vectors))
 
-        below = self.at_floor(covariance, floor)
+        below = self.at_floor(covariance, floor).any()
         return jax.lax.cond(any_lane(below), clipped, lambda c: c, covariance)
 
     def at_floor(self, covariance: Array, floor: Array) -> Array:
-        return ~jnp.isfinite(cholesky(covariance - floor * eye_like(covariance))).all()
+        """Bools that broadcast to the covariance: which components, or variances, lie at the floor."""
+        return ~jnp.isfinite(cholesky(covariance - floor * eye_like(covariance))).all((-2, -1), keepdims=True)
 
     def largest_precision(self, inverse: Array) -> Array:
         """About the largest eigenvalue of a precision matrix of any component."""
@@ -222,7 +223,7 @@ class Diagonal(Full):
         return jnp.maximum(covariance, floor)
 
     def at_floor(self, covariance: Array, floor: Array) -> Array:
-        return (covariance <= floor).any()
+        return covariance <= floor
 
     def largest_precision(self, inverse: Array) -> Array:
         return (inverse**2).max()

@@ -151,7 +151,12 @@ class Gaussian(Family):
         return self.prior.pseudo_stats(self, blank)
 
     def degenerate(self, params: Params) -> Array:
-        return self.shape.at_floor(params["covariance"], jnp.asarray(self.floor, params["mean"].dtype) * 1.001)
+        return self.at_floor(params)["covariance"].any()
+
+    def at_floor(self, params: Params) -> dict[str, Array]:
+        mean, covariance = params["mean"], params["covariance"]
+        found = self.shape.at_floor(covariance, jnp.asarray(self.floor, mean.dtype) * 1.001)
+        return {"mean": jnp.zeros(mean.shape, bool), "covariance": jnp.broadcast_to(found, covariance.shape)}
 
     def blank(self, data: Array, n_components: int) -> Params:
         d = data.shape[1]

@@ -69,6 +69,10 @@ class FamilyModel(Model):
     def degenerate(self, params: Params) -> Array | bool:
         return self._family.degenerate(params[self.part])
 
+    def at_floor(self, params: Params) -> PyTree:
+        latent = {name: jnp.zeros(params[name].shape, bool) for name in self.latent_constraints}
+        return {**latent, self.part: self._family.at_floor(params[self.part])}
+
     def coordinates(self, data: PyTree, xp: Any) -> Any:
         return self._family.coordinates(data, xp)
 

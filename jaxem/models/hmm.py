@@ -44,6 +44,7 @@ class HMM(FamilyModel):
 
     part: ClassVar[str] = "emission"
     family_field: ClassVar[str] = "emission"
+    exchangeable: ClassVar[str] = "n_states"
     latent_constraints: ClassVar[dict[str, Any]] = {"initial": sets.Simplex(), "transition": sets.Simplex()}
 
     def natural(self, params: Params) -> dict[str, Any]:
@@ -159,6 +160,11 @@ class HMM(FamilyModel):
         states = chain.sample(which, safe_log(params["initial"]), safe_log(params["transition"]), n, n_steps)
         x = self.emission.sample(what, params["emission"], states.reshape(-1))
         return Sequences(x.reshape(n, n_steps, *x.shape[1:]), jnp.full((n,), n_steps, jnp.int32))
+
+    def sample_like(self, key: Array, params: Params, data: PyTree) -> Sequences:
+        """Sequences of the lengths of those in `data`."""
+        data = as_sequences(data)
+        return Sequences(self.sample(key, params, *data.x.shape[:2]).x, jnp.asarray(data.length))
 
 
 def _relative(counts: Array, before: Array) -> Array:

@@ -42,6 +42,7 @@ class LDA(Model):
     inner_steps: int | Array = 5
 
     is_bound: ClassVar[bool] = True
+    exchangeable: ClassVar[str] = "n_topics"
 
     @property
     def constraints(self) -> dict[str, Any]:
@@ -154,6 +155,13 @@ class LDA(Model):
         words = jax.random.categorical(second, mixed[:, None, :], shape=(n, n_words))
         count = lambda w: jnp.bincount(w, length=params["topics"].shape[1])  # noqa: E731
         return jax.vmap(count)(words).astype(theta.dtype)
+
+    def sample_like(self, key: Array, params: Params, data: Array) -> Array:
+        """Documents of as many words as those in `data`."""
+        first, second = jax.random.split(key)
+        theta = jax.random.dirichlet(first, params["alpha"], (data.shape[0],), params["alpha"].dtype)
+        mixed = jnp.matmul(theta, params["topics"], precision=PRECISION)
+        return jax.random.multinomial(second, data.sum(1), mixed, dtype=theta.dtype)
 
 
 def _mix(gamma: Array, topics: Array) -> tuple[Array, Array, Array]:

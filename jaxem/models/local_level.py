@@ -99,3 +99,7 @@ class LocalLevel(Model):
         steps = jnp.sqrt(params["level"]) * jax.random.normal(keys[1], (n, n_times - 1), dtype)
         noise = jnp.sqrt(params["observation"]) * jax.random.normal(keys[2], (n, n_times), dtype)
         return jnp.cumsum(jnp.concatenate([first, steps], 1), 1) + noise
+
+    def sample_like(self, key: Array, params: Params, data: Array) -> Array:
+        """Series of the length of those in `data`."""
+        return self.sample(key, params, *data.shape)

@@ -42,6 +42,7 @@ class Mixture(FamilyModel):
 
     part: ClassVar[str] = "components"
     family_field: ClassVar[str] = "family"
+    exchangeable: ClassVar[str] = "n_components"
     latent_constraints: ClassVar[dict[str, Any]] = {"weights": sets.Simplex()}
 
     def natural(self, params: Params) -> dict[str, Any]:

@@ -1,0 +1,337 @@
+"""Error bars from the curvature of the log-likelihood: information matrices, standard errors, intervals."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.flatten_util import ravel_pytree
+from jax.scipy.special import ndtri
+
+from jaxem import constraints as sets
+from jaxem.blocks import choose_block_size, cut, float_dtype, n_rows
+from jaxem.engine.checks import check_model, check_rows_finite, checked_labels
+from jaxem.engine.fit import _cast, _present, _row_width
+from jaxem.evaluate.curvature import Curvature
+from jaxem.linalg import cholesky, inverse_lower, transpose
+from jaxem.numerics import PRECISION
+from jaxem.types import Model, Params, Result, static, struct
+from jaxem.validation import check_positive_int, check_same_shapes, check_weight, is_traced
+
+PyTree = Any
+
+METHODS = ("observed", "louis", "oakes", "empirical", "sandwich")
+
+
+class SingularInformationError(RuntimeError):
+    """The information matrix has no inverse; the message names the parameters in the direction that it says nothing of."""
+
+
+@struct
+class Information:
+    """An information matrix in free coordinates (see `jaxem.constraints`), P of them.
+
+    Attributes:
+        matrix: (P, P) information about the free coordinates.
+        score: (P,) gradient of the log-likelihood and log-prior; zero at a maximum.
+        complete: (P, P) information of the complete data, for methods "louis" and "oakes"; else None.
+        variability: (P, P) sum of outer products of scores, for method "sandwich"; else None.
+        boundary: (P,) bools, coordinates left out of every inversion: structural zeros, covariances at their
+            floor, coordinates of which the data say nothing, and logarithms whose optimum lies at infinity.
+        params: where it was taken.
+        constraints: of the model.
+        method: how it was computed.
+    """
+
+    matrix: Array
+    score: Array
+    complete: Array | None
+    variability: Array | None
+    boundary: Array
+    params: Params
+    constraints: Any
+    method: str = static()
+
+    @property
+    def missing(self) -> Array:
+        """(P, P) information lost because latent values were not observed: complete - observed."""
+        if self.complete is None:
+            raise TypeError(f"information must be of method 'louis' or 'oakes' to know what is missing; got {self.method!r}")
+        return self.complete - self.matrix
+
+    @property
+    def singular(self) -> Array:
+        """Whether the matrix, boundary coordinates aside, is not safely positive definite."""
+        return _delta_method(self)[1]
+
+    def covariance(self) -> Array:
+        """(M, M) covariance of the M entries of the parameters, flattened leaf after leaf (delta method).
+
+        NaN for entries without an interior estimate; inside jit, NaN throughout where the information is
+        singular.
+
+        Raises:
+            SingularInformationError: where it is singular, outside jit.
+        """
+        covariance, singular = _delta_method(self)
+        if not is_traced(singular) and bool(singular):
+            raise SingularInformationError(self._complaint())
+        return covariance
+
+    def standard_errors(self) -> Params:
+        """See `standard_errors`."""
+        return ravel_pytree(self.params)[1](jnp.sqrt(jnp.diagonal(self.covariance())))
+
+    def intervals(self, level: float | Array = 0.95) -> tuple[Params, Params]:
+        """See `intervals`."""
+        half = ndtri((1 + jnp.asarray(level, self.matrix.dtype)) / 2)
+        full = sets.broadcast(self.constraints, self.params)
+        is_set = lambda x: isinstance(x, sets.Real)  # noqa: E731
+        errors = self.standard_errors()
+        both = jax.tree.map(lambda c, x, e: c.interval(x, half * e), full, self.params, errors, is_leaf=is_set)
+        return jax.tree.transpose(jax.tree.structure(self.params), jax.tree.structure((0, 0)), both)
+
+    # --- what is said of trouble -------------------------------------------------------------
+    def _names(self) -> list[str]:
+        """Leaf of each free coordinate."""
+        leaves = jax.tree_util.tree_leaves_with_path(sets.to_free(self.constraints, self.params))
+        return [jax.tree_util.keystr(path, simple=True, separator=".") or "params" for path, x in leaves for _ in range(x.size)]
+
+    def boundary_leaves(self) -> dict[str, int]:
+        """Names of the leaves with coordinates left out, and how many of each."""
+        names = [name for name, out in zip(self._names(), np.asarray(self.boundary), strict=True) if out]
+        return {name: names.count(name) for name in dict.fromkeys(names)}
+
+    def _complaint(self) -> str:
+        if not np.isfinite(np.asarray(self.matrix)).all():
+            return "the information is not finite: the log-likelihood has no second derivative at params"
+        values, vectors = np.linalg.eigh(np.asarray(scaled(self.matrix, self.boundary)[1], np.float64))
+        largest = np.abs(vectors[:, 0]) > 0.1 * np.abs(vectors[:, 0]).max()
+        leaves = list(dict.fromkeys(np.array(self._names())[largest]))
+        what = "not positive definite" if values[0] < -_tolerance(self.matrix.dtype) else "singular"
+        return (
+            f"the information is {what} (least eigenvalue {values[0]:.2g}, coordinates scaled to unit information) in a"
+            f" direction of {', '.join(leaves)}: the data do not determine them, or params is no maximum"
+        )
+
+    def __str__(self) -> str:
+        if is_traced(self.matrix) or self.matrix.ndim != 2:
+            return repr(self)
+        lines = [f"{self.method} information about {self.matrix.shape[0]} free coordinates"]
+        if self.boundary_leaves():
+            lines.append("left out: " + ", ".join(f"{n} of {leaf}" for leaf, n in self.boundary_leaves().items()))
+        if bool(self.singular):
+            return "\n".join([*lines, self._complaint()])
+        errors = jax.tree.leaves(self.standard_errors())
+        for (path, x), error in zip(jax.tree_util.tree_leaves_with_path(self.params), errors, strict=True):
+            pairs = zip(np.ravel(x)[:20], np.ravel(error), strict=False)
+            text = ", ".join(f"{a:.4g} ({b:.2g})" for a, b in pairs) + (", ..." if np.size(x) > 20 else "")
+            lines.append(f"{jax.tree_util.keystr(path, simple=True, separator='.')}: {text}")
+        return "\n".join(lines)
+
+
+#: A matrix product in full precision, on a GPU too.
+product = partial(jnp.matmul, precision=PRECISION)
+
+
+@jax.jit
+def _delta_method(information: Information) -> tuple[Array, Array]:
+    """Covariance J C J^T of the parameters, and whether the information is singular; C over interior coordinates."""
+    boundary = information.boundary
+    scale, unit = scaled(information.matrix, boundary)
+    root = inverse_lower(cholesky(unit))
+    inverse = product(transpose(root), root)
+    # 1 / diagonal: the share of what is known of a coordinate that no other coordinate could explain away.
+    share = 1 / jnp.diagonal(inverse)
+    singular = ~(share > _tolerance(share.dtype)).all()
+    inverse = jnp.where(boundary | boundary[:, None], 0, inverse * scale * scale[:, None])
+    if information.variability is not None:
+        inverse = product(product(inverse, information.variability), inverse)
+    jacobian = jacobian_of(information)
+    moved = jnp.abs(jacobian)
+    # An entry whose own coordinate is left out: most of its derivative, or all of none.
+    held = jnp.where(boundary, moved, 0).sum(1) >= jnp.where(boundary, 0, moved).sum(1)
+    covariance = product(product(jacobian, inverse), jacobian.T)
+    return jnp.where(held | held[:, None] | singular, jnp.nan, covariance), singular
+
+
+def jacobian_of(information: Information) -> Array:
+    """(M, P) derivative of the parameters in their free coordinates."""
+    vector, back = sets.chart(information.constraints, information.params)
+    return jax.jacfwd(lambda v: ravel_pytree(back(v))[0])(vector)
+
+
+def _tolerance(dtype: Any) -> float:
+    return float(jnp.finfo(dtype).eps) ** (2 / 3)
+
+
+def scaled(matrix: Array, boundary: Array) -> tuple[Array, Array]:
+    """Scale of each coordinate, and the matrix with a unit diagonal; boundary coordinates as if alone."""
+    diagonal = jnp.diagonal(matrix)
+    scale = jnp.where(boundary | (diagonal <= 0), 1, 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1)))
+    alone = boundary | boundary[:, None]
+    eye = jnp.eye(len(diagonal), dtype=matrix.dtype)
+    return scale, jnp.where(alone, eye, matrix * scale * scale[:, None])
+
+
+def information(
+    model: Model,
+    params: Params | Result,
+    data: PyTree,
+    *,
+    weight: Any = None,
+    labels: Any = None,
+    method: str = "observed",
+    block_size: int | None = None,
+) -> Information:
+    """How much the data say about the parameters: an information matrix at a maximum of the likelihood.
+
+    - "observed": minus the Hessian of the log-likelihood, by automatic differentiation.
+    - "louis": complete minus missing information (Louis 1982); keeps both, for `em_rate`.
+    - "oakes": minus the Hessian from derivatives of q and of the E-step (Oakes 1999); with a model's own
+      `e_step` it differentiates that one.
+    - "empirical": outer products of the scores of single data (Berndt, Hall, Hall and Hausman 1974).
+    - "sandwich": the observed matrix, with covariances robust to a wrong model (Huber 1967; White 1982).
+
+    The first three are equal. A log-prior of the model is part of them. Works inside `jax.jit` and `jax.vmap`.
+
+    Args:
+        model: the model.
+        params: parameters, or the `Result` that holds them: a maximum, or nothing that follows means much.
+        data: as for `fit`.
+        weight: (N,) non-negative; 2 is a datum seen twice.
+        labels: (N,) known latent values, -1 for unknown.
+        method: one of the above.
+        block_size: rows of one block; None chooses.
+
+    Returns:
+        An `Information`. What lies on a boundary is marked in it, and a singular matrix is returned as it is.
+
+    Raises:
+        TypeError: for a model with per-datum parameters or a bound, whose curvature is no information.
+        ValueError: for an unknown method, for no more data than free coordinates where a method needs the scores
+            of single data, and whatever the model, the weights or the labels refuse.
+    """
+    check_model(model)
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}")
+    if model.local is not None or model.is_bound:
+        raise TypeError(
+            f"model must have a log-likelihood; {type(model).__name__} has per-datum parameters or a bound, whose"
+            " curvature is no information: use jaxem.bootstrap"
+        )
+    if block_size is not None:
+        block_size = check_positive_int(block_size, "block_size")
+    params = params.params if isinstance(params, Result) else params
+    with jax.default_matmul_precision("highest"):
+        if is_traced(model, params, data, weight, labels):
+            return _information(model, params, jax.tree.map(jnp.asarray, data), weight, labels, method, block_size)
+        data, weight, labels = checked(model, params, data, weight, labels)
+        return _information_jit(model, params, data, weight, labels, method, block_size)
+
+
+def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any) -> tuple[PyTree, Any, PyTree]:
+    """Data, weights and labels as `fit` would take them, `params` looked at too; raises as it does."""
+    data = model.validate(data)
+    n = n_rows(data)
+    if weight is None:
+        check_rows_finite(data)
+    else:
+        weight = np.asarray(check_weight(weight, n), float_dtype(data))
+    labels = checked_labels(labels, n, getattr(model, "n_components", None))
+    blank = model.blank(data)
+    if blank is not None:
+        check_same_shapes(params, blank, "params")
+    # A rate may have come to zero: that is a boundary to report, not an error.
+    at_zero = lambda c: sets.NonNegative() if isinstance(c, sets.Positive) else c  # noqa: E731
+    full = sets.broadcast(model.constraints, params)
+    allowed = jax.tree.map(at_zero, full, is_leaf=lambda x: isinstance(x, sets.Real))
+    sets.check(allowed, params, "params")
+    return jax.tree.map(jnp.asarray, data), weight, labels
+
+
+def _information(model, params, data, weight, labels, method: str, block_size: int | None) -> Information:
+    params = _cast(jax.tree.map(jnp.asarray, params), float_dtype(data))
+    n = n_rows(data)
+    size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(partial(sets.to_free, model.constraints), params)))
+    if block_size is None:
+        width = _row_width(model, params, data, labels, 1) * max(1, size)  # a backward pass for each coordinate
+        block_size = choose_block_size(n, width, float_dtype(data).itemsize, jax.default_backend())
+    if method in ("empirical", "sandwich") and n <= size:
+        raise ValueError(f"data must be more than the {size} free coordinates for method={method!r}; got N={n}")
+    weight = None if weight is None else jnp.asarray(weight, float_dtype(data))
+    about = Curvature(model, params, cut(data, weight, labels, block_size))
+    complete = variability = None
+    if method == "louis":
+        complete = about.complete()
+        matrix = complete - about.missing()
+    elif method == "oakes":
+        complete = about.complete()
+        matrix = complete - about.cross()
+    elif method == "empirical":
+        matrix = about.outer()
+    else:
+        matrix = about.observed()
+        variability = about.outer() if method == "sandwich" else None
+    score = about.score()
+    boundary = _boundary(model, params, data, weight, matrix, score)
+    return Information(matrix, score, complete, variability, boundary, params, model.constraints, method)
+
+
+_information_jit = jax.jit(_information, static_argnames=("method", "block_size"))
+
+
+def _boundary(model: Model, params: Params, data: PyTree, weight: Any, matrix: Array, score: Array) -> Array:
+    """(P,) see `Information.boundary`."""
+    affine = model.coordinates(_present(data, weight), jnp)
+    if affine is None:
+        floor = model.at_floor(params)
+    else:  # floors are relative to the spread of the data
+        floor = model.changed(affine).at_floor(model.change_params(params, affine))
+    full = sets.broadcast(model.constraints, params)
+    is_set = lambda x: isinstance(x, sets.Real)  # noqa: E731
+    edge = jax.tree.map(lambda c, x, f: c.edge(x, f), full, params, floor, is_leaf=is_set)
+    logarithmic = jax.tree.map(lambda c, e: jnp.full(e.shape, c.logarithmic), full, edge, is_leaf=is_set)
+    edge, logarithmic = ravel_pytree(edge)[0].astype(bool), ravel_pytree(logarithmic)[0].astype(bool)
+    # Towards an optimum at zero the log-likelihood goes as exp(coordinate): slope and curvature are equal, and
+    # Newton's step has length one however near zero is. At an optimum elsewhere it has length zero.
+    curvature = jnp.diagonal(matrix)
+    receding = logarithmic & (jnp.abs(score) > jnp.abs(curvature) / 2)
+    return edge | receding | (curvature == 0)
+
+
+def standard_errors(of: Any) -> Params:
+    """Standard errors in the parameters' own shapes and units.
+
+    Args:
+        of: an `Information` (delta method: covariance J C J^T with J the derivative of the parameters in
+            their free coordinates), or a `Bootstrap` (standard deviation over its samples).
+
+    Returns:
+        A tree shaped like the parameters; NaN for an entry without an interior estimate: at a boundary,
+        at a floor, fixed. Inside jit, NaN throughout where the information is singular.
+
+    Raises:
+        SingularInformationError: where the information is singular, outside jit.
+    """
+    return of.standard_errors()
+
+
+def intervals(of: Any, level: float | Array = 0.95) -> tuple[Params, Params]:
+    """Confidence intervals of every parameter.
+
+    Args:
+        of: an `Information`: Wald intervals on a scale that keeps them in the parameter space (logarithms of
+            positive parameters and variances, logits of probabilities), or a `Bootstrap`: percentiles.
+        level: confidence of each interval by itself.
+
+    Returns:
+        Lower and upper ends, two trees shaped like the parameters; NaN and errors as for `standard_errors`.
+    """
+    if not is_traced(level) and not 0 < float(level) < 1:
+        raise ValueError(f"level must lie strictly between 0 and 1; got {level}")
+    return of.intervals(level)

@@ -283,6 +283,12 @@ class Result:
         return self.status == Status.CONVERGED
 
     @property
+    def params_converged(self) -> Array:
+        """Whether the winning lane stopped on its parameters, as gradients through the fit need it."""
+        on_params = (self.stop == StopReason.PARAM_RTOL) | (self.stop == StopReason.PARAM_ATOL)
+        return self.converged & on_params
+
+    @property
     def stop_reason(self) -> str:
         """Name of the criterion that fired, in lower case; 'none' where none did. For one concrete fit."""
         return StopReason(int(self.stop)).name.lower()

@@ -16,11 +16,12 @@ from jaxem.blocks import Blocks, choose_block_size, cut, float_dtype, n_rows, re
 from jaxem.engine.algorithm import EM, Algorithm
 from jaxem.engine.checks import check_key, check_model, check_rows_finite, checked_init, checked_labels, raise_if_all_failed
 from jaxem.engine.e_step import block_rows, weighted_total
+from jaxem.engine.implicit import attached
 from jaxem.engine.loop import HISTORY, Lane, chronological, new_lane
 from jaxem.engine.m_step import log_prior as model_log_prior
 from jaxem.engine.problem import Problem
 from jaxem.engine.regularizer import Regularizer, regularizer
-from jaxem.engine.restarts import Rounds, best_first, run, run_rounds, settle, take
+from jaxem.engine.restarts import Rounds, best_first, run, run_rounds, settle, take, unrolled
 from jaxem.engine.segments import run_in_segments
 from jaxem.engine.stop import Stop
 from jaxem.types import Model, Params, Restarts, Result, static, struct
@@ -37,6 +38,7 @@ class _Options:
     block_size: int | None = static()
     rounds: Rounds | None
     regularizer: Regularizer
+    unroll: int | None = static(default=None)
 
 
 def fit(
@@ -58,11 +60,17 @@ def fit(
     frozen: Any = None,
     tied: Any = None,
     standardize: bool = True,
+    unroll: int | None = None,
 ) -> Result:
     """Fit a latent-variable model by Expectation-Maximization.
 
     Works inside `jax.jit` and `jax.vmap`, over keys, data sets and weights. Called plainly it first checks
     its input. It is compiled once for each model structure and shape of data.
+
+    Inside jit the parameters, log-likelihood and objective can be differentiated with respect to data, weights,
+    and the numbers in priors, penalties and the model, by the implicit function theorem (see
+    `jaxem.engine.implicit`). That is right only where the parameters converged: set `Stop(param_rtol=...)` and
+    read `result.params_converged`.
 
     Args:
         model: the model.
@@ -85,6 +93,8 @@ def fit(
         tied: leaves that share one value: groups of dotted names, or a prefix tree of labels.
         standardize: compute in coordinates in which the data have unit scale, where the model offers
             them, and map the parameters back.
+        unroll: exactly this many EM maps in a scan that reverse-mode differentiation goes through step by
+            step, instead of a loop and the implicit derivative. For closed M-steps.
 
     Returns:
         A `Result`.
@@ -105,7 +115,8 @@ def fit(
     # A prior or penalty that is a function of the user's parameters must see them as they are.
     restrained = regularizer(penalty, log_prior, frozen, tied)
     standardize = standardize and not restrained.in_users_units and model.log_prior is None
-    options = _Options(n_restarts, block_size, rounds, restrained)
+    unroll = None if unroll is None else check_positive_int(unroll, "unroll", 0)
+    options = _Options(n_restarts, block_size, rounds, restrained, unroll)
     with jax.default_matmul_precision("highest"):
         if is_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, options):
             return _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize)
@@ -116,7 +127,8 @@ def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_ste
     data = jax.tree.map(jnp.asarray, data)
     dtype = float_dtype(data)
     weight = None if weight is None else jnp.asarray(weight, dtype)
-    affine = model.coordinates(_present(data, weight), jnp) if standardize else None
+    # Any coordinates lead to the same fit: its derivatives need not go through the choice of them.
+    affine = jax.lax.stop_gradient(model.coordinates(_present(data, weight), jnp)) if standardize else None
     original, init = model, _cast(init, dtype)
     if affine is not None:
         volume = _volume(model, data, affine, dtype)
@@ -243,18 +255,23 @@ def _planned(model, data, starting, labels, options) -> _Plan:
     return _Plan(width, options.block_size or choose_block_size(n, across, dtype.itemsize, backend))
 
 
+def _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, plan) -> Problem:
+    """The problem, its data cut into blocks."""
+    blocks = cut(data, weight, labels, plan.block_size)
+    if volume.ndim == 0:
+        offset = volume * blocks.weight.sum()
+    else:  # data differ in size
+        offset = volume.sum() if weight is None else weighted_total(volume, weight)
+    return Problem(model, blocks, algorithm, stop, max_steps, offset, options.regularizer)
+
+
 def _begin(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options) -> tuple[Problem, Lane, _Plan]:
     """The data cut into blocks, and all lanes at their starts."""
     starting = _starting_params(model, data, key, init, weight, options)
     starting = options.regularizer.restored(starting, starting)
     options.regularizer.check(model.constraints, jax.tree.map(lambda x: x[0], starting))
     plan = _planned(model, data, starting, labels, options)
-    blocks = cut(data, weight, labels, plan.block_size)
-    if volume.ndim == 0:
-        offset = volume * blocks.weight.sum()
-    else:  # data differ in size
-        offset = volume.sum() if weight is None else weighted_total(volume, weight)
-    problem = Problem(model, blocks, algorithm, stop, max_steps, offset, options.regularizer)
+    problem = _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, plan)
     if model.local is None:
         lanes = jax.vmap(lambda p: new_lane(problem, p))(starting)
     else:  # a pass over the data
@@ -292,18 +309,27 @@ def _end(problem, lanes, n) -> Result:
 def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options) -> Result:
     """Everything between the boundaries, in one traced piece."""
     with algorithm.scope():
-        problem, lanes, plan = _begin(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
-        return _end(problem, _race(problem, lanes, options, plan, run), n_rows(data))
+        given = (model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
+        if options.unroll is not None:
+            problem, lanes, _ = _begin(*given)
+            return _end(problem, unrolled(problem, lanes, options.unroll), n_rows(data))
+        problem, lanes, plan = _begin(*jax.lax.stop_gradient(given))
+        result = _end(problem, _race(problem, lanes, options, plan, run), n_rows(data))
+        live = _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, plan)
+        return attached(live, result)
 
 
 _begin_jit = jax.jit(_begin)
 _end_jit = jax.jit(_end, static_argnums=2)
+_unrolled_jit = jax.jit(unrolled, static_argnums=2)
 
 
 def _solve_in_segments(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options) -> Result:
     """The same from the host, so that it can be interrupted."""
     with algorithm.scope():
         problem, lanes, plan = _begin_jit(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
+        if options.unroll is not None:
+            return _end_jit(problem, _unrolled_jit(problem, lanes, options.unroll), n_rows(data))
         return _end_jit(problem, _race(problem, lanes, options, plan, run_in_segments), n_rows(data))
 
 

@@ -105,6 +105,12 @@ def run(problem: Problem, lanes: Lane, width: int, limit: Array | int = NEVER, b
     return jax.lax.while_loop(more, turn, (lanes, queue[:width], jnp.int32(width), none))[0]
 
 
+def unrolled(problem: Problem, lanes: Lane, n_steps: int) -> Lane:
+    """`n_steps` EM maps of every lane in a scan, each recomputed when differentiated instead of stored."""
+    one = jax.vmap(jax.checkpoint(lambda lane: step(problem, lane, lane.status == Status.RUNNING)))
+    return jax.lax.scan(lambda lanes, _: (one(lanes), None), lanes, length=n_steps + 1)[0]
+
+
 def brackets(n_lanes: int, keep: int) -> list[np.ndarray]:
     """Lane numbers by bracket: [0, keep), [keep, keep^2), ..."""
     edges = [0]

@@ -186,7 +186,8 @@ def proximal_ascent(
     """
     leaves, structure = jax.tree.flatten(params)
     places = [i for i, on in enumerate(sparse) if on]
-    weights = [regularizer.thresholds(params)[i] / scale for i in places]
+    thresholds = regularizer.thresholds(params)
+    weights = [jnp.asarray(thresholds[i]) / scale for i in places]
     start = [leaves[i] for i in places]
 
     def rebuild(active: list[Array]) -> Params:
@@ -218,7 +219,7 @@ def proximal_ascent(
         size = jax.lax.while_loop(too_far, lambda s: s / 2, 1.5 * size)
         new = shrunk(at, gradient, size)
         moved = jax.tree.map(jnp.subtract, new, here)
-        uphill = optax.tree.vdot(jax.tree.map(jnp.subtract, at, new), moved) > 0
+        uphill = jnp.greater(optax.tree.vdot(jax.tree.map(jnp.subtract, at, new), moved), 0)
         longer = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
         factor = jnp.where(uphill, 0, (momentum - 1) / longer)
         ahead = jax.tree.map(lambda n, m: n + factor * m, new, moved)

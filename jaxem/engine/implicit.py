@@ -88,7 +88,7 @@ def _solved(curvature: Callable[[Array], Array], right: Array) -> Array:
         dead = (matrix == 0).all(1)  # structural zeros, leaves that follow others
         matrix = matrix + jnp.diag(dead.astype(right.dtype))
         return jnp.where(dead, 0, jnp.linalg.solve(matrix, right))
-    tolerance = jnp.finfo(right.dtype).eps ** 0.75
+    tolerance = float(jnp.finfo(right.dtype).eps) ** 0.75
     return jax.scipy.sparse.linalg.gmres(curvature, right, tol=tolerance, restart=50, maxiter=20)[0]
 
 

@@ -104,7 +104,8 @@ def step(problem: Problem, lane: Lane, on: Array | bool = True) -> Lane:
 
     held = (lane.proposal, expectation.local, expectation.loglik.astype(lane.loglik.dtype), value)
     params, local, loglik, value = tree_where(accepted, held, (lane.params, lane.local, lane.loglik, lane.objective))
-    new = Lane(
+    new = dataclasses.replace(
+        lane,
         params=params,
         local=local,
         loglik=loglik,
@@ -117,7 +118,7 @@ def step(problem: Problem, lane: Lane, on: Array | bool = True) -> Lane:
         stop=fired.astype(jnp.int32),
         history=(),
     )
-    new = tree_where(on, new, dataclasses.replace(lane, history=()))
+    new = tree_where(jnp.asarray(on), new, dataclasses.replace(lane, history=()))
     # Written with `drop` rather than selected, so that the ring is updated in place. A step not taken
     # repeats the value kept: it counts as a step, and the last entry is always the objective.
     slot = jnp.where(on, n_steps % HISTORY, HISTORY)

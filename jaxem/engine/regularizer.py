@@ -50,11 +50,8 @@ class L2:
 
 def _sum(of: Callable[[Array], Array], names: tuple[str, ...], params: Params, argument: str) -> Array:
     chosen = jax.tree.leaves(named(names, params, argument))
-    return sum(of(x).sum() for x, on in zip(jax.tree.leaves(params), chosen, strict=True) if on)
-
-
-def _sum_of(old: Array | float | None, new: Array | float) -> Array | float:
-    return new if old is None else old + new
+    terms = [of(x).sum() for x, on in zip(jax.tree.leaves(params), chosen, strict=True) if on]
+    return jnp.asarray(sum(terms))
 
 
 @struct
@@ -177,7 +174,7 @@ def regularizer(penalty: Any, log_prior: Any, frozen: Any, tied: Any) -> Regular
     return Regularizer(tuple(_callable(p, "penalty") for p in penalties), prior, _frozen_names(frozen), _tied_names(tied))
 
 
-def _callable(function: Any, argument: str) -> Callable[[Params], Array]:
+def _callable(function: Any, argument: str) -> Any:
     if not callable(function):
         raise TypeError(f"{argument} must be a function of the parameters; got {type(function).__name__}")
     return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function

@@ -8,6 +8,7 @@ from jaxem.engine.algorithm import ECM, EM, GEM, Algorithm, HardEM
 from jaxem.engine.anderson import Anderson
 from jaxem.engine.conjugate_gradient import ConjugateGradient
 from jaxem.engine.fit import fit
+from jaxem.engine.newton import newton
 from jaxem.engine.regularizer import L1, L2
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
@@ -92,6 +93,7 @@ __all__ = [
     "log_joint",
     "log_marginal",
     "missing_information",
+    "newton",
     "select",
     "sequences",
     "standard_errors",

@@ -60,7 +60,10 @@ def ascend(
         return -q(rebuild(active)) / scale
 
     optimizer = optax.with_extra_args_support(optimizer)
-    value_and_grad = optax.value_and_grad_from_state(loss)
+    initial = optimizer.init(start)
+    # A line search leaves the value and gradient where it ended in the state; other optimizers have none.
+    searches = optax.tree.get(initial, "value") is not None
+    value_and_grad = optax.value_and_grad_from_state(loss) if searches else _value_and_grad(loss)
     tolerance = jnp.finfo(jnp.result_type(*start)).eps ** 0.6
 
     def unfinished(carry):
@@ -75,10 +78,18 @@ def ascend(
         return optax.apply_updates(active, updates), state, size, step + 1
 
     size = jnp.full((), jnp.inf, jnp.result_type(*start))
-    carry: Any = (start, optimizer.init(start), size, jnp.int32(0))
+    carry: Any = (start, initial, size, jnp.int32(0))
     active = jax.lax.while_loop(unfinished, update, carry)[0]
-    # An optimizer's last step may overshoot or leave the finite numbers: then the start stands.
-    return tree_where((loss(active) <= loss(start)) & all_finite(active), rebuild(active), params)
+    # An optimizer's last step may overshoot or leave the finite numbers: then the start stands. Near the top
+    # values differ by rounding only, and the gradient says which of the two lies higher.
+    (before, steep), (after, flat) = (jax.value_and_grad(loss)(at) for at in (start, active))
+    level = after <= before + 4 * jnp.finfo(before.dtype).eps * (1 + jnp.abs(before))
+    higher = (after <= before) | (level & (optax.tree.norm(flat) < optax.tree.norm(steep)))
+    return tree_where(higher & all_finite(active), rebuild(active), params)
+
+
+def _value_and_grad(loss: Callable[[PyTree], Array]) -> Callable[..., tuple[Array, PyTree]]:
+    return lambda at, *, state: jax.value_and_grad(loss)(at)
 
 
 def gradient_steps(

@@ -1,6 +1,6 @@
 """jaxem: Expectation-Maximization in JAX."""
 
-from jaxem import constraints, datasets, init
+from jaxem import constraints, datasets, init, latents
 from jaxem._version import __version__
 from jaxem.check import LawError, check_model
 from jaxem.engine.accelerate import QuasiNewton, Squarem
@@ -90,6 +90,7 @@ __all__ = [
     "information",
     "init",
     "intervals",
+    "latents",
     "log_joint",
     "log_marginal",
     "missing_information",

@@ -90,6 +90,13 @@ class Algorithm:
         return nullcontext()
 
 
+def check_optimizer(optimizer: Any, owner: str) -> None:
+    """Raise TypeError for what is no Optax transformation."""
+    if not isinstance(optimizer, optax.GradientTransformation):
+        wanted = "an optax.GradientTransformation, e.g. optax.adam(1e-2)"
+        raise TypeError(f"{owner}'s optimizer must be {wanted}; got {type(optimizer).__name__}")
+
+
 @struct
 class EM(Algorithm):
     """Expectation-Maximization; generalized EM where a model has no closed M-step (Dempster, Laird and Rubin 1977).
@@ -102,6 +109,10 @@ class EM(Algorithm):
 
     optimizer: optax.GradientTransformation | None = static(default=None)
     inner_steps: int | Array = 100
+
+    def __post_init__(self) -> None:
+        if self.optimizer is not None:
+            check_optimizer(self.optimizer, "EM")
 
     def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
         params = m_step(
@@ -152,6 +163,9 @@ class GEM(Algorithm):
     optimizer: optax.GradientTransformation = static(default=optax.adam(1e-2))
     inner_steps: int | Array = 5
 
+    def __post_init__(self) -> None:
+        check_optimizer(self.optimizer, "GEM")
+
     def begin(self, problem: Problem, params: Params) -> PyTree:
         return self.optimizer.init(sets.to_free(problem.constraints(params), params))
 
@@ -176,6 +190,10 @@ class ECM(Algorithm):
     groups: tuple[tuple[str, ...], ...] | None = static(default=None)
     optimizer: optax.GradientTransformation | None = static(default=None)
     inner_steps: int | Array = 100
+
+    def __post_init__(self) -> None:
+        if self.optimizer is not None:
+            check_optimizer(self.optimizer, "ECM")
 
     def begin(self, problem: Problem, params: Params) -> PyTree:
         """Nothing to remember.

@@ -11,6 +11,7 @@ import numpy as np
 from jaxem import constraints as sets
 from jaxem import init as starts
 from jaxem.blocks import n_rows
+from jaxem.engine.algorithm import Algorithm
 from jaxem.types import FitError, Model, Result, Status
 from jaxem.validation import check_finite, check_rows, check_same_shapes, floating, numeric
 
@@ -26,6 +27,13 @@ def check_model(model: Any) -> None:
     if "__dataclass_fields__" not in cls.__dict__ or (len(leaves) == 1 and leaves[0] is model):
         wanted = "must be a frozen dataclass registered as a pytree; decorate it with @jaxem.struct"
         raise TypeError(f"model class {cls.__name__} {wanted}")
+
+
+def check_algorithm(algorithm: Any) -> None:
+    """Raise TypeError for what is no algorithm, such as its class or an optimizer."""
+    if not isinstance(algorithm, Algorithm):
+        got = f"the class {algorithm.__name__}" if isinstance(algorithm, type) else type(algorithm).__name__
+        raise TypeError(f"algorithm must be a jaxem.Algorithm, e.g. jaxem.EM(); got {got}")
 
 
 def check_key(model: Model, init: Any, key: Any) -> None:
@@ -84,9 +92,17 @@ def checked_init(model: Model, init: Any, data: PyTree, n_restarts: int, dtype: 
     return starts.Each(params) if isinstance(init, starts.Each) else params
 
 
-def raise_if_all_failed(result: Result) -> None:
-    """Raise FitError where no lane holds a sound state."""
+def raise_if_all_failed(result: Result, data: PyTree, weight: Any) -> None:
+    """Raise FitError, naming the first rows at fault, where no lane holds a sound state."""
     statuses = np.asarray(result.restarts.status)
-    if (statuses == Status.NONFINITE).all():  # any other lane still holds its last sound state
-        counts = {s.name: int((statuses == s).sum()) for s in Status if (statuses == s).any()}
-        raise FitError(f"every restart failed: {counts}; the starting values make the objective infinite or NaN")
+    if not (statuses == Status.NONFINITE).all():  # any other lane still holds its last sound state
+        return
+    counts = {s.name: int((statuses == s).sum()) for s in Status if (statuses == s).any()}
+    message = f"every restart failed: {counts}; the starting values make the objective infinite or NaN"
+    first = jax.tree.map(lambda x: jnp.asarray(x[:10_000]), data)
+    log_prob = np.asarray(result.model.log_prob(result.params, first))
+    bad = np.flatnonzero(~np.isfinite(log_prob) & (True if weight is None else weight[:10_000] > 0))
+    if bad.size:
+        listed = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
+        message += f", first where the log-density is {log_prob[bad[0]]}: row(s) {listed}"
+    raise FitError(message)

@@ -14,7 +14,15 @@ from jax import Array
 from jaxem import init as starts
 from jaxem.blocks import Blocks, choose_block_size, cut, float_dtype, n_rows, replace_absent, row_width
 from jaxem.engine.algorithm import EM, Algorithm
-from jaxem.engine.checks import check_key, check_model, check_rows_finite, checked_init, checked_labels, raise_if_all_failed
+from jaxem.engine.checks import (
+    check_algorithm,
+    check_key,
+    check_model,
+    check_rows_finite,
+    checked_init,
+    checked_labels,
+    raise_if_all_failed,
+)
 from jaxem.engine.e_step import block_rows, weighted_total
 from jaxem.engine.implicit import attached
 from jaxem.engine.loop import HISTORY, Lane, chronological, new_lane
@@ -105,6 +113,7 @@ def fit(
         FitError: when every lane failed (called plainly only; inside jit the statuses tell).
     """
     check_model(model)
+    check_algorithm(algorithm)
     n_restarts = check_positive_int(n_restarts, "n_restarts")
     if block_size is not None:
         block_size = check_positive_int(block_size, "block_size")
@@ -142,7 +151,7 @@ def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_ste
 
 
 def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize) -> Result:
-    data = model.validate(data)
+    data = given = model.validate(data)
     n = n_rows(data)
     dtype = float_dtype(data)
     if weight is not None:
@@ -170,7 +179,7 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
         result = _restored_jit(original, result, jax.tree.map(lambda x: jnp.asarray(np.asarray(x, dtype)), params))
     else:
         result = dataclasses.replace(result, model=original)
-    raise_if_all_failed(result)
+    raise_if_all_failed(result, given, weight)
     return _trimmed(result)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,29 +36,37 @@ def with_pseudo(model: Model, stats: PyTree, params: Params) -> PyTree:
     return stats if pseudo is None else tree_add(stats, pseudo)
 
 
+#: Posteriors of at most this many numbers a lane are kept through an M-step; more are recomputed block by block.
+KEPT_POSTERIORS = 1 << 18
+
+
 def expected_scores(model: Model, params: Params, blocks: Blocks, local: PyTree) -> Callable[[Params], Array]:
     """theta -> sum of weight * <posterior of the local scores at `params`, scores(theta)>.
 
-    Posteriors belong to their rows and never add up, so each evaluation recomputes them block by block
-    instead of storing N of them.
+    Posteriors belong to their rows and never add up. Where few they are kept; where many, each evaluation
+    recomputes them, so that memory does not grow with N.
     """
     packed = model.pack(model.natural(params))
 
+    def posterior(block: Blocks, local: PyTree) -> PyTree:
+        rows = block_rows(model, params, block, local)
+        _, pull = jax.vjp(lambda s: model.log_marginal(packed, block.data, dataclasses.replace(rows, scores=s)), rows.scores)
+        return jax.lax.stop_gradient(pull(block.weight)[0])
+
     def at(theta: Params) -> Array:
         @jax.checkpoint
-        def term(block, local):
-            rows = block_rows(model, params, block, local)
-            _, pull = jax.vjp(lambda s: model.log_marginal(packed, block.data, _with_scores(rows, s)), rows.scores)
-            (posterior,) = pull(block.weight)
-            return inner(jax.lax.stop_gradient(posterior), model.scores(theta, block.data))
+        def term(block: Blocks, local: PyTree, kept: PyTree) -> Array:
+            weighted = posterior(block, local) if kept is None else kept
+            return inner(weighted, model.scores(theta, block.data))
 
-        return fold(term, blocks, local)
+        return fold(term, blocks, local, kept)
 
+    def all_blocks() -> PyTree:
+        return jax.lax.map(lambda block: posterior(*block), (blocks, local))
+
+    size = sum(math.prod(x.shape) for x in jax.tree.leaves(jax.eval_shape(all_blocks)))
+    kept = all_blocks() if size <= KEPT_POSTERIORS else None
     return at
-
-
-def _with_scores(rows, scores):
-    return type(rows)(local=rows.local, scores=scores, labels=rows.labels)
 
 
 def q_function(model: Model, stats: PyTree, params: Params, blocks: Blocks, local: PyTree) -> Callable[[Params], Array]:

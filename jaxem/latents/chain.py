@@ -9,7 +9,7 @@ from jax import Array
 from jaxem.numerics import PRECISION, latents_are_hard, safe_log
 
 
-def log_partition(log_initial: Array, log_transition: Array, scores: Array, valid: Array) -> Array:
+def log_partition(log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None) -> Array:
     """(n,) log of the sum over all paths; its gradients are expected starts, transitions and visits.
 
     Probabilities are rescaled at every step (Rabiner 1989, section V.A). A transition of probability zero
@@ -19,8 +19,9 @@ def log_partition(log_initial: Array, log_transition: Array, scores: Array, vali
         log_initial: (K,).
         log_transition: (K, K), rows the state before.
         scores: (K, n, T) local log-densities.
-        valid: (n, T); the steps beyond a sequence's end leave it as it is.
+        valid: (n, T); the steps beyond a sequence's end leave it as it is. None: all count.
     """
+    valid = jnp.ones(scores.shape[1:], bool) if valid is None else valid
     transition = jnp.exp(log_transition)
     hard = latents_are_hard()
 
@@ -54,7 +55,7 @@ def log_partition(log_initial: Array, log_transition: Array, scores: Array, vali
     return total
 
 
-def posterior(log_initial: Array, log_transition: Array, scores: Array, valid: Array) -> Array:
+def posterior(log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None) -> Array:
     """(K, n, T) smoothed probabilities of the states; zero beyond a sequence's end."""
     return jax.grad(lambda s: log_partition(log_initial, log_transition, s, valid).sum())(scores)
 

@@ -21,16 +21,33 @@ PyTree = Any
 
 
 class UserModel(Model):
-    """What models from functions share: starting values as they were given, constraints as they were given."""
+    """What models from functions share: starting values, constraints and an M-step as they were given."""
 
     init: PyTree
     needs_key: ClassVar[bool] = False
+    #: (stats, params) -> the parameters that have a closed form: all, or a tree in which others lack or are None.
+    m_step_fn: ClassVar[Any] = None
+
+    @property
+    def m_step(self) -> Callable[[PyTree, Params], Params] | None:
+        """The closed form, with what it leaves out as it was."""
+        fn = self.m_step_fn
+        return None if fn is None else lambda stats, params: completed(fn(stats, params), params)
+
+    @property
+    def ascended(self) -> PyTree:
+        """What `m_step` leaves out, by shapes alone."""
+        if self.m_step_fn is None:
+            return True
+        closed = jax.eval_shape(lambda p: self.m_step_fn(self.natural(p), p), self.init)
+        return completed(jax.tree.map(lambda _: False, closed), jax.tree.map(lambda _: True, self.init))
 
     def validate(self, data: PyTree) -> PyTree:
         """Arrays that lead with one N; floats in the dtype that JAX computes in.
 
         Raises:
-            ValueError: where leading axes differ; where `init` lies outside the constraints.
+            ValueError: where leading axes differ; where `init` lies outside the constraints; where a function
+                gives another shape than it must.
         """
 
         def leaf(path: Any, x: Any) -> np.ndarray:
@@ -46,7 +63,18 @@ class UserModel(Model):
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(f"data must be arrays that lead with one N > 0; got leading axes {sorted(lengths)}")
         sets.check(self.constraints, jax.tree.map(np.asarray, self.init))
+        self.check_functions(jax.tree.map(lambda x: jax.ShapeDtypeStruct((3, *x.shape[1:]), x.dtype), data))
         return data
+
+    def check_functions(self, data: PyTree) -> None:
+        """Raise ValueError where a function, by shapes alone, gives what no fit could use; `data`: three rows."""
+        params = self.blank(data)
+        if self.m_step_fn is not None:
+            new = jax.eval_shape(lambda p: self.m_step(self.natural(p), p), params)  # type: ignore[misc]
+            for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(new), strict=True):
+                if x.shape != y.shape:
+                    name = jax.tree_util.keystr(path, simple=True, separator=".")
+                    raise ValueError(f"m_step must give {name} the shape {x.shape}; got {y.shape}")
 
     def blank(self, data: PyTree) -> Params:
         dtype = float_dtype(data)
@@ -63,36 +91,75 @@ class UserModel(Model):
         return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(free))
 
 
+def completed(partial: PyTree, whole: PyTree) -> PyTree:
+    """`partial` with what lacks, or is None, taken from `whole`.
+
+    Raises:
+        ValueError: where `partial` has what `whole` has not.
+    """
+    if partial is None:
+        return whole
+    if isinstance(whole, dict):
+        if not isinstance(partial, dict) or not partial.keys() <= whole.keys():
+            got = f"keys {sorted(partial)}" if isinstance(partial, dict) else type(partial).__name__
+            raise ValueError(f"m_step must give parameters among the keys {sorted(whole)}; got {got}")
+        return type(whole)({key: completed(partial.get(key), whole[key]) for key in whole})
+    return jax.tree.map(lambda new, old: old if new is None else new, partial, whole, is_leaf=lambda x: x is None)
+
+
 @struct
 class LogJoint(UserModel):
     """See `log_joint`."""
 
     fn: Callable[[Params, PyTree], Array] = static()
+    natural_fn: Callable[[Params], PyTree] | None = static()
+    linear_fn: Callable[[PyTree, PyTree], Array] | None = static()
+    m_step_fn: Callable[[PyTree, Params], Params] | None = static()
+    batched: bool = static()
     init: PyTree
     constraints: Any = None
 
     def natural(self, params: Params) -> PyTree:
-        """Nothing: a function has no finite statistics, only scores."""
-        del params
-        return {}
+        """Of the part with finite statistics; nothing where there is none."""
+        return {} if self.natural_fn is None else self.natural_fn(params)
 
     def scores(self, params: Params, data: PyTree) -> Array:
+        """(n, K) the part of log p(x_n, k) that has no finite statistics."""
+        return self._rowwise(self.fn)(params, data)
+
+    def log_joint(self, natural: PyTree, scores: Array, data: PyTree) -> Array:
         """(n, K) log p(x_n, k)."""
-        return jax.vmap(self.fn, (None, 0))(params, data)
+        return scores if self.linear_fn is None else scores + self._rowwise(self.linear_fn)(natural, data)
+
+    def _rowwise(self, fn: Callable[[PyTree, PyTree], Array]) -> Callable[[PyTree, PyTree], Array]:
+        return fn if self.batched else jax.vmap(fn, (None, 0))
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
-        del natural, data
-        if rows.labels is None:
-            return sum_out(rows.scores, 1)
-        return sum_out(rows.scores + label_bias(rows.labels, rows.scores.shape[1], rows.scores.dtype).T, 1)
+        joint = self.log_joint(natural, rows.scores, data)  # type: ignore[arg-type]
+        if rows.labels is not None:
+            joint = joint + label_bias(rows.labels, joint.shape[1], joint.dtype).T
+        return sum_out(joint, 1)
+
+    def check_functions(self, data: PyTree) -> None:
+        params = self.blank(data)
+        wanted = "(params, rows) -> (n, K)" if self.batched else "(params, x) -> (K,), for one datum x"
+        scores = jax.eval_shape(self.scores, params, data)
+        _check_shape("log_joint's fn", wanted, scores, not self.batched, 2)
+        if self.linear_fn is not None:
+            term = jax.eval_shape(lambda p, x: self._rowwise(self.linear_fn)(self.natural(p), x), params, data)  # type: ignore[arg-type]
+            wanted = wanted.replace("params", "natural")
+            _check_shape("log_joint's linear", wanted, term, not self.batched, 2)
+            if term.shape != scores.shape:
+                raise ValueError(f"linear and fn must give one shape; got {term.shape[1:]} and {scores.shape[1:]} for a datum")
+        super().check_functions(data)
 
     def posterior(self, params: Params, data: PyTree) -> Array:
         """(N, K) p(k | x_n)."""
-        return softmax(self.scores(params, data), 1)
+        return softmax(self.log_joint(self.natural(params), self.scores(params, data), data), 1)
 
     def predict(self, params: Params, data: PyTree) -> Array:
         """(N,) most probable latent value."""
-        return self.scores(params, data).argmax(1)
+        return self.posterior(params, data).argmax(1)
 
 
 @struct
@@ -105,10 +172,6 @@ class LogMarginal(UserModel):
     init: PyTree
     constraints: Any = None
 
-    @property
-    def m_step(self) -> Callable[[PyTree, Params], Params] | None:
-        return self.m_step_fn
-
     def natural(self, params: Params) -> PyTree:
         return self.natural_fn(params)
 
@@ -116,19 +179,61 @@ class LogMarginal(UserModel):
         del rows
         return self.log_marginal_fn(natural, data)
 
+    def check_functions(self, data: PyTree) -> None:
+        marginal = jax.eval_shape(lambda p, x: self.log_marginal_fn(self.natural(p), x), self.blank(data), data)
+        _check_shape("log_marginal", "(natural, data) -> (N,)", marginal, False, 1)
+        super().check_functions(data)
 
-def log_joint(fn: Callable[[Params, PyTree], Array], *, init: PyTree, constraints: Any = None) -> LogJoint:
+
+def _check_shape(name: str, wanted: str, got: Any, one_datum: bool, ndim: int) -> None:
+    """`got`: what a function gave for three rows, rows first."""
+    shape, dtype = getattr(got, "shape", None), getattr(got, "dtype", None)
+    sound = shape is not None and len(shape) == ndim and shape[0] == 3 and jnp.issubdtype(dtype, jnp.floating)
+    if not sound:
+        seen = type(got).__name__ if shape is None else f"{dtype} of shape {shape[1:] if one_datum else shape}"
+        rows = "" if one_datum else " for 3 rows"
+        raise ValueError(f"{name} must be {wanted} floats; got {seen}{rows}")
+
+
+def log_joint(
+    fn: Callable[[Params, PyTree], Array],
+    *,
+    init: PyTree,
+    constraints: Any = None,
+    natural: Callable[[Params], PyTree] | None = None,
+    linear: Callable[[PyTree, PyTree], Array] | None = None,
+    m_step: Callable[[PyTree, Params], Params] | None = None,
+    batched: bool = False,
+) -> LogJoint:
     """A model from the joint log-density of one datum and each value of its latent variable.
 
-    The M-step ascends the expected joint log-density by Optax, with passes over the data.
+    The M-step ascends the expected joint log-density by Optax, with passes over the data. Where some of it is
+    linear in natural parameters, give that part by `natural` and `linear`: it costs no passes, and its expected
+    statistics go to `m_step`, a closed form for some of the parameters. Optax takes the others, given those
+    (Meng and Rubin 1993, ECM).
+
+    Functions are hashed by identity: define them once. Where a probability may be zero use
+    `jaxem.numerics.safe_log`.
 
     Args:
-        fn: (params, x) -> (K,) log p(x, k | params), x one datum. Hashed by identity: define it once. Where a
-            probability may be zero use `jaxem.numerics.safe_log`.
-        init: parameters to start from, a pytree of numbers and arrays.
+        fn: (params, x) -> (K,) log p(x, k | params) less the linear part, x one datum: the same tree as the
+            data, without N.
+        init: parameters to start from, a pytree of numbers and arrays, the weights of a neural network included.
         constraints: prefix tree of `jaxem.constraints`; None is real numbers.
+        natural: params -> natural parameters.
+        linear: (natural, x) -> (K,), linear in `natural`; added to what `fn` gives.
+        m_step: (stats, params) -> params with stats shaped like `natural`: their expectation, summed over the data.
+            Keys left out, or None, are for Optax.
+        batched: `fn` and `linear` take rows that lead with n, and give (n, K).
+
+    Raises:
+        ValueError: for only one of `natural` and `linear`, or `m_step` without them.
     """
-    return LogJoint(fn, init, constraints)
+    if (natural is None) != (linear is None):
+        raise ValueError(f"natural and linear must be given together; got {'linear' if natural is None else 'natural'} alone")
+    if m_step is not None and natural is None:
+        raise ValueError("m_step must come with natural and linear, whose expected statistics it gets; got none")
+    return LogJoint(fn, natural, linear, m_step, batched, init, constraints)
 
 
 def log_marginal(
@@ -144,9 +249,10 @@ def log_marginal(
     Args:
         natural: params -> natural parameters, in which the complete-data log-density is linear; every
             log-normaliser that the data do not fix is a leaf of its own.
-        log_marginal: (natural, data) -> (N,) log p(x_n).
+        log_marginal: (natural, data) -> (N,) log p(x_n), latent values summed out, e.g. by `jaxem.latents`.
         init: parameters to start from.
-        m_step: (stats, params) -> params with stats shaped like `natural`; None ascends <stats, natural> by Optax.
+        m_step: (stats, params) -> params with stats shaped like `natural`. Keys left out, or None, are ascended
+            by Optax on <stats, natural>; so are all where it is None.
         constraints: prefix tree of `jaxem.constraints`; None is real numbers.
     """
     return LogMarginal(natural, log_marginal, m_step, init, constraints)

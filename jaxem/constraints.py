@@ -270,9 +270,19 @@ def _is_constraint(x: Any) -> bool:
 
 
 def broadcast(prefix: PyTree, tree: PyTree) -> PyTree:
-    """Spell a prefix tree out to the full structure of `tree`."""
+    """Spell a prefix tree out to the full structure of `tree`; None, and a key that lacks, are real numbers.
+
+    Raises:
+        ValueError: for a key that `tree` has not.
+    """
     prefix = Real() if prefix is None else prefix
-    return jax.tree.map(lambda p, sub: jax.tree.map(lambda _: p, sub), prefix, tree, is_leaf=_is_constraint)
+    if isinstance(prefix, Real):
+        return jax.tree.map(lambda _: prefix, tree)
+    if isinstance(prefix, dict) and isinstance(tree, dict):
+        if unknown := prefix.keys() - tree.keys():
+            raise ValueError(f"constraints must be for parameters, which are {sorted(tree)}; got {sorted(unknown)}")
+        return {key: broadcast(prefix.get(key), sub) for key, sub in tree.items()}
+    return jax.tree.map(broadcast, prefix, tree, is_leaf=lambda x: x is None or isinstance(x, Real | dict))
 
 
 def spread(prefix: PyTree, tree: PyTree) -> PyTree:

@@ -63,7 +63,9 @@ def test_mixture_and_chain_fit_as_the_models_do():
     few = {"max_steps": 12, "stop": jaxem.Stop(None)}
     weights, rate = np.array([0.4, 0.6]), np.array([15.0, 25.0])
     ours = jaxem.fit(mixture_model({"weights": weights, "rate": rate}), counts, **few)
-    theirs = jaxem.fit(jaxem.Mixture(2, jaxem.Poisson()), counts, init={"weights": weights, "components": {"rate": rate}}, **few)
+    theirs = jaxem.fit(
+        jaxem.Mixture(2, jaxem.Poisson()), counts, init={"weights": weights, "components": {"rate": rate}}, **few
+    )
     np.testing.assert_allclose(ours.history, theirs.history, rtol=1e-12)
     np.testing.assert_allclose(ours.params["rate"], theirs.params["components"]["rate"], rtol=1e-10)
 
@@ -110,7 +112,12 @@ def test_tree_superposition_and_gaussian_chain_give_the_models_e_steps():
     cases = [
         (sites, jaxem.Substitution(parents), {"lengths": jnp.linspace(0.05, 0.3, 5)}, codes),
         (emitted, jaxem.Superposition(), {"rate": jnp.array([1.0, 0.5, 2.0])}, seen),
-        (levels, jaxem.LocalLevel(), {"level": jnp.array(1.5), "observation": jnp.array(0.7)}, rng.normal(size=(3, 25)).cumsum(1)),
+        (
+            levels,
+            jaxem.LocalLevel(),
+            {"level": jnp.array(1.5), "observation": jnp.array(0.7)},
+            rng.normal(size=(3, 25)).cumsum(1),
+        ),
     ]
     for log_marginal, model, params, data in cases:
         ours, theirs = values_and_gradients(log_marginal, model, params, data)

@@ -3,10 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from jax.scipy.special import gammaln
 
 import jaxem
-from jaxem.constraints import UnitInterval
+from jaxem.constraints import Positive, Simplex, UnitInterval
+from jaxem.engine import fit as fit_module
+from jaxem.engine import m_step as maximization
+from jaxem.engine import segments
 from jaxem.numerics import lse, safe_log
 
 
@@ -83,8 +88,218 @@ def test_labels_exclude():
     np.testing.assert_allclose(result.params["pi"], 34 / 72, atol=1e-8)
 
 
-def test_bad_input():
-    with pytest.raises(ValueError, match="strictly between"):
-        jaxem.fit(jaxem.log_joint(cells, init={"pi": 1.5}, constraints={"pi": UnitInterval()}), np.arange(4))
-    with pytest.raises(ValueError, match="lead with one N"):
-        jaxem.fit(jaxem.log_joint(cells, init={"pi": 0.5}), {"a": np.ones(3), "b": np.ones(4)})
+# --- closed forms for some parameters ----------------------------------------------------------
+def poisson_rates(params, x):
+    return x * jnp.log(params["rate"]) - params["rate"] - gammaln(x + 1)
+
+
+MIXED = {
+    "natural": lambda p: {"log_weights": jnp.log(p["weights"])},
+    "linear": lambda eta, x: eta["log_weights"],
+    "init": {"weights": np.array([0.5, 0.5]), "rate": np.array([3.0, 8.0])},
+    "constraints": {"weights": Simplex(), "rate": Positive()},
+}
+
+
+def relative_weights(stats, params):
+    del params
+    return {"weights": stats["log_weights"] / stats["log_weights"].sum()}
+
+
+def counts():
+    rng = np.random.default_rng(0)
+    return np.where(rng.random(300) < 0.4, rng.poisson(2.0, 300), rng.poisson(9.0, 300)).astype(float)
+
+
+def test_closed_form_for_some_parameters():
+    """Weights in closed form, rates by Optax: the Poisson mixture, step for step; and nothing moves the closed part."""
+    y, stop = counts(), jaxem.Stop(None, None, 1e-10)
+    part = jaxem.log_joint(poisson_rates, m_step=relative_weights, **MIXED)
+    assert part.ascended == {"weights": False, "rate": True}
+    ours = jaxem.fit(part, y, stop=stop)
+    init = {"weights": MIXED["init"]["weights"], "components": {"rate": MIXED["init"]["rate"]}}
+    theirs = jaxem.fit(jaxem.Mixture(2, jaxem.Poisson()), y, init=init, stop=stop)
+    assert ours.converged
+    np.testing.assert_allclose(ours.history[:20], theirs.history[:20], rtol=1e-12)
+    np.testing.assert_allclose(ours.params["rate"], theirs.params["components"]["rate"], rtol=1e-8)
+
+    one = jaxem.fit(part, y, max_steps=1, stop=jaxem.Stop(None)).params["weights"]
+    np.testing.assert_allclose(one, part.posterior(MIXED["init"], jnp.asarray(y)).mean(0), rtol=1e-13)
+    report = jaxem.check_model(part, y[:60])
+    assert "m-step-stationary" in report.ran and "q-rises" in report.ran
+
+
+@pytest.mark.parametrize(
+    "partial",
+    [lambda t, p: {**relative_weights(t, p), "rate": None}, lambda t, p: {"weights": None, "rate": None}, lambda t, p: {}],
+)
+def test_none_and_a_missing_key_are_for_optax(partial):
+    model = jaxem.log_joint(poisson_rates, m_step=partial, **MIXED)
+    result = jaxem.fit(model, counts(), stop=jaxem.Stop(1e-12))
+    assert abs(float(result.loglik) + 807.062168) < 1e-5
+
+
+def test_log_marginal_with_a_closed_form_for_some():
+    def marginal(eta, x):
+        return lse(x[None] * eta["log_rate"][:, None] + (eta["minus_rate"] + eta["log_weights"])[:, None], 0) - gammaln(x + 1)
+
+    model = jaxem.log_marginal(
+        natural=lambda p: {"log_weights": jnp.log(p["weights"]), "log_rate": jnp.log(p["rate"]), "minus_rate": -p["rate"]},
+        log_marginal=marginal, m_step=relative_weights, init=MIXED["init"], constraints=MIXED["constraints"],
+    )  # fmt: skip
+    result = jaxem.fit(model, counts(), stop=jaxem.Stop(1e-12))
+    assert abs(float(result.loglik) + 807.062168) < 1e-5
+
+
+def test_batched_is_the_same_model():
+    y = counts()
+    rows = {
+        **MIXED,
+        "linear": lambda eta, x: jnp.broadcast_to(eta["log_weights"], (x.shape[0], 2)),
+    }
+    batched = jaxem.log_joint(lambda p, x: poisson_rates(p, x[:, None]), m_step=relative_weights, batched=True, **rows)
+    single = jaxem.log_joint(poisson_rates, m_step=relative_weights, **MIXED)
+    few = {"max_steps": 5, "stop": jaxem.Stop(None), "block_size": 70}
+    ours, theirs = jaxem.fit(batched, y, **few), jaxem.fit(single, y, **few)
+    np.testing.assert_allclose(ours.history, theirs.history, rtol=1e-13)
+    np.testing.assert_array_equal(batched.predict(ours.params, y), single.predict(theirs.params, y))
+
+
+def test_kept_and_recomputed_posteriors_agree(monkeypatch):
+    """Whether an M-step keeps posteriors is arithmetic, never a result."""
+    model = jaxem.log_joint(
+        lambda p, x: poisson_rates(p, x) + jnp.log(p["weights"]), init=MIXED["init"], constraints=MIXED["constraints"]
+    )
+    y, few = counts(), {"max_steps": 4, "stop": jaxem.Stop(None), "block_size": 70}
+    kept = jaxem.fit(model, y, **few)
+    monkeypatch.setattr(maximization, "KEPT_POSTERIORS", 0)
+    jax.clear_caches()
+    recomputed = jaxem.fit(model, y, **few)
+    np.testing.assert_allclose(kept.history, recomputed.history, rtol=1e-13)
+
+
+# --- a neural network as a parameter -------------------------------------------------------------
+def network(layers, x):
+    hidden = jnp.tanh(x * layers[0]["kernel"] + layers[0]["bias"])
+    return hidden @ layers[1]["kernel"] + layers[1]["bias"]
+
+
+def experts(params, datum):
+    """Two experts whose means a small network gives: log N(y; f_k(x), sigma_k^2)."""
+    residual = (datum["y"] - network(params["network"], datum["x"])) / params["sigma"]
+    return -(residual**2) / 2 - jnp.log(params["sigma"]) - jnp.log(2 * jnp.pi) / 2
+
+
+def test_mixture_of_experts_with_a_network():
+    """Two curves: a network finds what no pair of lines could, with the weights in closed form."""
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-2, 2, 400)
+    which = rng.random(400) < 0.3
+    y = np.where(which, 1 + np.sin(2 * x), -1 - x / 2) + 0.1 * rng.normal(size=400)
+    init = {
+        "weights": np.array([0.5, 0.5]),
+        "sigma": np.array([0.5, 0.5]),
+        "network": [
+            {"kernel": rng.normal(size=12), "bias": rng.normal(size=12)},
+            {"kernel": 0.5 * rng.normal(size=(12, 2)), "bias": np.array([0.5, -0.5])},
+        ],
+    }
+    model = jaxem.log_joint(
+        experts, natural=MIXED["natural"], linear=MIXED["linear"], m_step=relative_weights, init=init,
+        constraints={"weights": Simplex(), "sigma": Positive(), "network": None},
+    )  # fmt: skip
+    result = jaxem.fit(model, {"x": x, "y": y}, max_steps=60)
+    assert (np.diff(result.history) > -1e-8).all()
+    # The curves that made the data: their own log-likelihood is what there is to reach.
+    truth = np.stack([1 + np.sin(2 * x), -1 - x / 2])
+    density = np.exp(-(((y - truth) / 0.1) ** 2) / 2) / 0.1 / np.sqrt(2 * np.pi)
+    assert float(result.loglik) > np.log(np.array([0.3, 0.7]) @ density).sum() - 20
+    order = np.argsort(result.params["weights"])
+    np.testing.assert_allclose(np.asarray(result.params["weights"])[order], [0.3, 0.7], atol=0.05)
+    np.testing.assert_allclose(np.asarray(result.params["sigma"])[order], [0.1, 0.1], atol=0.03)
+    np.testing.assert_allclose(jax.vmap(lambda t: network(result.params["network"], t))(x).T[order], truth, atol=0.35)
+
+
+def test_one_optimizer_one_compilation():
+    """An optimizer is built once, by its owner: later fits, other data and other starts run what is compiled."""
+    model = jaxem.log_joint(cells, init={"pi": 0.5}, constraints={"pi": UnitInterval()})
+    for algorithm in (jaxem.EM(optax.adam(1e-2), 5), jaxem.GEM(optax.adam(1e-2)), jaxem.ECM(), jaxem.EM(jaxem.newton())):
+        jaxem.fit(model, np.arange(4), weight=COUNTS, algorithm=algorithm, max_steps=3)
+        programs = fit_module._begin_jit._cache_size(), segments._run._cache_size()
+        for start in (0.3, 0.7):
+            jaxem.fit(
+                model, np.arange(4), weight=COUNTS + start, algorithm=algorithm, init={"pi": np.float64(start)}, max_steps=3
+            )
+        compiled_again = fit_module._begin_jit._cache_size() - programs[0]
+        assert compiled_again <= 1  # a start that was given instead of the model's own
+        assert segments._run._cache_size() == programs[1]
+
+
+# --- what is wrong is said before anything is compiled -------------------------------------------
+def poor(**changed):
+    given = {"fn": cells, "init": {"pi": 0.5}, "constraints": {"pi": UnitInterval()}, **changed}
+    return jaxem.log_joint(given.pop("fn"), **given)
+
+
+def nothing(eta, x):
+    return jnp.zeros(2)
+
+
+@pytest.mark.parametrize(
+    "model, data, message",
+    [
+        (lambda: poor(constraints={"phi": UnitInterval()}), np.arange(4), r"parameters, which are \['pi'\]; got \['phi'\]"),
+        (lambda: poor(init={"pi": 1.5}), np.arange(4), "init: pi must be strictly between"),
+        (poor, {"a": np.ones(3), "b": np.ones(4)}, "lead with one N"),
+        (lambda: poor(fn=lambda p, x: p["pi"] * 1.0), np.arange(4), r"fn must be .params, x. -> .K,., .*got float64 of shape \(\)"),
+        (lambda: poor(fn=lambda p, x: jnp.ones((2, 2))), np.arange(4), r"got float64 of shape \(2, 2\)"),
+        (lambda: poor(fn=lambda p, x: jnp.arange(2)), np.arange(4), "floats; got int64"),
+        (lambda: poor(fn=lambda p, x: {"a": p["pi"]}), np.arange(4), "floats; got dict"),
+        (lambda: poor(batched=True), np.arange(4), None),
+        (lambda: poor(fn=lambda p, x: jnp.ones(2), batched=True), np.arange(4), r"\(params, rows\) -> \(n, K\)"),
+        (lambda: poor(natural=lambda p: {}), np.arange(4), "natural and linear must be given together; got natural alone"),
+        (lambda: poor(m_step=lambda t, p: p), np.arange(4), "m_step must come with natural and linear"),
+        (
+            lambda: poor(natural=lambda p: {}, linear=lambda e, x: jnp.zeros(3)), np.arange(4),
+            r"linear and fn must give one shape; got \(3,\) and \(2,\)",
+        ),
+        (
+            lambda: poor(natural=lambda p: {}, linear=nothing, m_step=lambda t, p: {"phi": p["pi"]}), np.arange(4),
+            r"m_step must give parameters among the keys \['pi'\]; got keys \['phi'\]",
+        ),
+        (
+            lambda: poor(natural=lambda p: {}, linear=nothing, m_step=lambda t, p: {"pi": jnp.ones(2)}), np.arange(4),
+            r"m_step must give pi the shape \(\); got \(2,\)",
+        ),
+        (
+            lambda: jaxem.log_marginal(natural=natural, log_marginal=lambda eta, x: eta["log_pi"], init={"pi": 0.5}),
+            COUNTS[None], r"log_marginal must be \(natural, data\) -> \(N,\) floats; got float64 of shape \(\)",
+        ),
+    ],
+)  # fmt: skip
+def test_bad_input(model, data, message):
+    if message is None:
+        assert jaxem.fit(model(), data, max_steps=1).n_steps == 1
+        return
+    with pytest.raises(ValueError, match=message):
+        jaxem.fit(model(), data)
+
+
+def test_nan_at_the_start_names_the_rows():
+    model = poor(fn=lambda p, x: jnp.stack([jnp.log(x - 2) + p["pi"], jnp.log(x - 2)]))
+    with pytest.raises(jaxem.FitError, match=r"starting values .* log-density is -inf: row\(s\) 0, 1, 2$"):
+        jaxem.fit(model, np.arange(4.0))
+
+
+@pytest.mark.parametrize("kind", [jaxem.EM, jaxem.GEM, jaxem.ECM])
+def test_an_optimizer_must_be_optaxs(kind):
+    with pytest.raises(TypeError, match="optimizer must be an optax.GradientTransformation, .* got str"):
+        kind(optimizer="adam")
+    with pytest.raises(TypeError, match="got function"):
+        kind(optimizer=optax.adam)
+
+
+def test_an_algorithm_must_be_one():
+    for wrong, got in ((optax.adam(1e-2), "GradientTransformation"), (jaxem.EM, "the class EM")):
+        with pytest.raises(TypeError, match=f"algorithm must be a jaxem.Algorithm, .* got {got}"):
+            jaxem.fit(poor(), np.arange(4), algorithm=wrong)

@@ -6,11 +6,10 @@ import numpy as np
 import optax
 import pytest
 from conftest import clusters
+from linkage import COUNTS, by_cells
 
 import jaxem
 from jaxem import Status
-from jaxem.constraints import UnitInterval
-from jaxem.numerics import safe_log
 
 STOP = jaxem.Stop(loglik_rtol=None, param_rtol=1e-12)
 
@@ -100,16 +99,9 @@ def test_poisson_chain_in_weights_and_a_prior():
     check(by, np.concatenate([[2.0, 0.5], np.ones(6)]), [0, 1, 2, 6])
 
 
-def cells(params, cell):
-    pi = params["pi"]
-    zero = jnp.zeros_like(pi)
-    table = jnp.array([[zero + 0.5, pi / 4], [(1 - pi) / 4, zero], [(1 - pi) / 4, zero], [pi / 4, zero]])
-    return safe_log(table[cell])
-
-
 def test_linkage_in_its_counts():
     """The estimate is a root of a quadratic, whose derivative is known."""
-    model = jaxem.log_joint(cells, init={"pi": 0.5}, constraints={"pi": UnitInterval()})
+    model = by_cells()
 
     def pi(counts):
         return jaxem.fit(model, jnp.arange(4), weight=counts, stop=STOP).params["pi"]
@@ -118,7 +110,7 @@ def test_linkage_in_its_counts():
         b = -(n[0] - 2 * n[1] - 2 * n[2] - n[3])
         return (-b + jnp.sqrt(b**2 + 8 * n.sum() * n[3])) / (2 * n.sum())
 
-    counts = jnp.array([125.0, 18.0, 20.0, 34.0])
+    counts = jnp.asarray(COUNTS)
     np.testing.assert_allclose(jax.jit(jax.grad(pi))(counts), jax.grad(root)(counts), rtol=1e-7)
 
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from linkage import CELLS, COUNTS, PI, by_cells, by_counts
 
 import jaxem
-from jaxem.constraints import UnitInterval, chart
+from jaxem.constraints import chart
 from jaxem.evaluate.information import METHODS
-from jaxem.numerics import lse, safe_log
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,40 +21,13 @@ def x64():
 
 
 # --- genetic linkage (Dempster, Laird and Rubin 1977, section 1) ------------------------------------
-COUNTS = np.array([125.0, 18.0, 20.0, 34.0])
-
-
-def cells(params, cell):
-    pi = params["pi"]
-    zero = jnp.zeros_like(pi)
-    table = jnp.array([[zero + 0.5, pi / 4], [(1 - pi) / 4, zero], [(1 - pi) / 4, zero], [pi / 4, zero]])
-    return safe_log(table[cell])
-
-
-def natural(params):
-    return {"log_pi": jnp.log(params["pi"]), "log_rest": jnp.log1p(-params["pi"])}
-
-
-def linkage(eta, data):
-    first = lse(jnp.stack([jnp.log(jnp.full(1, 0.5)), (jnp.log(0.25) + eta["log_pi"])[None]]), 0)
-    rest = jnp.log(0.25) + eta["log_rest"]
-    return data @ jnp.stack([first[0], rest, rest, jnp.log(0.25) + eta["log_pi"]])
-
-
-LINKAGE = {
-    "scores": (jaxem.log_joint(cells, init={"pi": 0.5}, constraints={"pi": UnitInterval()}), np.arange(4), COUNTS),
-    "natural": (
-        jaxem.log_marginal(natural=natural, log_marginal=linkage, init={"pi": 0.5}, constraints={"pi": UnitInterval()}),
-        COUNTS[None],
-        None,
-    ),
-}
+LINKAGE = {"scores": (by_cells(), CELLS, COUNTS), "natural": (by_counts(), COUNTS[None], None)}
 
 
 @pytest.mark.parametrize("by", LINKAGE)
 def test_genetic_linkage(by):
     model, data, weight = LINKAGE[by]
-    pi = (15 + math.sqrt(53809)) / 394  # the positive root of the score, 197 pi^2 - 15 pi - 68 = 0
+    pi = float(PI)
     found = {m: jaxem.information(model, {"pi": pi}, data, weight=weight, method=m) for m in ("observed", "louis", "oakes")}
     own_units = (pi * (1 - pi)) ** 2  # squared derivative of pi in its logit
     for method in ("louis", "oakes"):

@@ -6,13 +6,14 @@ import numpy as np
 import optax
 import pytest
 from jax.scipy.special import gammaln
+from linkage import CELLS, COUNTS, PI, by_cells, by_counts, m_step, natural
 
 import jaxem
 from jaxem.constraints import Positive, Simplex, UnitInterval
 from jaxem.engine import fit as fit_module
 from jaxem.engine import m_step as maximization
 from jaxem.engine import segments
-from jaxem.numerics import lse, safe_log
+from jaxem.numerics import lse
 
 
 @pytest.fixture(autouse=True)
@@ -21,59 +22,29 @@ def x64():
         yield
 
 
-COUNTS = np.array([125.0, 18.0, 20.0, 34.0])
-PI = 0.6268214979
-
-
-def cells(params, cell):
-    """Log-probabilities of the two classes that the first cell merges; the others have one."""
-    pi = params["pi"]
-    zero = jnp.zeros_like(pi)
-    table = jnp.array([[zero + 0.5, pi / 4], [(1 - pi) / 4, zero], [(1 - pi) / 4, zero], [pi / 4, zero]])
-    return safe_log(table[cell])
-
-
-def natural(params):
-    return {"log_pi": jnp.log(params["pi"]), "log_rest": jnp.log1p(-params["pi"])}
-
-
-def linkage(eta, data):
-    half = jnp.broadcast_to(jnp.log(jnp.asarray(0.5, data.dtype)), (1,))
-    quarter = jnp.log(jnp.asarray(0.25, data.dtype))
-    first = lse(jnp.stack([half, (quarter + eta["log_pi"])[None]]), 0)
-    return data @ jnp.stack([first[0], quarter + eta["log_rest"], quarter + eta["log_rest"], quarter + eta["log_pi"]])
-
-
-def m_step(stats, params):
-    del params
-    return {"pi": stats["log_pi"] / (stats["log_pi"] + stats["log_rest"])}
-
-
 def test_log_joint():
-    model = jaxem.log_joint(cells, init={"pi": 0.5}, constraints={"pi": UnitInterval()})
+    model = by_cells()
     stop = jaxem.Stop(None, None, 1e-12)
-    result = jaxem.fit(model, np.arange(4), weight=COUNTS, stop=stop)
+    result = jaxem.fit(model, CELLS, weight=COUNTS, stop=stop)
     assert result.converged and abs(float(result.params["pi"]) - PI) < 1e-8
-    blocks = jaxem.fit(model, np.arange(4), weight=COUNTS, stop=stop, block_size=3)
+    blocks = jaxem.fit(model, CELLS, weight=COUNTS, stop=stop, block_size=3)
     assert abs(float(blocks.params["pi"]) - PI) < 1e-8
-    assert model.n_free_params(np.arange(4)) == 1
-    np.testing.assert_allclose(model.posterior(result.params, np.arange(4))[0], [2 / (2 + PI), PI / (2 + PI)], atol=1e-8)
-    np.testing.assert_array_equal(model.predict(result.params, np.arange(4)), 0)
-    np.testing.assert_allclose(COUNTS @ model.log_prob(result.params, np.arange(4)), result.loglik, rtol=1e-12)
+    assert model.n_free_params(CELLS) == 1
+    np.testing.assert_allclose(model.posterior(result.params, CELLS)[0], [2 / (2 + PI), PI / (2 + PI)], atol=1e-8)
+    np.testing.assert_array_equal(model.predict(result.params, CELLS), 0)
+    np.testing.assert_allclose(COUNTS @ model.log_prob(result.params, CELLS), result.loglik, rtol=1e-12)
 
 
 @pytest.mark.parametrize("closed", [m_step, None])
 def test_log_marginal(closed):
-    model = jaxem.log_marginal(
-        natural=natural, log_marginal=linkage, m_step=closed, init={"pi": 0.5}, constraints={"pi": UnitInterval()}
-    )
+    model = by_counts(closed)
     result = jaxem.fit(model, COUNTS[None], stop=jaxem.Stop(None, None, 1e-12))
     assert result.converged and abs(float(result.params["pi"]) - PI) < 1e-8
     assert model.n_free_params(COUNTS[None]) == 1
 
 
 def test_rate_of_convergence():
-    model = jaxem.log_marginal(natural=natural, log_marginal=linkage, m_step=m_step, init={"pi": 0.5})
+    model = by_counts(m_step)
     errors = []
     for n_steps in (4, 5, 6):
         result = jaxem.fit(model, COUNTS[None], max_steps=n_steps, stop=jaxem.Stop(None))
@@ -82,9 +53,9 @@ def test_rate_of_convergence():
 
 
 def test_labels_exclude():
-    model = jaxem.log_joint(cells, init={"pi": 0.5}, constraints={"pi": UnitInterval()})
+    model = by_cells()
     # The first cell's count is known to be of the first class: pi is then 34 / 72.
-    result = jaxem.fit(model, np.arange(4), weight=COUNTS, labels=np.array([0, -1, -1, -1]), stop=jaxem.Stop(None, None, 1e-12))
+    result = jaxem.fit(model, CELLS, weight=COUNTS, labels=np.array([0, -1, -1, -1]), stop=jaxem.Stop(None, None, 1e-12))
     np.testing.assert_allclose(result.params["pi"], 34 / 72, atol=1e-8)
 
 
@@ -222,25 +193,18 @@ def test_mixture_of_experts_with_a_network():
 
 def test_one_optimizer_one_compilation():
     """An optimizer is built once, by its owner: later fits, other data and other starts run what is compiled."""
-    model = jaxem.log_joint(cells, init={"pi": 0.5}, constraints={"pi": UnitInterval()})
+    model = by_cells()
     for algorithm in (jaxem.EM(optax.adam(1e-2), 5), jaxem.GEM(optax.adam(1e-2)), jaxem.ECM(), jaxem.EM(jaxem.newton())):
-        jaxem.fit(model, np.arange(4), weight=COUNTS, algorithm=algorithm, max_steps=3)
+        jaxem.fit(model, CELLS, weight=COUNTS, algorithm=algorithm, max_steps=3)
         programs = fit_module._begin_jit._cache_size(), segments._run._cache_size()
         for start in (0.3, 0.7):
-            jaxem.fit(
-                model, np.arange(4), weight=COUNTS + start, algorithm=algorithm, init={"pi": np.float64(start)}, max_steps=3
-            )
+            jaxem.fit(model, CELLS, weight=COUNTS + start, algorithm=algorithm, init={"pi": np.float64(start)}, max_steps=3)
         compiled_again = fit_module._begin_jit._cache_size() - programs[0]
         assert compiled_again <= 1  # a start that was given instead of the model's own
         assert segments._run._cache_size() == programs[1]
 
 
 # --- what is wrong is said before anything is compiled -------------------------------------------
-def poor(**changed):
-    given = {"fn": cells, "init": {"pi": 0.5}, "constraints": {"pi": UnitInterval()}, **changed}
-    return jaxem.log_joint(given.pop("fn"), **given)
-
-
 def nothing(eta, x):
     return jnp.zeros(2)
 
@@ -248,27 +212,27 @@ def nothing(eta, x):
 @pytest.mark.parametrize(
     "model, data, message",
     [
-        (lambda: poor(constraints={"phi": UnitInterval()}), np.arange(4), r"parameters, which are \['pi'\]; got \['phi'\]"),
-        (lambda: poor(init={"pi": 1.5}), np.arange(4), "init: pi must be strictly between"),
-        (poor, {"a": np.ones(3), "b": np.ones(4)}, "lead with one N"),
-        (lambda: poor(fn=lambda p, x: p["pi"] * 1.0), np.arange(4), r"fn must be .params, x. -> .K,., .*got float64 of shape \(\)"),
-        (lambda: poor(fn=lambda p, x: jnp.ones((2, 2))), np.arange(4), r"got float64 of shape \(2, 2\)"),
-        (lambda: poor(fn=lambda p, x: jnp.arange(2)), np.arange(4), "floats; got int64"),
-        (lambda: poor(fn=lambda p, x: {"a": p["pi"]}), np.arange(4), "floats; got dict"),
-        (lambda: poor(batched=True), np.arange(4), None),
-        (lambda: poor(fn=lambda p, x: jnp.ones(2), batched=True), np.arange(4), r"\(params, rows\) -> \(n, K\)"),
-        (lambda: poor(natural=lambda p: {}), np.arange(4), "natural and linear must be given together; got natural alone"),
-        (lambda: poor(m_step=lambda t, p: p), np.arange(4), "m_step must come with natural and linear"),
+        (lambda: by_cells(constraints={"phi": UnitInterval()}), CELLS, r"parameters, which are \['pi'\]; got \['phi'\]"),
+        (lambda: by_cells(init={"pi": 1.5}), CELLS, "init: pi must be strictly between"),
+        (by_cells, {"a": np.ones(3), "b": np.ones(4)}, "lead with one N"),
+        (lambda: by_cells(fn=lambda p, x: p["pi"] * 1.0), CELLS, r"fn must be .params, x. -> .K,., .*got float64 of shape \(\)"),
+        (lambda: by_cells(fn=lambda p, x: jnp.ones((2, 2))), CELLS, r"got float64 of shape \(2, 2\)"),
+        (lambda: by_cells(fn=lambda p, x: jnp.arange(2)), CELLS, "floats; got int64"),
+        (lambda: by_cells(fn=lambda p, x: {"a": p["pi"]}), CELLS, "floats; got dict"),
+        (lambda: by_cells(batched=True), CELLS, None),
+        (lambda: by_cells(fn=lambda p, x: jnp.ones(2), batched=True), CELLS, r"\(params, rows\) -> \(n, K\)"),
+        (lambda: by_cells(natural=lambda p: {}), CELLS, "natural and linear must be given together; got natural alone"),
+        (lambda: by_cells(m_step=lambda t, p: p), CELLS, "m_step must come with natural and linear"),
         (
-            lambda: poor(natural=lambda p: {}, linear=lambda e, x: jnp.zeros(3)), np.arange(4),
+            lambda: by_cells(natural=lambda p: {}, linear=lambda e, x: jnp.zeros(3)), CELLS,
             r"linear and fn must give one shape; got \(3,\) and \(2,\)",
         ),
         (
-            lambda: poor(natural=lambda p: {}, linear=nothing, m_step=lambda t, p: {"phi": p["pi"]}), np.arange(4),
+            lambda: by_cells(natural=lambda p: {}, linear=nothing, m_step=lambda t, p: {"phi": p["pi"]}), CELLS,
             r"m_step must give parameters among the keys \['pi'\]; got keys \['phi'\]",
         ),
         (
-            lambda: poor(natural=lambda p: {}, linear=nothing, m_step=lambda t, p: {"pi": jnp.ones(2)}), np.arange(4),
+            lambda: by_cells(natural=lambda p: {}, linear=nothing, m_step=lambda t, p: {"pi": jnp.ones(2)}), CELLS,
             r"m_step must give pi the shape \(\); got \(2,\)",
         ),
         (
@@ -286,14 +250,14 @@ def test_bad_input(model, data, message):
 
 
 def test_nan_at_the_start_names_the_rows():
-    model = poor(fn=lambda p, x: jnp.stack([jnp.log(x - 2) + p["pi"], jnp.log(x - 2)]))
+    model = by_cells(fn=lambda p, x: jnp.stack([jnp.log(x - 2) + p["pi"], jnp.log(x - 2)]))
     with pytest.raises(jaxem.FitError, match=r"starting values .* log-density is -inf: row\(s\) 0, 1, 2$"):
         jaxem.fit(model, np.arange(4.0))
 
 
 @pytest.mark.parametrize("kind", [jaxem.EM, jaxem.GEM, jaxem.ECM])
 def test_an_optimizer_must_be_optaxs(kind):
-    with pytest.raises(TypeError, match="optimizer must be an optax.GradientTransformation, .* got str"):
+    with pytest.raises(TypeError, match=r"optimizer must be an optax.GradientTransformation, .* got str"):
         kind(optimizer="adam")
     with pytest.raises(TypeError, match="got function"):
         kind(optimizer=optax.adam)
@@ -301,5 +265,5 @@ def test_an_optimizer_must_be_optaxs(kind):
 
 def test_an_algorithm_must_be_one():
     for wrong, got in ((optax.adam(1e-2), "GradientTransformation"), (jaxem.EM, "the class EM")):
-        with pytest.raises(TypeError, match=f"algorithm must be a jaxem.Algorithm, .* got {got}"):
-            jaxem.fit(poor(), np.arange(4), algorithm=wrong)
+        with pytest.raises(TypeError, match=rf"algorithm must be a jaxem.Algorithm, .* got {got}"):
+            jaxem.fit(by_cells(), CELLS, algorithm=wrong)

@@ -64,7 +64,7 @@ def ascend(
     # A line search leaves the value and gradient where it ended in the state; other optimizers have none.
     searches = optax.tree.get(initial, "value") is not None
     value_and_grad = optax.value_and_grad_from_state(loss) if searches else _value_and_grad(loss)
-    tolerance = jnp.finfo(jnp.result_type(*start)).eps ** 0.6
+    tolerance = _tolerance(jnp.result_type(*start))
 
     def unfinished(carry):
         _, _, size, step = carry
@@ -74,18 +74,43 @@ def ascend(
         active, state, _, step = carry
         value, grad = value_and_grad(active, state=state)
         updates, state = optimizer.update(grad, state, active, value=value, grad=grad, value_fn=loss)
-        size = jnp.stack([jnp.abs(g).max(initial=0) for g in jax.tree.leaves(grad)]).max()
-        return optax.apply_updates(active, updates), state, size, step + 1
+        return optax.apply_updates(active, updates), state, _largest(grad), step + 1
 
     size = jnp.full((), jnp.inf, jnp.result_type(*start))
     carry: Any = (start, initial, size, jnp.int32(0))
     active = jax.lax.while_loop(unfinished, update, carry)[0]
-    # An optimizer's last step may overshoot or leave the finite numbers: then the start stands. Near the top
-    # values differ by rounding only, and the gradient says which of the two lies higher.
-    (before, steep), (after, flat) = (jax.value_and_grad(loss)(at) for at in (start, active))
+    return rebuild(downhill(loss, start, active))
+
+
+def downhill(loss: Callable[[PyTree], Array], start: PyTree, new: PyTree) -> PyTree:
+    """`new` where the loss fell; else, for an optimizer may overshoot or circle, a step against the gradient at `start`.
+
+    An optimizer's failure that only stood still would pass for convergence.
+    """
+    (before, steep), (after, flat) = (jax.value_and_grad(loss)(at) for at in (start, new))
+    # Near the bottom values differ by rounding only, and the gradient says which of the two lies lower.
     level = after <= before + 4 * jnp.finfo(before.dtype).eps * (1 + jnp.abs(before))
-    higher = (after <= before) | (level & (optax.tree.norm(flat) < optax.tree.norm(steep)))
-    return tree_where(higher & all_finite(active), rebuild(active), params)
+    fell = ((after <= before) | (level & (optax.tree.norm(flat) < optax.tree.norm(steep)))) & all_finite(new)
+    stuck = ~fell & (_largest(steep) > _tolerance(before.dtype))
+
+    def against(size: Array) -> PyTree:
+        return jax.tree.map(lambda s, g: s - size * g, start, steep)
+
+    def too_far(size: Array) -> Array:
+        return ~(loss(against(size)) <= before) & (size > jnp.finfo(before.dtype).eps)
+
+    size = jax.lax.while_loop(lambda s: stuck & too_far(s), lambda s: s / 4, jnp.ones((), before.dtype))
+    descended = against(size)
+    return tree_where(fell, new, tree_where(stuck & (loss(descended) <= before), descended, start))
+
+
+def _largest(gradient: PyTree) -> Array:
+    return jnp.stack([jnp.abs(g).max(initial=0) for g in jax.tree.leaves(gradient)]).max()
+
+
+def _tolerance(dtype: Any) -> Any:
+    """Of the largest entry of a gradient: below it lies rounding."""
+    return jnp.finfo(dtype).eps ** 0.6
 
 
 def _value_and_grad(loss: Callable[[PyTree], Array]) -> Callable[..., tuple[Array, PyTree]]:
@@ -102,7 +127,7 @@ def gradient_steps(
     scale: Array | float,
     shared: Callable[[Params], Params] = lambda params: params,
 ) -> tuple[Params, PyTree]:
-    """`inner_steps` updates of an optimizer that goes on from `state`; where q falls, a step along its gradient instead.
+    """`inner_steps` updates of an optimizer that goes on from `state`; never falls.
 
     Args:
         q: objective.
@@ -130,20 +155,7 @@ def gradient_steps(
         return optax.apply_updates(free, updates), state
 
     free, new_state = jax.lax.fori_loop(0, inner_steps, update, (start, state))
-    before, gradient = jax.value_and_grad(loss)(start)
-    rises = (loss(free) <= before) & all_finite(free)
-
-    # An optimizer may overshoot or circle: then the gradient itself is followed, as far as q rises. A step that
-    # only stood still would pass for convergence.
-    def against(size: Array) -> PyTree:
-        return jax.tree.map(lambda s, g: s - size * g, start, gradient)
-
-    def too_far(size: Array) -> Array:
-        return ~(loss(against(size)) <= before) & (size > jnp.finfo(before.dtype).eps)
-
-    size = jax.lax.while_loop(lambda s: ~rises & too_far(s), lambda s: s / 4, jnp.ones((), before.dtype))
-    descended = against(size)
-    free = tree_where(rises, free, tree_where(loss(descended) <= before, descended, start))
+    free = downhill(loss, start, free)
     return shared(sets.from_free(constraints, free, params)), tree_where(all_finite(new_state), new_state, state)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -14,11 +15,16 @@ def leaf_names(params: PyTree) -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 
-def named(names: tuple[str, ...], params: PyTree, argument: str) -> PyTree:
+def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
+    """Names as structure, which is hashed: one string is one name."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def named(names: str | Iterable[str], params: PyTree, argument: str) -> PyTree:
     """A tree of bools like `params`: which leaves are named.
 
     Args:
-        names: dotted paths or prefixes of them.
+        names: a dotted path or several, or prefixes of them.
         params: parameters.
         argument: what the caller calls `names`, for the message.
 
@@ -26,7 +32,7 @@ def named(names: tuple[str, ...], params: PyTree, argument: str) -> PyTree:
         ValueError: for a name that matches no leaf.
     """
     known = leaf_names(params)
-    chosen = {leaf for name in names for leaf in matching(name, known, argument)}
+    chosen = {leaf for name in as_names(names) for leaf in matching(name, known, argument)}
     return jax.tree.unflatten(jax.tree.structure(params), [leaf in chosen for leaf in known])
 
 

@@ -6,7 +6,7 @@ may be exactly zero goes through one of these helpers instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -104,6 +104,20 @@ def all_finite(tree: PyTree) -> Array:
     """Whether every entry of every inexact leaf is finite."""
     checks = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
     return jnp.stack(checks).all() if checks else jnp.array(True)
+
+
+def backtracked(too_far: Callable[[Array], Array], size: Array, factor: float, least: float) -> tuple[Array, Array]:
+    """`size` shrunk by `factor` while it is `too_far` and above `least`, and whether it still is too far.
+
+    The verdict is carried, not asked for by the loop's condition: under vmap a condition is computed twice, and a
+    comparison of floats that comes out differently the second time would go round for ever.
+    """
+
+    def shrink(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        size = carry[0] * factor
+        return size, too_far(size)
+
+    return jax.lax.while_loop(lambda carry: carry[1] & (carry[0] > least), shrink, (size, too_far(size)))
 
 
 def compensated_add(carry: tuple[PyTree, PyTree], term: PyTree) -> tuple[PyTree, PyTree]:

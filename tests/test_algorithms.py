@@ -10,6 +10,7 @@ from linkage import CELLS, COUNTS, PI, by_cells
 from scipy.stats import multivariate_normal, poisson
 
 import jaxem
+from jaxem.numerics import backtracked
 
 
 @pytest.fixture(autouse=True)
@@ -168,7 +169,7 @@ def test_newton_reaches_a_top_in_a_few_steps():
 
 def test_ecm_moves_its_groups_alone():
     problem = chain()
-    result = jaxem.fit(**problem, algorithm=jaxem.ECM(groups=(("transition",), ("emission",))), max_steps=30)
+    result = jaxem.fit(**problem, algorithm=jaxem.ECM(groups=["transition", ("emission",)]), max_steps=30)
     np.testing.assert_array_equal(result.params["initial"], problem["init"]["initial"])
     assert (np.abs(result.params["emission"]["rate"] - problem["init"]["emission"]["rate"]) > 0.1).all()
     assert rises(result.history)
@@ -188,3 +189,20 @@ def test_lanes_run_every_algorithm_as_they_would_alone():
         ).restarts.loglik
         alone = [jaxem.fit(**linkage(), algorithm=algorithm, init={"pi": s}, **few).loglik for s in starts]
         np.testing.assert_allclose(each, alone, rtol=1e-12)
+
+
+def test_a_step_is_judged_once():
+    """A verdict that is asked for twice may come out differently by rounding, and the loop would never end."""
+    asked = []
+
+    def too_far(size):
+        def judge(size):
+            asked.append(size)
+            return size > 0.3
+
+        return jax.pure_callback(judge, jax.ShapeDtypeStruct((), bool), size, vmap_method="sequential")
+
+    sizes, still = jax.vmap(lambda size: backtracked(too_far, size, 0.5, 1e-3))(jnp.array([1.0, 0.25, 2.0]))
+    np.testing.assert_array_equal(sizes, [0.25, 0.25, 0.25])
+    assert not still.any() and len(asked) == 3 * (1 + 3)  # every lane at the start, and at each of three halvings
+    assert backtracked(lambda size: size > 0, jnp.ones(()), 0.5, 0.1)[1]

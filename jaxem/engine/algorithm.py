@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from jaxem.engine.ascent import DEFAULT_OPTIMIZER, gradient_steps, regularized_a
 from jaxem.engine.e_step import e_step
 from jaxem.engine.m_step import m_step, q_function, with_pseudo
 from jaxem.engine.problem import Problem
-from jaxem.leaves import leaf_names, named
+from jaxem.leaves import as_names, leaf_names, named
 from jaxem.numerics import hard_latents, tree_where
 from jaxem.types import Params, static, struct
 
@@ -182,18 +182,20 @@ class ECM(Algorithm):
 
     Attributes:
         groups: names of leaves, dotted, a prefix standing for all below it: (("weights",), ("components.mean",), ...).
-            Leaves in no group stay as they are. None: each leaf is a group.
+            A group of one may be a string. Leaves in no group stay as they are. None: each leaf is a group.
         optimizer: Optax transformation of each conditional maximization; None is L-BFGS.
         inner_steps: its updates in one of them, at most.
     """
 
-    groups: tuple[tuple[str, ...], ...] | None = static(default=None)
+    groups: Iterable[str | Iterable[str]] | None = static(default=None)
     optimizer: optax.GradientTransformation | None = static(default=None)
     inner_steps: int | Array = 100
 
     def __post_init__(self) -> None:
         if self.optimizer is not None:
             check_optimizer(self.optimizer, "ECM")
+        if self.groups is not None:
+            object.__setattr__(self, "groups", tuple(as_names(group) for group in self.groups))
 
     def begin(self, problem: Problem, params: Params) -> PyTree:
         """Nothing to remember.
@@ -206,8 +208,8 @@ class ECM(Algorithm):
         return ()
 
     def _masks(self, params: Params) -> list[PyTree]:
-        names = [(name,) for name in leaf_names(params)] if self.groups is None else self.groups
-        return [named(group, params, "ECM.groups") for group in names]
+        groups = leaf_names(params) if self.groups is None else self.groups
+        return [named(group, params, "ECM.groups") for group in groups]
 
     def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
         params, regularizer = point.params, problem.regularizer

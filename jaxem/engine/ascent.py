@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.engine.regularizer import Regularizer
-from jaxem.numerics import all_finite, tree_where
+from jaxem.numerics import all_finite, backtracked, tree_where
 from jaxem.types import Params
 
 PyTree = Any
@@ -97,11 +97,10 @@ def downhill(loss: Callable[[PyTree], Array], start: PyTree, new: PyTree) -> PyT
         return jax.tree.map(lambda s, g: s - size * g, start, steep)
 
     def too_far(size: Array) -> Array:
-        return ~(loss(against(size)) <= before) & (size > jnp.finfo(before.dtype).eps)
+        return stuck & ~(loss(against(size)) <= before)
 
-    size = jax.lax.while_loop(lambda s: stuck & too_far(s), lambda s: s / 4, jnp.ones((), before.dtype))
-    descended = against(size)
-    return tree_where(fell, new, tree_where(stuck & (loss(descended) <= before), descended, start))
+    size, still = backtracked(too_far, jnp.ones((), before.dtype), 0.25, float(jnp.finfo(before.dtype).eps))
+    return tree_where(fell, new, tree_where(stuck & ~still, against(size), start))
 
 
 def _largest(gradient: PyTree) -> Array:
@@ -237,9 +236,9 @@ def proximal_ascent(
             new = shrunk(at, gradient, size)
             change = jax.tree.map(jnp.subtract, new, at)
             bound = value + optax.tree.vdot(gradient, change) + optax.tree.vdot(change, change) / (2 * size)
-            return (loss(new) > bound + 1e-2 * jnp.finfo(value.dtype).eps) & (size > tiny)
+            return loss(new) > bound + 1e-2 * tiny
 
-        size = jax.lax.while_loop(too_far, lambda s: s / 2, 1.5 * size)
+        size, _ = backtracked(too_far, 1.5 * size, 0.5, tiny)
         new = shrunk(at, gradient, size)
         moved = jax.tree.map(jnp.subtract, new, here)
         uphill = jnp.greater(optax.tree.vdot(jax.tree.map(jnp.subtract, at, new), moved), 0)
@@ -254,7 +253,7 @@ def proximal_ascent(
         return (step < inner_steps) & (change > tolerance)
 
     dtype = jnp.result_type(*start)
-    tolerance, tiny = jnp.finfo(dtype).eps ** 0.75, jnp.finfo(dtype).eps
+    tolerance, tiny = jnp.finfo(dtype).eps ** 0.75, float(jnp.finfo(dtype).eps)
     one = jnp.ones((), dtype)
     carry = (start, start, one, one, jnp.full((), jnp.inf, dtype), jnp.int32(0))
     active = jax.lax.while_loop(unfinished, update, carry)[0]

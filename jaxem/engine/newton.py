@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+
+from jaxem.numerics import backtracked
 
 
 @functools.cache
@@ -42,13 +44,10 @@ def newton(halvings: int = 30) -> optax.GradientTransformationExtraArgs:
         direction = -vectors @ jnp.where(curvature > 0, along / jnp.where(curvature > 0, curvature, 1), along)
         noise = 4 * eps * (1 + jnp.abs(value))
 
-        def too_far(carry):
-            size, count = carry
-            enough = value + 1e-4 * size * jnp.vdot(slope, direction) + noise
-            return ~(loss(at + size * direction) <= enough) & (count < halvings)
+        def too_far(size):
+            return ~(loss(at + size * direction) <= value + 1e-4 * size * jnp.vdot(slope, direction) + noise)
 
-        start = (jnp.ones((), at.dtype), jnp.int32(0))
-        size, count = jax.lax.while_loop(too_far, lambda c: (c[0] / 2, c[1] + 1), start)
-        return unravel(jnp.where(count < halvings, size, 0) * direction), state
+        size, still = backtracked(too_far, jnp.ones((), at.dtype), 0.5, 0.5**halvings)
+        return unravel(jnp.where(still, 0, size) * direction), state
 
-    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), cast(Any, update))

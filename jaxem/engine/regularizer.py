@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.leaves import leaf_names, matching, named
+from jaxem.leaves import as_names, leaf_names, matching, named
 from jaxem.types import Params, static, struct
 
 PyTree = Any
@@ -22,11 +22,14 @@ class L1:
 
     Attributes:
         strength: in units of log-likelihood; a number, so that changing it compiles nothing again.
-        leaves: dotted names of real-valued leaves, a prefix standing for all below it.
+        leaves: dotted name, or names, of real-valued leaves, a prefix standing for all below it.
     """
 
     strength: float | Array
-    leaves: tuple[str, ...] = static()
+    leaves: str | Iterable[str] = static()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "leaves", as_names(self.leaves))
 
     def __call__(self, params: Params) -> Array:
         return self.strength * _sum(jnp.abs, self.leaves, params, "L1.leaves")
@@ -38,17 +41,20 @@ class L2:
 
     Attributes:
         strength: in units of log-likelihood.
-        leaves: dotted names of leaves, a prefix standing for all below it.
+        leaves: dotted name, or names, of leaves, a prefix standing for all below it.
     """
 
     strength: float | Array
-    leaves: tuple[str, ...] = static()
+    leaves: str | Iterable[str] = static()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "leaves", as_names(self.leaves))
 
     def __call__(self, params: Params) -> Array:
         return self.strength / 2 * _sum(jnp.square, self.leaves, params, "L2.leaves")
 
 
-def _sum(of: Callable[[Array], Array], names: tuple[str, ...], params: Params, argument: str) -> Array:
+def _sum(of: Callable[[Array], Array], names: str | Iterable[str], params: Params, argument: str) -> Array:
     chosen = jax.tree.leaves(named(names, params, argument))
     terms = [of(x).sum() for x, on in zip(jax.tree.leaves(params), chosen, strict=True) if on]
     return jnp.asarray(sum(terms))
@@ -183,10 +189,8 @@ def _callable(function: Any, argument: str) -> Any:
 def _frozen_names(frozen: Any) -> tuple[str, ...]:
     if frozen is None:
         return ()
-    if isinstance(frozen, str):
-        return (frozen,)
-    if isinstance(frozen, tuple | list) and all(isinstance(name, str) for name in frozen):
-        return tuple(frozen)
+    if isinstance(frozen, str) or (isinstance(frozen, tuple | list) and all(isinstance(name, str) for name in frozen)):
+        return as_names(frozen)
     paths = jax.tree_util.tree_leaves_with_path(frozen)
     if not all(isinstance(on, bool) for _, on in paths):
         raise TypeError(f"frozen must be names of leaves or a prefix tree of bools; got {frozen!r}")

@@ -187,12 +187,14 @@ class LogMarginal(UserModel):
 
 def _check_shape(name: str, wanted: str, got: Any, one_datum: bool, ndim: int) -> None:
     """`got`: what a function gave for three rows, rows first."""
-    shape, dtype = getattr(got, "shape", None), getattr(got, "dtype", None)
-    sound = shape is not None and len(shape) == ndim and shape[0] == 3 and jnp.issubdtype(dtype, jnp.floating)
-    if not sound:
-        seen = type(got).__name__ if shape is None else f"{dtype} of shape {shape[1:] if one_datum else shape}"
-        rows = "" if one_datum else " for 3 rows"
-        raise ValueError(f"{name} must be {wanted} floats; got {seen}{rows}")
+    seen = type(got).__name__
+    if isinstance(got, jax.ShapeDtypeStruct):
+        shape = got.shape
+        if len(shape) == ndim and shape[0] == 3 and jnp.issubdtype(got.dtype, jnp.floating):
+            return
+        seen = f"{got.dtype} of shape {shape[1:] if one_datum else shape}"
+    rows = "" if one_datum else " for 3 rows"
+    raise ValueError(f"{name} must be {wanted} floats; got {seen}{rows}")
 
 
 def log_joint(

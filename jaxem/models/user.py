@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.blocks import float_dtype
+from jaxem.blocks import float_dtype, n_rows
 from jaxem.latents.mixture import label_bias
 from jaxem.numerics import softmax, sum_out
 from jaxem.types import Model, Params, Rows, static, struct
@@ -63,11 +63,12 @@ class UserModel(Model):
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(f"data must be arrays that lead with one N > 0; got leading axes {sorted(lengths)}")
         sets.check(self.constraints, jax.tree.map(np.asarray, self.init))
-        self.check_functions(jax.tree.map(lambda x: jax.ShapeDtypeStruct((3, *x.shape[1:]), x.dtype), data))
+        (n,) = lengths  # a function for one indivisible datum need not know of more
+        self.check_functions(jax.tree.map(lambda x: jax.ShapeDtypeStruct((min(n, 3), *x.shape[1:]), x.dtype), data))
         return data
 
     def check_functions(self, data: PyTree) -> None:
-        """Raise ValueError where a function, by shapes alone, gives what no fit could use; `data`: three rows."""
+        """Raise ValueError where a function, by shapes alone, gives what no fit could use; `data`: a few rows."""
         params = self.blank(data)
         if self.m_step_fn is not None:
             new = jax.eval_shape(lambda p: self.m_step(self.natural(p), p), params)  # type: ignore[misc]
@@ -144,11 +145,11 @@ class LogJoint(UserModel):
         params = self.blank(data)
         wanted = "(params, rows) -> (n, K)" if self.batched else "(params, x) -> (K,), for one datum x"
         scores = jax.eval_shape(self.scores, params, data)
-        _check_shape("log_joint's fn", wanted, scores, not self.batched, 2)
+        _check_shape("log_joint's fn", wanted, scores, not self.batched, 2, data)
         if self.linear_fn is not None:
             term = jax.eval_shape(lambda p, x: self._rowwise(self.linear_fn)(self.natural(p), x), params, data)  # type: ignore[arg-type]
             wanted = wanted.replace("params", "natural")
-            _check_shape("log_joint's linear", wanted, term, not self.batched, 2)
+            _check_shape("log_joint's linear", wanted, term, not self.batched, 2, data)
             if term.shape != scores.shape:
                 raise ValueError(f"linear and fn must give one shape; got {term.shape[1:]} and {scores.shape[1:]} for a datum")
         super().check_functions(data)
@@ -181,19 +182,20 @@ class LogMarginal(UserModel):
 
     def check_functions(self, data: PyTree) -> None:
         marginal = jax.eval_shape(lambda p, x: self.log_marginal_fn(self.natural(p), x), self.blank(data), data)
-        _check_shape("log_marginal", "(natural, data) -> (N,)", marginal, False, 1)
+        _check_shape("log_marginal", "(natural, data) -> (N,)", marginal, False, 1, data)
         super().check_functions(data)
 
 
-def _check_shape(name: str, wanted: str, got: Any, one_datum: bool, ndim: int) -> None:
-    """`got`: what a function gave for three rows, rows first."""
+def _check_shape(name: str, wanted: str, got: Any, one_datum: bool, ndim: int, data: PyTree) -> None:
+    """`got`: what a function gave for `data`, rows first."""
+    n = n_rows(data)
     seen = type(got).__name__
     if isinstance(got, jax.ShapeDtypeStruct):
         shape = got.shape
-        if len(shape) == ndim and shape[0] == 3 and jnp.issubdtype(got.dtype, jnp.floating):
+        if len(shape) == ndim and shape[0] == n and jnp.issubdtype(got.dtype, jnp.floating):
             return
         seen = f"{got.dtype} of shape {shape[1:] if one_datum else shape}"
-    rows = "" if one_datum else " for 3 rows"
+    rows = "" if one_datum else f" for {n} rows"
     raise ValueError(f"{name} must be {wanted} floats; got {seen}{rows}")
 
 

@@ -30,13 +30,11 @@ class Blocks:
         data: the rows; padded and zero-weight rows hold a copy of a valid one.
         weight: (n_blocks, block), 0 in the padding.
         labels: (n_blocks, block, ...) or None.
-        index: (n_blocks, block) row numbers, to carry per-datum values to and fro.
     """
 
     data: PyTree
     weight: Array
     labels: PyTree
-    index: Array
 
 
 def n_rows(data: PyTree) -> int:
@@ -83,8 +81,7 @@ def cut(data: PyTree, weight: Array | None, labels: PyTree, block_size: int) -> 
             x = jnp.concatenate([x, tail])
         return x.reshape(n_blocks, block, *x.shape[1:])
 
-    index = jnp.arange(n, dtype=jnp.int32)
-    return Blocks(jax.tree.map(shape, data), shape(weight, True), jax.tree.map(shape, labels), shape(index))
+    return Blocks(jax.tree.map(shape, data), shape(weight, True), jax.tree.map(shape, labels))
 
 
 def refined(tree: PyTree, pieces: int) -> PyTree:

@@ -1,5 +1,10 @@
 """What `fit` promises whatever the model: statuses, restarts, weights, blocks, composition, no recompilation."""
 
+import dataclasses
+import os
+import signal
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +14,7 @@ from conftest import clusters
 import jaxem
 from jaxem import Status
 from jaxem.engine import fit as fit_module
+from jaxem.evaluate import selection
 
 TIGHT = jaxem.Stop(loglik_rtol=1e-13)
 NEVER = jaxem.Stop(loglik_rtol=None)
@@ -311,6 +317,40 @@ def test_penalty_is_taken_off_the_objective(x64):
     mean, variance = (float(np.squeeze(result.params["components"][n])) for n in ("mean", "covariance"))
     # The stationary point of -n/2 (mean - m)^2 / s2 - 50 m^2.
     assert mean == pytest.approx(100 / variance * (x + 3).mean() / (100 / variance + 100), abs=1e-5)
+
+
+# --- an interrupt ------------------------------------------------------------------------------
+def test_an_interrupt_loses_nothing(x64):
+    """Ctrl-C ends a plain fit with what it has; the handler is put back, and another fit goes on from there."""
+    x = clusters(400, 2, 3, spread=1.0)
+    slow = {"key": jax.random.key(0), "n_restarts": 3, "stop": jaxem.Stop(None)}
+    model = jaxem.GaussianMixture(6)
+    jaxem.fit(model, x, max_steps=3, **slow)  # what is compiled now cannot delay the handler
+    handler = signal.getsignal(signal.SIGINT)
+    timer = threading.Timer(0.6, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    result = jaxem.fit(model, x, max_steps=10**8, **slow)
+    timer.join()
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert (result.restarts.status == Status.INTERRUPTED).all() and not result.converged
+    assert 3 < int(result.n_steps) < 10**8 and np.isfinite(float(result.loglik))
+    assert "INTERRUPTED" in str(result)
+    on = jaxem.fit(model, x, init=result, max_steps=5, stop=jaxem.Stop(None))
+    assert float(on.loglik) >= float(result.loglik) - 1e-9 * abs(float(result.loglik))
+
+
+def test_a_selection_ends_with_the_model_that_was_interrupted(x64, monkeypatch):
+    x, models = clusters(100, 2, 2), [jaxem.GaussianMixture(k) for k in (1, 2, 3)]
+    whole = selection.fit
+
+    def interrupted_at_two(model, *args, **options):
+        result = whole(model, *args, **options)
+        status = jnp.full_like(result.restarts.status, Status.INTERRUPTED if model.n_components == 2 else Status.CONVERGED)
+        return dataclasses.replace(result, restarts=dataclasses.replace(result.restarts, status=status))
+
+    monkeypatch.setattr(selection, "fit", interrupted_at_two)
+    chosen = jaxem.select(models, x, key=jax.random.key(0), max_steps=5)
+    assert [c.model.n_components for c in chosen.candidates] == [1, 2]
 
 
 # --- compilation -----------------------------------------------------------------------------

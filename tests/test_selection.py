@@ -155,6 +155,20 @@ def test_cross_validation_compiles_once_for_new_numbers(data):
     assert compiled._cache_size() == before
 
 
+def test_cross_validation_of_a_penalised_fit(data):
+    """The penalty's numbers are traced, frozen leaves may be a prefix tree, and each fold is the fit it says it is."""
+    model, key, compiled = jaxem.GaussianMixture(2, "diag"), jax.random.key(0), cross_validation._cross_validate
+    options = {"frozen": {"weights": True, "components": False}, "max_steps": 20}
+    before = compiled._cache_size()
+    for strength in (5.0, 50.0):
+        penalty = jaxem.L2(strength, "components.mean")
+        cv = jaxem.cross_validate(model, data, key=key, n_folds=3, penalty=penalty, **options)
+        one = jaxem.fit(model, data, key=key, weight=(np.asarray(cv.fold) != 0) * 1.0, penalty=penalty, **options)
+        np.testing.assert_allclose(cv.params["components"]["mean"][0], one.params["components"]["mean"], rtol=2e-3)
+        np.testing.assert_allclose(cv.params["weights"][0], one.params["weights"], rtol=1e-6)
+    assert compiled._cache_size() == before + 1
+
+
 @pytest.mark.parametrize("n_folds", [1, 273])
 def test_cross_validation_refuses_a_number_of_folds(data, n_folds):
     with pytest.raises(ValueError, match="n_folds must be"):

@@ -371,7 +371,7 @@ def _row_width(model: Model, params: Params, data: PyTree, labels: PyTree, lanes
     """Numbers that one row costs in the widest array of an E-step of all lanes together."""
     row = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), data)
     label = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), labels)
-    one = Blocks(row, jnp.ones((1,), float_dtype(data)), label, jnp.zeros((1,), jnp.int32))
+    one = Blocks(row, jnp.ones((1,), float_dtype(data)), label)
     about = model.at(params)
     packed = jax.eval_shape(lambda p: about.pack(about.natural(p)), params)
     local = jax.eval_shape(lambda q: about.local(q, row, None), packed) if about.local else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -12,13 +13,14 @@ from jax import Array
 
 from jaxem.blocks import float_dtype, n_rows
 from jaxem.engine.fit import fit
+from jaxem.engine.regularizer import regularizer
 from jaxem.types import Model, Params, Result, struct
 from jaxem.validation import check_positive_int, check_weight
 
 PyTree = Any
 
 #: Options of `fit` that are structure; the others are numbers, and a changed number compiles nothing again.
-_STRUCTURE = ("n_restarts", "block_size", "penalty", "log_prior", "frozen", "tied", "standardize")
+_STRUCTURE = ("n_restarts", "block_size", "frozen", "tied", "standardize")
 
 
 @struct
@@ -82,6 +84,9 @@ def cross_validate(
     if isinstance(options.get("init"), Result):
         options["init"] = options["init"].params
     weight = np.ones(n) if weight is None else check_weight(weight, n)
+    # Names become tuples, which can be hashed, and plain functions pytrees, whose numbers are traced.
+    restrained = regularizer(*(options.get(name) for name in ("penalty", "log_prior", "frozen", "tied")))
+    options |= {field.name.replace("penalties", "penalty"): getattr(restrained, field.name) for field in fields(restrained)}
     structure = tuple((name, options.pop(name)) for name in _STRUCTURE if name in options)
     data = jax.tree.map(jnp.asarray, data)
     return _cross_validate(model, data, jnp.asarray(weight, float_dtype(data)), key, options, structure, n_folds)

@@ -148,7 +148,8 @@ def select(
         **options: of `jaxem.fit`: key, n_restarts, weight, stop, ...
 
     Returns:
-        A `Selection`; `.best` is the chosen candidate.
+        A `Selection`; `.best` is the chosen candidate. After an interrupt it ends with the model that was
+        interrupted.
 
     Raises:
         ValueError: for an unknown criterion, or no models.
@@ -174,7 +175,12 @@ def select(
         return candidate
 
     if workers == 1:
-        candidates = tuple(map(one, models))
+        fitted = []
+        for model in models:
+            fitted.append(one(model))
+            if _interrupted(fitted[-1]):
+                break
+        candidates = tuple(fitted)
     else:
         with ThreadPoolExecutor(workers) as pool:
             futures = [pool.submit(one, model) for model in models]
@@ -186,6 +192,10 @@ def select(
     if all(c.result is None for c in candidates):
         raise FitError(f"every restart of all {len(candidates)} models failed")
     return Selection(candidates, criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "score"))
+
+
+def _interrupted(candidate: Candidate) -> bool:
+    return candidate.result is not None and bool((candidate.result.restarts.status == Status.INTERRUPTED).any())
 
 
 def _scorer(criterion: str | Callable[[Result, PyTree], Any], weight: Any) -> Callable[[Result, PyTree], Any]:

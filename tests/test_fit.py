@@ -137,7 +137,10 @@ def test_flat_data_end_with_a_status(dtype, x, covariance):
     result = jaxem.fit(
         jaxem.GaussianMixture(3, covariance), x.astype(dtype), key=jax.random.key(0), n_restarts=2, max_steps=100
     )
-    assert int(result.status) in (Status.DEGENERATE, Status.CONVERGED, Status.MAX_STEPS, Status.DECREASED)
+    # Only one variance for both columns finds some in the constant one.
+    sound = covariance == "spherical" and x[:, 0].std() > x[:, 1].std() == 0
+    wanted = (Status.CONVERGED, Status.MAX_STEPS) if sound else (Status.DEGENERATE,)
+    assert all(int(status) in wanted for status in result.restarts.status)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
 
 
@@ -273,11 +276,11 @@ def test_vmap_over_keys_data_and_weights(x64):
             )
 
     close(
-        jax.vmap(lambda k: jaxem.fit(model, data[0], key=k, **options))(keys),
+        jax.jit(jax.vmap(lambda k: jaxem.fit(model, data[0], key=k, **options)))(keys),
         [jaxem.fit(model, data[0], key=k, **options) for k in keys],
     )
     close(
-        jax.vmap(lambda x: jaxem.fit(model, x, key=keys[0], **options))(data),
+        jax.jit(jax.vmap(lambda x: jaxem.fit(model, x, key=keys[0], **options)))(data),
         [jaxem.fit(model, x, key=keys[0], **options) for x in data],
     )
     init = start(np.asarray(data[0]), 2)
@@ -294,7 +297,7 @@ def test_absent_rows_may_hold_anything_under_vmap_too(x64):
     weights[:, 7] = 0
     weights[1, :5] = 0
     init = start(np.delete(x, 7, 0), 2)
-    batched = jax.vmap(lambda w: jaxem.fit(jaxem.GaussianMixture(2), x, init=init, weight=w, max_steps=5))(weights)
+    batched = jax.jit(jax.vmap(lambda w: jaxem.fit(jaxem.GaussianMixture(2), x, init=init, weight=w, max_steps=5)))(weights)
     assert np.isfinite(batched.loglik).all()
 
 
@@ -370,10 +373,10 @@ def test_changed_numbers_compile_nothing(x64):
     assert fit_module._begin_jit._cache_size() == before + 1
 
 
-def test_pandas_frames_and_integers(x64):
-    pandas = pytest.importorskip("pandas")
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_frames_of_integers(x64, library):
     x = np.random.default_rng(0).integers(0, 50, (60, 2))
-    frame = pandas.DataFrame(x, columns=["a", "b"])
+    frame = pytest.importorskip(library).DataFrame({"a": x[:, 0], "b": x[:, 1]})
     options = dict(key=jax.random.PRNGKey(0), max_steps=5)  # the older key style is accepted too
     one = jaxem.fit(jaxem.GaussianMixture(2), frame, **options)
     two = jaxem.fit(jaxem.GaussianMixture(2), x.astype(float), **options)

@@ -98,7 +98,8 @@ def test_all_restarts_alike(result, status):
 def test_the_whole_figure(d):
     with jax.enable_x64(True):
         x = clusters(50, d, 2)
-        models = [jaxem.GaussianMixture(k, kind) for k in (1, 2) for kind in ("tied", "diag")]
+        kinds = ("tied", "diag") if d == 2 else ("diag",)
+        models = [jaxem.GaussianMixture(k, kind) for k in (1, 2) for kind in kinds]
         selection = jaxem.select(models, x, key=jax.random.key(0), n_restarts=2)
         figure = plot.selection_figure(x, selection, title="Data")
     figure.savefig(io.BytesIO(), format="png")

@@ -23,10 +23,19 @@ PyTree = Any
 class UserModel(Model):
     """What models from functions share: starting values, constraints and an M-step as they were given."""
 
+    #: Parameters, or a `jax.tree_util.Partial` of a function from a random key to parameters.
     init: PyTree
-    needs_key: ClassVar[bool] = False
     #: (stats, params) -> the parameters that have a closed form: all, or a tree in which others lack or are None.
     m_step_fn: ClassVar[Any] = None
+
+    @property
+    def needs_key(self) -> bool:  # type: ignore[override]
+        """Whether each restart has a start of its own."""
+        return callable(self.init)
+
+    def start(self, key: Array | None) -> Params:
+        """Parameters to start from."""
+        return self.init(key) if callable(self.init) else self.init
 
     @property
     def m_step(self) -> Callable[[PyTree, Params], Params] | None:
@@ -39,8 +48,9 @@ class UserModel(Model):
         """What `m_step` leaves out, by shapes alone."""
         if self.m_step_fn is None:
             return True
-        closed = jax.eval_shape(lambda p: self.m_step_fn(self.natural(p), p), self.init)
-        return completed(jax.tree.map(lambda _: False, closed), jax.tree.map(lambda _: True, self.init))
+        start = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, self.start(jax.random.key(0))))
+        closed = jax.eval_shape(lambda p: self.m_step_fn(self.natural(p), p), start)
+        return completed(jax.tree.map(lambda _: False, closed), jax.tree.map(lambda _: True, start))
 
     def validate(self, data: PyTree) -> PyTree:
         """Arrays that lead with one N; floats in the dtype that JAX computes in.
@@ -62,7 +72,7 @@ class UserModel(Model):
         lengths = {x.shape[0] for x in jax.tree.leaves(data)}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(f"data must be arrays that lead with one N > 0; got leading axes {sorted(lengths)}")
-        sets.check(self.constraints, jax.tree.map(np.asarray, self.init))
+        sets.check(self.constraints, jax.tree.map(np.asarray, self.start(jax.random.key(0))))
         (n,) = lengths  # a function for one indivisible datum need not know of more
         self.check_functions(jax.tree.map(lambda x: jax.ShapeDtypeStruct((min(n, 3), *x.shape[1:]), x.dtype), data))
         return data
@@ -79,12 +89,11 @@ class UserModel(Model):
 
     def blank(self, data: PyTree) -> Params:
         dtype = float_dtype(data)
-        return jax.tree.map(lambda x: jnp.asarray(x, dtype), self.init)
+        return jax.tree.map(lambda x: jnp.asarray(x, dtype), self.start(jax.random.key(0)))
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
-        """The starting values given; more restarts need `jaxem.init.Each`."""
-        del key
-        return jax.tree.map(lambda x: jnp.asarray(x, weight.dtype), self.init)
+        """The starting values given: the same for every restart, unless they are a function of the key."""
+        return jax.tree.map(lambda x: jnp.asarray(x, weight.dtype), self.start(key))
 
     def n_free_params(self, data: PyTree) -> int:
         """Number of free coordinates of `init`."""
@@ -199,10 +208,14 @@ def _check_shape(name: str, wanted: str, got: Any, one_datum: bool, ndim: int, d
     raise ValueError(f"{name} must be {wanted} floats; got {seen}{rows}")
 
 
+def _as_tree(init: PyTree) -> PyTree:
+    return jax.tree_util.Partial(init) if callable(init) else init
+
+
 def log_joint(
     fn: Callable[[Params, PyTree], Array],
     *,
-    init: PyTree,
+    init: PyTree | Callable[[Array], PyTree],
     constraints: Any = None,
     natural: Callable[[Params], PyTree] | None = None,
     linear: Callable[[PyTree, PyTree], Array] | None = None,
@@ -222,7 +235,8 @@ def log_joint(
     Args:
         fn: (params, x) -> (K,) log p(x, k | params) less the linear part, x one datum: the same tree as the
             data, without N.
-        init: parameters to start from, a pytree of numbers and arrays, the weights of a neural network included.
+        init: parameters to start from, a pytree of numbers and arrays, the weights of a neural network included;
+            or a function from a random key to them, called once for every restart.
         constraints: prefix tree of `jaxem.constraints`; None is real numbers.
         natural: params -> natural parameters.
         linear: (natural, x) -> (K,), linear in `natural`; added to what `fn` gives.
@@ -237,14 +251,14 @@ def log_joint(
         raise ValueError(f"natural and linear must be given together; got {'linear' if natural is None else 'natural'} alone")
     if m_step is not None and natural is None:
         raise ValueError("m_step must come with natural and linear, whose expected statistics it gets; got none")
-    return LogJoint(fn, natural, linear, m_step, batched, init, constraints)
+    return LogJoint(fn, natural, linear, m_step, batched, _as_tree(init), constraints)
 
 
 def log_marginal(
     *,
     natural: Callable[[Params], PyTree],
     log_marginal: Callable[[PyTree, PyTree], Array],
-    init: PyTree,
+    init: PyTree | Callable[[Array], PyTree],
     m_step: Callable[[PyTree, Params], Params] | None = None,
     constraints: Any = None,
 ) -> LogMarginal:
@@ -254,9 +268,9 @@ def log_marginal(
         natural: params -> natural parameters, in which the complete-data log-density is linear; every
             log-normaliser that the data do not fix is a leaf of its own.
         log_marginal: (natural, data) -> (N,) log p(x_n), latent values summed out, e.g. by `jaxem.latents`.
-        init: parameters to start from.
+        init: parameters to start from, or a function from a random key to them.
         m_step: (stats, params) -> params with stats shaped like `natural`. Keys left out, or None, are ascended
             by Optax on <stats, natural>; so are all where it is None.
         constraints: prefix tree of `jaxem.constraints`; None is real numbers.
     """
-    return LogMarginal(natural, log_marginal, m_step, init, constraints)
+    return LogMarginal(natural, log_marginal, m_step, _as_tree(init), constraints)

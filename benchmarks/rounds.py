@@ -1,6 +1,6 @@
 """Do rounds lose? The best of R = 64 restarts with rounds against finishing every lane, over many keys.
 
-    python benchmarks/rounds.py [--keys 100] [--restarts 64]
+    python benchmarks/rounds.py [--keys 100] [--restarts 64] [--problems easy,hard]
 
 Two problems: an easy one (separated clusters) and a hard one (2-D, K = 10, N = 3 000, overlapping, where
 few lanes find the best). For each it prints how often rounds reach the optimum of the full run, the
@@ -32,9 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keys", type=int, default=100)
     parser.add_argument("--restarts", type=int, default=64)
+    parser.add_argument("--problems", default="easy,hard")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    for name in ("easy", "hard"):
+    for name in args.problems.split(","):
         x, k = problem(name)
         model = jaxem.GaussianMixture(k)
 

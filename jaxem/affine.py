@@ -75,7 +75,7 @@ class Affine:
         return Affine(-self._linear(self.matrix, self.shift), self.inverse, self.matrix, self.kind)
 
 
-def whitening(x: Any, kind: Kind, xp: Any) -> Affine:
+def whitening(x: Any, kind: Kind, xp: Any, present: Any = None) -> Affine:
     """The change that gives the rows of `x` zero mean and unit covariance, variances or mean variance.
 
     Directions in which the data do not vary keep a finite scale. The result is in the dtype of `x` for
@@ -85,8 +85,9 @@ def whitening(x: Any, kind: Kind, xp: Any) -> Affine:
         x: (N, D).
         kind: form of the matrix.
         xp: numpy or jax.numpy.
+        present: (N,) bools, the rows that count; for jax.numpy, whose arrays cannot shed the others. None: all.
     """
-    n = len(x)
+    n = len(x) if present is None else present.sum()
     if xp is np:
         chunks = [slice(i, i + 65_536) for i in range(0, n, 65_536)]
         mean = sum(x[c].sum(0, dtype=np.float64) for c in chunks) / n
@@ -95,10 +96,11 @@ def whitening(x: Any, kind: Kind, xp: Any) -> Affine:
         else:
             covariance = sum(np.square(x[c] - mean).sum(0) for c in chunks) / n
     else:
-        first = x.mean(0)
-        mean = first + (x - first).mean(0)
-        y = x - mean
-        covariance = y.T @ y / n if kind == "full" else (y * y).mean(0)
+        counts = 1 if present is None else present[:, None].astype(x.dtype)
+        first = (counts * x).sum(0) / n
+        mean = first + (counts * (x - first)).sum(0) / n
+        y = counts * (x - mean)
+        covariance = y.T @ y / n if kind == "full" else (y * y).sum(0) / n
     variance = xp.diagonal(covariance) if kind == "full" else covariance
     # A column that varies by no more than the rounding of its own values does not vary.
     rounding = (4 * xp.finfo(x.dtype).eps * xp.abs(mean)) ** 2

@@ -180,9 +180,15 @@ class Model:
         del data
         return None
 
-    def coordinates(self, data: PyTree, xp: Any) -> Any:
-        """A change of coordinates in which rounding is least (see `jaxem.affine`), or None. `xp`: numpy or jax.numpy."""
-        del data, xp
+    def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> Any:
+        """A change of coordinates in which rounding is least (see `jaxem.affine`), or None.
+
+        Args:
+            data: the data.
+            xp: numpy or jax.numpy.
+            present: (N,) bools, the data that count; None: all.
+        """
+        del data, xp, present
         return None
 
     def change_data(self, data: PyTree, affine: Any) -> PyTree:

@@ -48,7 +48,6 @@ ALGORITHMS = {
     "ECM over every leaf": jaxem.ECM(),
     "hard": jaxem.HardEM(),
     "Squarem over ECM": jaxem.Squarem(algorithm=jaxem.ECM()),
-    "GEM by L-BFGS": jaxem.GEM(optax.lbfgs(), 5),
     "Anderson over EM by Newton": jaxem.Anderson(algorithm=jaxem.EM(jaxem.newton())),
 }
 

@@ -77,11 +77,17 @@ def test_laws(name, dtype):
 
 
 def test_weight_and_params_are_used():
+    others = {law.name for law in LAWS} - {"coherence"}
     with jax.enable_x64(True):
         model = jaxem.Mixture(2, jaxem.Poisson())
         params = {"weights": np.array([0.5, 0.5]), "components": {"rate": np.array([[2.0, 2.0], [6.0, 4.0]])}}
-        report = jaxem.check_model(model, COUNTS, params=params, weight=RNG.uniform(0, 2, len(COUNTS)), skip=["dtype"])
-    assert report.skipped["dtype"] == "left out by the caller"
+        report = jaxem.check_model(model, COUNTS, params=params, weight=RNG.uniform(0, 2, len(COUNTS)), skip=others)
+        assert report.ran == ["coherence"] and report.skipped["dtype"] == "left out by the caller"
+        params["components"]["rate"][1, 1] = np.nan
+        with pytest.raises(jaxem.LawError, match="finite-gradients"):
+            jaxem.check_model(model, COUNTS, params=params)
+        with pytest.raises(ValueError, match="weight must be finite and non-negative"):
+            jaxem.check_model(model, COUNTS, weight=-np.ones(len(COUNTS)))
 
 
 def test_params_of_the_wrong_shape():

@@ -104,7 +104,7 @@ def test_labels_tie_states():
     np.testing.assert_allclose(result.params["emission"]["rate"], [x[z == 0].mean(), x[z == 1].mean()], rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_gaussian_emission_in_any_units(dtype):
     """Standardised inside, undone exactly outside; the log-likelihood counts every step of ragged sequences."""
     truth = {

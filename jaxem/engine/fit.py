@@ -32,6 +32,7 @@ from jaxem.engine.regularizer import Regularizer, regularizer
 from jaxem.engine.restarts import Rounds, best_first, run, run_rounds, settle, take, unrolled
 from jaxem.engine.segments import run_in_segments
 from jaxem.engine.stop import Stop
+from jaxem.numerics import any_lane
 from jaxem.types import Model, Params, Restarts, Result, static, struct
 from jaxem.validation import check_positive_int, check_tolerance, check_weight, is_traced
 
@@ -137,7 +138,7 @@ def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_ste
     dtype = float_dtype(data)
     weight = None if weight is None else jnp.asarray(weight, dtype)
     # Any coordinates lead to the same fit: its derivatives need not go through the choice of them.
-    affine = jax.lax.stop_gradient(model.coordinates(_present(data, weight), jnp)) if standardize else None
+    affine = jax.lax.stop_gradient(coordinates(model, data, weight, jnp)) if standardize else None
     original, init = model, _cast(init, dtype)
     if affine is not None:
         volume = _volume(model, data, affine, dtype)
@@ -161,7 +162,7 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
     max_steps = jnp.int32(check_positive_int(max_steps, "max_steps", 0))
     labels = checked_labels(labels, n, getattr(model, "n_components", None))
     init = checked_init(model, init, data, options.n_restarts, dtype)
-    affine = model.coordinates(_present(data, weight), np) if standardize else None
+    affine = coordinates(model, data, weight, np) if standardize else None
     original = model
     if affine is not None:
         exact = jax.tree.map(lambda x: np.asarray(x, np.float64), affine)
@@ -191,13 +192,14 @@ def _trimmed(result: Result) -> Result:
     return dataclasses.replace(result, history=result.history[:taken], restarts=restarts)
 
 
-def _present(data: PyTree, weight: Any) -> PyTree:
-    """The rows that count, as far as shapes allow: absent ones replaced by one that is present."""
+def coordinates(model: Model, data: PyTree, weight: Any, xp: Any) -> Any:
+    """`Model.coordinates` of the rows that count; under vmap over weights, of those that count in any lane."""
     if weight is None:
-        return data
-    if isinstance(weight, np.ndarray):
-        return jax.tree.map(lambda x: np.asarray(x)[weight > 0], data)
-    return replace_absent(data, weight)
+        return model.coordinates(data, xp)
+    if xp is np:
+        return model.coordinates(jax.tree.map(lambda x: np.asarray(x)[weight > 0], data), np)
+    present = any_lane(jax.lax.stop_gradient(weight) > 0)
+    return model.coordinates(replace_absent(data, weight), jnp, present)
 
 
 def _changed(model: Model, init: Any, affine: Any, data: PyTree) -> tuple[Model, Any, PyTree]:

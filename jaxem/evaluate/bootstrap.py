@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxem.blocks import choose_block_size, float_dtype, n_rows
 from jaxem.engine.checks import check_key, check_model
-from jaxem.engine.fit import _cast, _changed, _present, _row_width, _volume, fit
+from jaxem.engine.fit import _cast, _changed, _row_width, _volume, coordinates, fit
 from jaxem.engine.stop import Stop
 from jaxem.evaluate.align import align, component_axes
 from jaxem.evaluate.cross_validation import _STRUCTURE
@@ -174,7 +174,7 @@ def _bootstrap(
     estimate, original, affine, volume = params, model, None, 0.0
     if settings.pop("standardize", True) and model.log_prior is None and settings.get("penalty") is None:
         # Once for all refits, rather than by each for its own data.
-        affine = model.coordinates(_present(data, weight), jnp)
+        affine = coordinates(model, data, weight, jnp)
     if affine is not None:
         volume = _volume(model, data, affine, float_dtype(data))
         model, params, data = _changed(model, params, affine, model.change_data(data, affine))

@@ -15,7 +15,7 @@ from jax.scipy.special import ndtri
 from jaxem import constraints as sets
 from jaxem.blocks import choose_block_size, cut, float_dtype, n_rows
 from jaxem.engine.checks import check_model, check_rows_finite, checked_labels
-from jaxem.engine.fit import _cast, _present, _row_width
+from jaxem.engine.fit import _cast, _row_width, coordinates
 from jaxem.evaluate.curvature import Curvature
 from jaxem.linalg import cholesky, inverse_lower, transpose
 from jaxem.numerics import PRECISION
@@ -287,7 +287,7 @@ _information_jit = jax.jit(_information, static_argnames=("method", "block_size"
 
 def _boundary(model: Model, params: Params, data: PyTree, weight: Any, matrix: Array, score: Array) -> Array:
     """(P,) see `Information.boundary`."""
-    affine = model.coordinates(_present(data, weight), jnp)
+    affine = coordinates(model, data, weight, jnp)
     if affine is None:
         floor = model.at_floor(params)
     else:  # floors are relative to the spread of the data

@@ -80,9 +80,9 @@ class Family:
         spread = x.std(0)
         return (x - x.mean(0)) / jnp.where(spread > 0, spread, 1)
 
-    def coordinates(self, data: Any, xp: Any) -> Any:
-        """An `Affine` in which rounding is least, or None."""
-        del data, xp
+    def coordinates(self, data: Any, xp: Any, present: Any = None) -> Any:
+        """See `Model.coordinates`."""
+        del data, xp, present
         return None
 
     def changed(self, affine: Any) -> Family:

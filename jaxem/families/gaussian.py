@@ -169,8 +169,8 @@ class Gaussian(Family):
     def features(self, data: Array) -> Array:
         return data
 
-    def coordinates(self, data: Any, xp: Any) -> Affine:
-        return whitening(data, self.shape.affine_kind, xp)
+    def coordinates(self, data: Any, xp: Any, present: Any = None) -> Affine:
+        return whitening(data, self.shape.affine_kind, xp, present)
 
     def changed(self, affine: Affine) -> Gaussian:
         return self if self.prior is None else self._with(prior=self.prior.changed(affine))

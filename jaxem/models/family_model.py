@@ -73,8 +73,8 @@ class FamilyModel(Model):
         latent = {name: jnp.zeros(params[name].shape, bool) for name in self.latent_constraints}
         return {**latent, self.part: self._family.at_floor(params[self.part])}
 
-    def coordinates(self, data: PyTree, xp: Any) -> Any:
-        return self._family.coordinates(data, xp)
+    def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> Any:
+        return self._family.coordinates(data, xp, present)
 
     def changed(self, affine: Any) -> Any:
         """This model, priors included, in new coordinates."""

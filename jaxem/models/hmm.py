@@ -103,9 +103,13 @@ class HMM(FamilyModel):
         uniform = jnp.full((k,), 1 / k, jax.tree.leaves(emission)[0].dtype)
         return {"initial": uniform, "transition": jnp.broadcast_to(uniform, (k, k)), "emission": emission}
 
-    def coordinates(self, data: PyTree, xp: Any) -> Any:
+    def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> Any:
         data = as_sequences(data)
-        return self.emission.coordinates(data.x[data.valid()] if xp is np else data.steps(), xp)
+        valid = data.valid()
+        if xp is np:
+            return self.emission.coordinates(data.x[valid], xp)
+        steps = valid if present is None else valid & present[:, None]
+        return self.emission.coordinates(data.steps(), xp, steps.reshape(-1))
 
     def change_data(self, data: PyTree, affine: Any) -> Sequences:
         data = as_sequences(data)

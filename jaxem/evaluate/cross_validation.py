@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -86,7 +85,8 @@ def cross_validate(
     weight = np.ones(n) if weight is None else check_weight(weight, n)
     # Names become tuples, which can be hashed, and plain functions pytrees, whose numbers are traced.
     restrained = regularizer(*(options.get(name) for name in ("penalty", "log_prior", "frozen", "tied")))
-    options |= {field.name.replace("penalties", "penalty"): getattr(restrained, field.name) for field in fields(restrained)}
+    options |= {"penalty": restrained.penalties, "log_prior": restrained.log_prior}
+    options |= {"frozen": restrained.frozen, "tied": restrained.tied}
     structure = tuple((name, options.pop(name)) for name in _STRUCTURE if name in options)
     data = jax.tree.map(jnp.asarray, data)
     return _cross_validate(model, data, jnp.asarray(weight, float_dtype(data)), key, options, structure, n_folds)

@@ -134,6 +134,15 @@ def compensated_add(carry: tuple[PyTree, PyTree], term: PyTree) -> tuple[PyTree,
     return jax.tree.transpose(jax.tree.structure(total), jax.tree.structure((0, 0)), pairs)
 
 
+def pairwise_sum(x: Array) -> Array:
+    """Sum over the leading axis by halves: the rounding error grows with log N."""
+    while x.shape[0] > 1:
+        half, odd = divmod(x.shape[0], 2)
+        pairs = x[:half] + x[half : 2 * half]
+        x = jnp.concatenate([pairs, x[-1:]]) if odd else pairs
+    return x[0]
+
+
 @custom_vmap
 def any_lane(flag: Array) -> Array:
     """`flag`, or under `vmap` whether it holds in any lane: the result stays unbatched.

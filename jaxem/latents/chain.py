@@ -1,4 +1,9 @@
-"""A Markov chain of discrete states: log-partition and posterior by the scaled forward recursion."""
+"""A Markov chain of discrete states: log-partition, filter, smoother, Viterbi path, samples and forecasts.
+
+Axes: K states, n chains, T steps. `log_initial` (K,), `log_transition` (K, K) with rows the state before, `scores`
+(K, n, T) log p(x_t | state), `valid` (n, T) bools, False beyond a chain's end; None: all count. A transition of
+probability zero stays exactly zero, and so do its expected counts. Missing steps have scores of zero.
+"""
 
 from __future__ import annotations
 
@@ -6,58 +11,186 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.numerics import PRECISION, latents_are_hard, safe_log
+from jaxem.latents.forward_backward import Smoothed, absorb, smooth
+from jaxem.numerics import PRECISION, latents_are_hard, pairwise_sum, safe_log
+
+#: Chains of at least this many steps are cut in blocks on an accelerator.
+LONG = 4096
 
 
-def log_partition(log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None) -> Array:
+def log_partition(
+    log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None, n_blocks: int | None = None
+) -> Array:
     """(n,) log of the sum over all paths; its gradients are expected starts, transitions and visits.
 
-    Probabilities are rescaled at every step (Rabiner 1989, section V.A). A transition of probability zero
-    stays exactly zero, and so do its expected counts.
+    The gradient costs one smoother, in forward and reverse mode alike (Baum, Petrie, Soules and Weiss 1970).
 
     Args:
         log_initial: (K,).
-        log_transition: (K, K), rows the state before.
-        scores: (K, n, T) local log-densities.
-        valid: (n, T); the steps beyond a sequence's end leave it as it is. None: all count.
+        log_transition: (K, K).
+        scores: (K, n, T).
+        valid: (n, T) or None.
+        n_blocks: blocks in time that run side by side; None: one on a CPU, about the root of T for long chains elsewhere.
     """
-    valid = jnp.ones(scores.shape[1:], bool) if valid is None else valid
-    transition = jnp.exp(log_transition)
-    hard = latents_are_hard()
+    valid = _valid(scores, valid)
+    if latents_are_hard():
+        return _log_joint_of_mode(log_initial, log_transition, scores, valid)
+    return _log_partition(log_initial, log_transition, scores, valid, n_blocks or _default_blocks(scores.shape[2]))
 
-    def over_states(joint):
-        return joint.max(0) if hard else joint.sum(0)
 
-    def predict(belief):
-        if hard:
-            return (transition[:, :, None] * belief[:, None]).max(0)
-        return jnp.matmul(transition.T, belief, precision=PRECISION)
+def _valid(scores: Array, valid: Array | None) -> Array:
+    return jnp.ones(scores.shape[1:], bool) if valid is None else jnp.asarray(valid)
 
-    def absorb(predicted, total, s):
-        # The scale is the best score among states that can be reached: a better one that cannot would underflow all.
-        reachable = predicted > 0
-        top = jax.lax.stop_gradient(jnp.where(reachable, s, -jnp.inf).max(0))
-        top = jnp.where(jnp.isfinite(top), top, 0)
-        joint = predicted * jnp.exp(jnp.where(reachable, s - top, -jnp.inf))
-        mass = over_states(joint)
-        return joint / jnp.where(mass > 0, mass, 1), total + safe_log(mass) + top
 
-    def step(carry, now):
-        belief, total = carry
-        s, on = now
-        new_belief, new_total = absorb(predict(belief), total, jnp.where(on, s, 0))
-        return (jnp.where(on, new_belief, belief), jnp.where(on, new_total, total)), None
+def _default_blocks(n_steps: int) -> int:
+    return 1 if jax.default_backend() == "cpu" or n_steps < LONG else round(n_steps**0.5)
 
+
+def _smoothed(log_initial: Array, log_transition: Array, scores: Array, valid: Array, n_blocks: int = 1) -> Smoothed:
     by_time = jnp.moveaxis(scores, 2, 0)
-    start = jnp.broadcast_to(jnp.exp(log_initial)[:, None], by_time.shape[1:])
-    first = absorb(start, jnp.zeros_like(by_time[0, 0]), by_time[0])
-    (_, total), _ = jax.lax.scan(step, first, (by_time[1:], valid.T[1:]))
-    return total
+    return smooth(jnp.exp(log_initial), jnp.exp(log_transition), by_time, valid.T, n_blocks)
 
 
+_log_partition = jax.custom_jvp(
+    lambda log_initial, log_transition, scores, valid, n_blocks: pairwise_sum(
+        _smoothed(log_initial, log_transition, scores, valid, n_blocks).log_mass
+    ),
+    nondiff_argnums=(4,),
+)
+
+
+@_log_partition.defjvp
+def _(n_blocks, primals, tangents):
+    log_initial, log_transition, scores, valid = primals
+    d_initial, d_transition, d_scores, _ = tangents
+    found = _smoothed(log_initial, log_transition, scores, valid, n_blocks)
+    at_start = found.visits[0].T @ jnp.where(log_initial > -jnp.inf, d_initial, 0)
+    along = (found.visits * jnp.moveaxis(d_scores, 2, 0)).sum((0, 1))
+    transition = jnp.exp(log_transition)
+    change = jnp.where(transition > 0, transition * d_transition, 0)
+    return pairwise_sum(found.log_mass), at_start + along + _pairs(found.before, change, found.after)
+
+
+def _pairs(before: Array, change: Array, after: Array) -> Array:
+    """(n,) sum over steps of before change after, linear in `change`.
+
+    Its transpose is the sum over time of before after^T: products of about a thousand terms, which are then added.
+    """
+    n_steps, k, n = before.shape
+    length = max(1, 1024 // n)
+    n_pieces = -(-n_steps // length)
+    fill = jnp.zeros((n_pieces * length - n_steps, k, n), before.dtype)
+    before, after = (jnp.concatenate([x, fill]).reshape(n_pieces, length, k, n) for x in (before, after))
+    each = jnp.broadcast_to(change, (n_pieces, k, k))
+    return (jnp.einsum("ctin,cij->ctjn", before, each, precision=PRECISION) * after).sum((0, 1, 2))
+
+
+def _log_joint_of_mode(log_initial: Array, log_transition: Array, scores: Array, valid: Array) -> Array:
+    """(n,) log p(x, most probable path)."""
+    path = viterbi(*jax.lax.stop_gradient((log_initial, log_transition, scores)), valid)
+    visited = jnp.take_along_axis(scores, path[None], 0)[0]
+    moves = log_transition[path[:, :-1], path[:, 1:]]
+    return log_initial[path[:, 0]] + jnp.where(valid, visited, 0).sum(1) + jnp.where(valid[:, 1:], moves, 0).sum(1)
+
+
+# --- what the data say of the states -----------------------------------------------------------
 def posterior(log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None) -> Array:
-    """(K, n, T) smoothed probabilities of the states; zero beyond a sequence's end."""
-    return jax.grad(lambda s: log_partition(log_initial, log_transition, s, valid).sum())(scores)
+    """(K, n, T) smoothed probabilities p(z_t | all x); zero beyond a chain's end."""
+    return jnp.moveaxis(_smoothed(log_initial, log_transition, scores, _valid(scores, valid)).visits, 0, 2)
+
+
+def filtered(log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None) -> tuple[Array, Array]:
+    """(K, n, T) causal probabilities p(z_t | x up to t), and (n, T) log p(x_t | x before)."""
+    valid = _valid(scores, valid)
+    found = _smoothed(log_initial, log_transition, scores, valid)
+    belief = jnp.where(valid.T[:, None], found.belief, 0)
+    return jnp.moveaxis(belief, 0, 2), found.log_mass.T
+
+
+def pairwise(log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None) -> Array:
+    """(K, K, n, T - 1) probabilities p(z_t, z_{t+1} | all x), the state before first; zero beyond a chain's end.
+
+    T K^2 numbers a chain: for expected counts, take the gradient of `log_partition` instead.
+    """
+    found = _smoothed(log_initial, log_transition, scores, _valid(scores, valid))
+    transition = jnp.exp(log_transition)[:, :, None, None]
+    before, after = (jnp.moveaxis(x[1:], 0, 2) for x in (found.before, found.after))
+    return before[:, None] * transition * after[None]
+
+
+def update(belief: Array, log_transition: Array, scores: Array) -> tuple[Array, Array]:
+    """One causal step: belief (K, n) and scores (K, n) to the belief after, and (n,) log p(x_t | x before)."""
+    predicted = jnp.matmul(jnp.exp(log_transition).T, belief, precision=PRECISION)
+    return absorb(predicted, scores)
+
+
+def viterbi(log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None) -> Array:
+    """(n, T) int32, the most probable path (Viterbi 1967); beyond a chain's end its last state."""
+    valid = _valid(scores, valid)
+    by_time, on = jnp.moveaxis(scores, 2, 0), valid.T
+
+    def step(best: Array, now: tuple[Array, Array]):
+        s, on = now
+        joint = best[:, None] + log_transition[:, :, None]
+        top = joint.max(0) + s
+        top = top - jnp.where(jnp.isfinite(top.max(0)), top.max(0), 0)  # or the last digits drown in a long sum
+        stay = jnp.arange(len(top), dtype=jnp.int32)[:, None]
+        return jnp.where(on, top, best), jnp.where(on, joint.argmax(0).astype(jnp.int32), stay)
+
+    best, origin = jax.lax.scan(step, log_initial[:, None] + by_time[0], (by_time[1:], on[1:]))
+    last = best.argmax(0).astype(jnp.int32)
+
+    def back(state: Array, origin: Array):
+        return jnp.take_along_axis(origin, state[None], 0)[0], state
+
+    first, rest = jax.lax.scan(back, last, origin, reverse=True)
+    return jnp.concatenate([first[None], rest]).T
+
+
+def sample_posterior(
+    key: Array, log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None, n_samples: int = 1
+) -> Array:
+    """(n_samples, n, T) int32 paths drawn from p(z | x): forward filtering, backward sampling (Scott 2002, section 2.2)."""
+    valid = _valid(scores, valid)
+    found = _smoothed(log_initial, log_transition, scores, valid)
+    log_belief, transition = safe_log(found.belief), log_transition
+
+    def draw(key: Array) -> Array:
+        keys = jax.random.split(key, scores.shape[2])
+        last = jax.random.categorical(keys[-1], log_belief[-1], axis=0).astype(jnp.int32)
+
+        def back(state: Array, now: tuple[Array, Array, Array]):
+            key, belief, linked = now
+            # Beyond the end the next state says nothing.
+            logits = belief + jnp.where(linked, transition[:, state], 0)
+            new = jax.random.categorical(key, logits, axis=0).astype(jnp.int32)
+            return new, new
+
+        _, rest = jax.lax.scan(back, last, (keys[:-1], log_belief[:-1], valid.T[1:]), reverse=True)
+        return jnp.concatenate([rest, last[None]]).T
+
+    return jax.vmap(draw)(jax.random.split(key, n_samples))
+
+
+def forecast(belief: Array, log_transition: Array, n_steps: int) -> Array:
+    """(K, n, n_steps) probabilities of the states 1, 2, ... steps after `belief` (K, n)."""
+    turned = jnp.exp(log_transition).T
+
+    def step(belief: Array, _: None):
+        new = jnp.matmul(turned, belief, precision=PRECISION)
+        return new, new
+
+    return jnp.moveaxis(jax.lax.scan(step, belief, None, length=n_steps)[1], 0, 2)
+
+
+def stationary(transition: Array) -> Array:
+    """(K,) distribution that `transition` (K, K) leaves as it is; one of them where there are several.
+
+    Eigenvalue one is simple for an irreducible chain: pi (I - P) = 0 with sum one is solved as a linear system.
+    """
+    k = transition.shape[-1]
+    system = jnp.eye(k, dtype=transition.dtype) - transition.T + 1
+    return jnp.linalg.solve(system, jnp.ones((k,), transition.dtype))
 
 
 def sample(key: Array, log_initial: Array, log_transition: Array, n: int, n_steps: int) -> Array:

@@ -47,8 +47,9 @@ def _default_blocks(n_steps: int) -> int:
 
 
 def _smoothed(log_initial: Array, log_transition: Array, scores: Array, valid: Array, n_blocks: int = 1) -> Smoothed:
-    by_time = jnp.moveaxis(scores, 2, 0)
-    return smooth(jnp.exp(log_initial), jnp.exp(log_transition), by_time, valid.T, n_blocks)
+    initial, transition, by_time = jnp.exp(log_initial), jnp.exp(log_transition), jnp.moveaxis(scores, 2, 0)
+    dtype = jnp.result_type(initial, transition, by_time)
+    return smooth(initial.astype(dtype), transition.astype(dtype), by_time.astype(dtype), valid.T, n_blocks)
 
 
 _log_partition = jax.custom_jvp(

@@ -21,15 +21,17 @@ from jaxem.families.categorical import Categorical
 from jaxem.families.gamma import Gamma
 from jaxem.families.gaussian import Gaussian
 from jaxem.families.poisson import Poisson
+from jaxem.models.chain_inference import Forecast, expected_durations
 from jaxem.models.hmm import HMM
 from jaxem.models.lda import LDA
 from jaxem.models.local_level import LocalLevel
 from jaxem.models.mixture import GaussianMixture, Mixture
 from jaxem.models.substitution import Substitution
 from jaxem.models.superposition import Superposition
+from jaxem.models.transition import Transition, banded, left_right, sticky
 from jaxem.models.user import log_joint, log_marginal
 from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart
-from jaxem.sequences import Sequences, sequences
+from jaxem.sequences import Sequences, lagged, sequences
 from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopReason, static, struct
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "CrossValidation",
     "Dirichlet",
     "FitError",
+    "Forecast",
     "Gamma",
     "GammaPrior",
     "Gaussian",
@@ -76,8 +79,10 @@ __all__ = [
     "StopReason",
     "Substitution",
     "Superposition",
+    "Transition",
     "__version__",
     "aic",
+    "banded",
     "bic",
     "bootstrap",
     "check_model",
@@ -85,12 +90,15 @@ __all__ = [
     "cross_validate",
     "datasets",
     "em_rate",
+    "expected_durations",
     "fit",
     "icl",
     "information",
     "init",
     "intervals",
+    "lagged",
     "latents",
+    "left_right",
     "log_joint",
     "log_marginal",
     "missing_information",
@@ -99,5 +107,6 @@ __all__ = [
     "sequences",
     "standard_errors",
     "static",
+    "sticky",
     "struct",
 ]

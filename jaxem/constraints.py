@@ -16,6 +16,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxem.linalg import cholesky, transpose
+from jaxem.numerics import divided
 from jaxem.types import struct
 
 PyTree = Any
@@ -195,6 +196,38 @@ class Simplex(Real):
 
     def interval(self, x: Array, error: Array) -> tuple[Array, Array]:
         return _logit_interval(x, error)
+
+
+@struct
+class PartSimplex(Simplex):
+    """A simplex along the last axis of which some entries are constants; the others share what these leave.
+
+    Free coordinates of a constant are there, and mean nothing.
+
+    Attributes:
+        known: bools shaped like the parameters, True for constants.
+    """
+
+    known: Any = None
+
+    def _shares(self, x: Array) -> Array:
+        rest = jnp.where(self.known, 0, x)
+        total = rest.sum(-1, keepdims=True)
+        return jnp.where(total > 0, divided(rest, total), 1 / x.shape[-1])  # a row of constants has no shares
+
+    def to_free(self, x: Array) -> Array:
+        return super().to_free(self._shares(x))
+
+    def from_free(self, free: Array, like: Array) -> Array:
+        rest = jnp.where(self.known, 0, like).sum(-1, keepdims=True)
+        shares = super().from_free(free, self._shares(like))
+        return jnp.where(self.known | (rest <= 0), like, rest * shares)
+
+    def from_affine(self, coordinates: Array, like: Array) -> Array:
+        return jnp.where(self.known, like, super().from_affine(coordinates, like))
+
+    def edge(self, x: Array, floor: Array) -> Array:
+        return super().edge(self._shares(x), floor)
 
 
 @struct

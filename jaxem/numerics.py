@@ -28,6 +28,11 @@ def safe_log(x: Array) -> Array:
     return jnp.where(positive, jnp.log(jnp.where(positive, x, 1)), -jnp.inf)
 
 
+def divided(x: Array, by: Array) -> Array:
+    """`x / by`, and `x` itself where `by` is not positive: counts of nothing stay zero."""
+    return x / jnp.where(by > 0, by, 1)
+
+
 def lse(scores: Array, axis: int = 0) -> Array:
     """`log sum exp` along `axis`; an all `-inf` slice gives `-inf` and a zero gradient."""
     top = jax.lax.stop_gradient(scores.max(axis, keepdims=True))

@@ -120,6 +120,8 @@ class Model:
     is_bound: ClassVar[bool] = False
     #: Name of the field that counts components whose order means nothing, or None.
     exchangeable: ClassVar[str | None] = None
+    #: How many values labels may take, or None where there are none to check.
+    n_labels: int | None = None
     #: Whether `m_step` is an exact maximum of q, so that the gradient of q vanishes there.
     m_step_is_maximum: ClassVar[bool] = True
 
@@ -230,6 +232,11 @@ class Model:
         local = model.local(packed, data, None) if model.local else None
         scores = model.scores(params, data) if model.scores else None
         return model.log_marginal(packed, data, Rows(local=local, scores=scores))
+
+    def impossible(self, params: Params, data: PyTree) -> str | None:
+        """Where in the data the model gives probability zero, in words, beyond the row; None: nothing to add."""
+        del params, data
+        return None
 
     def n_free_params(self, data: PyTree) -> int:
         """Number of free parameters, as AIC and BIC count them."""

@@ -105,4 +105,6 @@ def raise_if_all_failed(result: Result, data: PyTree, weight: Any) -> None:
     if bad.size:
         listed = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
         message += f", first where the log-density is {log_prob[bad[0]]}: row(s) {listed}"
+    if place := result.model.impossible(result.params, first):
+        message += f"; {place}"
     raise FitError(message)

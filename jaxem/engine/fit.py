@@ -160,7 +160,7 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
     else:
         check_rows_finite(data)
     max_steps = jnp.int32(check_positive_int(max_steps, "max_steps", 0))
-    labels = checked_labels(labels, n, getattr(model, "n_components", None))
+    labels = checked_labels(labels, n, model.n_labels)
     init = checked_init(model, init, data, options.n_restarts, dtype)
     affine = coordinates(model, data, weight, np) if standardize else None
     original = model

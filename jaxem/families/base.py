@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.sequences import Sequences
 from jaxem.types import Params
 
 PyTree = Any
@@ -24,6 +25,12 @@ class Family:
     constraints: Any = None
     #: Closed-form M-step (stats, params) -> params; None leaves the family to Optax.
     m_step: ClassVar[Any] = None
+    #: Whether `m_step` is an exact maximum of q.
+    m_step_is_maximum: ClassVar[bool] = True
+    #: (params, rows) -> (n, K) log-densities, for what has no finite statistics; else None.
+    log_density: ClassVar[Any] = None
+    #: "marginal" where rows may lack entries (NaN), which are summed out; None where they may not.
+    missing: ClassVar[str | None] = None
 
     def natural(self, params: Params) -> PyTree:
         """Natural parameters; the log-density is linear in them."""
@@ -102,6 +109,17 @@ class Family:
     def sample(self, key: Array, params: Params, component: Array) -> Array:
         """One datum for each entry of `component` (n,)."""
         raise NotImplementedError
+
+    # --- for chains --------------------------------------------------------------------------
+    def windows(self, data: Sequences) -> Sequences:
+        """What the family sees of sequences: a step as it is, or with its past."""
+        return data
+
+    def sample_path(self, key: Array, params: Params, states: Array, past: Any = None) -> Array:
+        """(n, T, ...) one series along each path of `states` (n, T); `past`: windows that came before, for what looks back."""
+        del past
+        x = self.sample(key, params, states.reshape(-1))
+        return jax.tree.map(lambda leaf: leaf.reshape(*states.shape, *leaf.shape[1:]), x)
 
 
 def _is_integer(x: Any) -> bool:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.numerics import PRECISION, any_lane, safe_log
+from jaxem.numerics import PRECISION, any_lane, divided, safe_log
 from jaxem.types import struct
 
 #: From this many numbers on, likelihoods are exponentiated all at once, outside the recursion.
@@ -38,18 +38,16 @@ class Smoothed:
     after: Array
 
 
-def _divide(x: Array, by: Array) -> Array:
-    return x / jnp.where(by > 0, by, 1)
-
-
 def _step_forward(transition: Array, belief: Array) -> Array:
     """(K, m) one step ahead; `transition` already transposed, so that rows are read in order."""
     return jnp.matmul(transition, belief, precision=PRECISION)
 
 
 def _likelihood(predicted: Array, scores: Array) -> tuple[Array, Array]:
-    """exp(scores - top) with top the best score among states that can be reached: a better one that cannot would
-    underflow all the others. Axes (K, m)."""
+    """Axes (K, m): exp(scores - top), and top (m,), the best score among states that can be reached.
+
+    A better one that cannot would underflow all the others.
+    """
     reachable = predicted > 0
     top = jax.lax.stop_gradient(jnp.where(reachable, scores, -jnp.inf).max(0))
     top = jnp.where(jnp.isfinite(top), top, 0)
@@ -61,7 +59,7 @@ def absorb(predicted: Array, scores: Array) -> tuple[Array, Array]:
     likelihood, top = _likelihood(predicted, scores)
     joint = predicted * likelihood
     mass = joint.sum(0)
-    return _divide(joint, mass), safe_log(mass) + top
+    return divided(joint, mass), safe_log(mass) + top
 
 
 def _forward(transition: Array, scores: Array, predicted: Array) -> tuple[Array, Array, Array, Array]:
@@ -73,7 +71,7 @@ def _forward(transition: Array, scores: Array, predicted: Array) -> tuple[Array,
             likelihood, top = _likelihood(predicted, s)
             joint = predicted * likelihood
             mass = joint.sum(0)
-            return _divide(joint, mass), likelihood, mass, top
+            return divided(joint, mass), likelihood, mass, top
 
         def step(belief: Array, s: Array):
             out = absorbed(_step_forward(turned, belief), s)
@@ -94,7 +92,7 @@ def _forward(transition: Array, scores: Array, predicted: Array) -> tuple[Array,
     def absorbed(predicted: Array, likelihood: Array) -> tuple[Array, Array]:
         joint = predicted * likelihood
         mass = joint.sum(0)
-        return _divide(joint, mass), mass
+        return divided(joint, mass), mass
 
     def step(belief: Array, now: Array):
         out = absorbed(_step_forward(turned, belief), now)
@@ -120,7 +118,7 @@ def _backward(transition: Array, likelihood: Array, belief: Array, linked: Array
 
     def scaled(message: Array, belief: Array) -> Array:
         top = jax.lax.stop_gradient(jnp.where(belief > 0, message, 0).max(0))
-        return jnp.where(belief > 0, _divide(message, top), 0)
+        return jnp.where(belief > 0, divided(message, top), 0)
 
     def step(message: Array, now: tuple[Array, Array, Array]):
         likelihood, linked, belief = now
@@ -171,8 +169,8 @@ def _smooth(transition, scores, valid, linked, predicted, coming, last) -> Smoot
         log_mass=jnp.where(valid, safe_log(mass) + top, 0),
         belief=belief,
         before=before,
-        visits=_divide(weighted, jnp.where(valid, total, jnp.inf)[:, None]),
-        after=_divide(_divide(likelihood * messages, mass[:, None]), jnp.where(linked, total, jnp.inf)[:, None]),
+        visits=divided(weighted, jnp.where(valid, total, jnp.inf)[:, None]),
+        after=divided(divided(likelihood * messages, mass[:, None]), jnp.where(linked, total, jnp.inf)[:, None]),
     )
 
 
@@ -202,7 +200,7 @@ def _block_maps(transition: Array, scores: Array, linked: Array) -> tuple[Array,
         )
         joint = predicted * likelihood
         mass = joint.sum(0)
-        new = (_divide(joint, mass), total + safe_log(mass) + top)
+        new = (divided(joint, mass), total + safe_log(mass) + top)
         return (jnp.where(on, new[0], belief), jnp.where(on, new[1], total)), None
 
     k, m = scores.shape[1:]
@@ -236,14 +234,14 @@ def _between_blocks(first, maps, log_scale, scores, valid, transition, n_blocks)
     def onward(belief: Array, block: tuple[Array, Array]):
         maps, scale = block
         joint = jnp.einsum("im,ijm->jm", belief * weights(belief, scale), maps, precision=PRECISION)
-        return _divide(joint, joint.sum(0)), belief
+        return divided(joint, joint.sum(0)), belief
 
     _, coming = jax.lax.scan(onward, belief, (maps[1:], log_scale[1:]))
 
     def back(message: Array, block: tuple[Array, Array, Array]):
         maps, scale, belief = block
         new = weights(belief, scale) * jnp.einsum("ijm,jm->im", maps, message, precision=PRECISION)
-        new = _divide(new, jnp.where(belief > 0, new, 0).max(0))
+        new = divided(new, jnp.where(belief > 0, new, 0).max(0))
         return new, new
 
     ones = jnp.ones_like(first)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.families.base import Family
-from jaxem.types import Model, Params
+from jaxem.types import Model, Params, Rows
 
 PyTree = Any
 
@@ -42,7 +42,20 @@ class FamilyModel(Model):
 
     @property
     def m_step_is_maximum(self) -> bool:
-        return self._family.m_step is not None
+        return self._family.m_step is not None and self._family.m_step_is_maximum
+
+    @property
+    def scores(self) -> Any:
+        """Rows of log-densities, where the family has no finite statistics."""
+        return None if self._family.log_density is None else self.density_scores
+
+    def density_scores(self, params: Params, data: PyTree) -> Array:
+        """(n, K) log-densities of a family without finite statistics."""
+        return self._family.log_density(params[self.part], data)
+
+    def rows(self, params: Params, data: PyTree) -> Rows:
+        """What `log_marginal` reads besides the data."""
+        return Rows(scores=self.scores(params, data) if self.scores else None)
 
     def at(self, params: Params) -> Any:
         return self._with(self._family.at(params[self.part]))

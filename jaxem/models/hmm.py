@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 import jax
@@ -14,165 +15,316 @@ from jaxem.families.base import Family
 from jaxem.families.gaussian import Gaussian
 from jaxem.init import KMeansPlusPlus
 from jaxem.latents import chain
+from jaxem.latents.forward_backward import absorb
 from jaxem.latents.mixture import label_bias
+from jaxem.models.chain_inference import Chain, ChainInference, Forecast, last_belief, squeeze
 from jaxem.models.family_model import FamilyModel
 from jaxem.models.mixture import Mixture
-from jaxem.numerics import safe_log
-from jaxem.sequences import Sequences, as_sequences
+from jaxem.models.transition import Transition
+from jaxem.numerics import divided, inner, safe_log
+from jaxem.priors import Dirichlet
+from jaxem.sequences import Sequences, as_sequences, with_observed
 from jaxem.types import Params, Rows, static, struct
 from jaxem.validation import check_positive_int, numeric
 
 PyTree = Any
+INITIAL = ("free", "fixed", "uniform", "stationary")
 
 
 @struct
-class HMM(FamilyModel):
+class HMM(ChainInference, FamilyModel):
     """A Markov chain of K states, each step of which emits from the family.
 
-    Parameters: `initial` (K,), `transition` (K, K) with rows the state before, and `emission`, the family's
-    parameters. Zeros in `initial` and `transition` stay zero.
+    Parameters: `initial` (K,), unless it is uniform or stationary; `transition` (K, K) with rows the state before;
+    and `emission`, the family's parameters. Zeros in `initial` and `transition` stay exactly zero.
     Data: `jaxem.sequences([x1, x2, ...])`, a dict of padded `x` (B, T) or (B, T, D) and `length` (B,), or one
-    sequence as an array (T,) or (T, D), as the family takes rows. Labels: (B, T) states, -1 for unknown.
+    sequence as an array (T,) or (T, D), as the family takes rows. Steps that are all NaN are missing.
+    Labels: (B, T) states, -1 for unknown. Weights: one for each sequence.
 
     Attributes:
         n_states: K.
         emission: density of a step given its state.
+        transition: what is known of the transitions; `left_right`, `banded`, `sticky` make some.
+        initial: "free"; "fixed" at its start (`start`, or `init` of the fit); "uniform"; or "stationary", the
+            distribution that the transitions leave as it is (no closed M-step: Optax).
+        start: (K,) where a fixed initial distribution stands. None: uniform, or state 0 where no way leads back.
+        initial_prior: Dirichlet prior on a free initial distribution, or None.
     """
 
     n_states: int = static()
     emission: Family = Gaussian()
+    transition: Transition = Transition()
+    initial: str = static(default="free")
+    start: Any = None
+    initial_prior: Dirichlet | None = None
 
     part: ClassVar[str] = "emission"
     family_field: ClassVar[str] = "emission"
-    exchangeable: ClassVar[str] = "n_states"
-    latent_constraints: ClassVar[dict[str, Any]] = {"initial": sets.Simplex(), "transition": sets.Simplex()}
+
+    @property
+    def exchangeable(self) -> str | None:
+        return "n_states" if self.transition.exchangeable and self.initial != "fixed" else None
+
+    @property
+    def n_labels(self) -> int:
+        """Labels are 0 .. K - 1."""
+        return self.n_states
+
+    @property
+    def latent_constraints(self) -> dict[str, Any]:
+        own = {"free": {"initial": sets.Simplex()}, "fixed": {"initial": sets.Fixed()}}.get(self.initial, {})
+        return {**own, "transition": self.transition.constraint}
+
+    @property
+    def ascended(self) -> dict[str, bool]:
+        return {**super().ascended, "transition": self.initial == "stationary"}
+
+    @property
+    def m_step_is_maximum(self) -> bool:
+        return self.initial != "stationary" and super().m_step_is_maximum
+
+    def initial_probs(self, params: Params) -> Array:
+        """(K,) distribution of the first state."""
+        if self.initial == "stationary":
+            return jnp.maximum(chain.stationary(params["transition"]), 0)
+        if self.initial == "uniform":
+            return jnp.full((self.n_states,), 1 / self.n_states, params["transition"].dtype)
+        return params["initial"]
 
     def natural(self, params: Params) -> dict[str, Any]:
         """Leaves `log_initial` (K,), `log_transition` (K, K) and `emission`."""
         return {
-            "log_initial": safe_log(params["initial"]),
+            "log_initial": safe_log(self.initial_probs(params)),
             "log_transition": safe_log(params["transition"]),
             "emission": self.emission.natural(params["emission"]),
         }
 
-    def local_scores(self, natural: PyTree, data: PyTree, rows: Rows) -> tuple[Array, Array]:
-        """(K, n, T) log p(x_t | state), -inf where a label excludes the state; and (n, T) which steps are valid."""
-        data = as_sequences(data, single=False)
-        scores = self.emission.scores(natural["emission"], data.steps())
+    def density_scores(self, params: Params, data: PyTree) -> Array:
+        """(B, T, K) log-densities of an emission without finite statistics."""
+        data = self.emission.windows(as_sequences(data, single=False))
+        return super().density_scores(params, data.steps()).reshape(*data.shape, self.n_states)
+
+    def local_chain(self, natural: PyTree, data: PyTree, rows: Rows) -> Chain:
+        """The chain with its local scores, -inf where a label excludes a state, zero where a step is missing."""
+        data = self.emission.windows(as_sequences(data, single=False))
+        if rows.scores is None:
+            scores = self.emission.scores(natural["emission"], data.steps()).reshape(self.n_states, *data.shape)
+        else:
+            scores = jnp.moveaxis(rows.scores, -1, 0)  # type: ignore[arg-type]
+        if data.observed is not None:
+            scores = jnp.where(data.observed, scores, 0)
         if rows.labels is not None:
-            scores = scores + label_bias(rows.labels.reshape(-1), self.n_states, scores.dtype)
-        return scores.reshape(self.n_states, *data.x.shape[:2]), data.valid()
+            labels = rows.labels[:, rows.labels.shape[1] - data.shape[1] :].reshape(-1)
+            scores = scores + label_bias(labels, self.n_states, scores.dtype).reshape(scores.shape)
+        return Chain(natural["log_initial"], natural["log_transition"], scores, jnp.asarray(data.valid()))
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
-        scores, valid = self.local_scores(natural, data, rows)
-        return chain.log_partition(natural["log_initial"], natural["log_transition"], scores, valid)
+        found = self.local_chain(natural, data, rows)
+        observed = self.emission.windows(as_sequences(data, single=False)).observed
+        if observed is not None and rows.labels is None:
+            # Missing steps after the last observed one only slow EM down.
+            seen = found.valid & observed
+            found = dataclasses.replace(found, valid=jnp.flip(jnp.cumsum(jnp.flip(seen, 1), 1), 1) > 0)
+        return chain.log_partition(*found.astuple())
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Relative counts; the family's closed form where it has one."""
-        initial = _relative(stats["log_initial"], params["initial"])
-        transition = _relative(stats["log_transition"], params["transition"])
-        return {"initial": initial, "transition": transition, "emission": self.family_m_step(stats, params)}
+        transition = self.transition.m_step(stats["log_transition"], params["transition"])
+        if self.initial == "stationary":
+            # Relative counts ignore the first state: a start for Optax, where it is a better one than none.
+            def gain(p: Array) -> Array:
+                natural = {"log_initial": safe_log(self.initial_probs({"transition": p})), "log_transition": safe_log(p)}
+                return inner({name: stats[name] for name in natural}, natural)
+
+            better = gain(transition) >= gain(params["transition"])
+            transition = jnp.where(better, transition, params["transition"])
+        new = {"transition": transition, "emission": self.family_m_step(stats, params)}
+        if self.initial == "free":
+            counts = jnp.maximum(stats["log_initial"], 0)
+            new["initial"] = jnp.where(counts.sum() > 0, divided(counts, counts.sum()), params["initial"])
+        elif self.initial == "fixed":
+            new["initial"] = params["initial"]
+        return new
+
+    def latent_pseudo_stats(self, params: Params) -> dict[str, Array] | None:
+        counts = self.transition.pseudo_counts(params["transition"])
+        out = {} if counts is None else {"log_transition": counts}
+        if self.initial_prior is not None and self.initial == "free":
+            out["log_initial"] = self.initial_prior.pseudo_counts(params["initial"])
+        return out or None
 
     # --- the boundary of fit -----------------------------------------------------------------
     def validate(self, data: Any) -> Sequences:
-        """`Sequences` of valid values, padding included.
+        """`Sequences` of valid values, padding and missing steps included.
 
         Raises:
             ValueError: for shapes or lengths that do not fit, or steps that the family cannot take.
         """
         check_positive_int(self.n_states, "n_states")
+        if self.initial not in INITIAL:
+            raise ValueError(f"initial must be one of {', '.join(INITIAL)}; got {self.initial!r}")
+        if self.start is not None and (np.shape(self.start) != (self.n_states,) or sets.Simplex().violation(self.start)):
+            raise ValueError(f"start must be ({self.n_states},) probabilities that sum to 1; got {self.start}")
+        self.transition.check(self.n_states)
         data = as_sequences(data)
-        x, length = numeric(data.x, "data x"), numeric(data.length, "data length")
-        if x.ndim not in (2, 3) or length.shape != x.shape[:1] or not x.size:
-            raise ValueError(f"data must be x (B, T) or (B, T, D) and length (B,); got shapes {x.shape} and {length.shape}")
-        if length.dtype.kind not in "iu" or length.min() < 1 or length.max() > x.shape[1]:
+        x = jax.tree_util.tree_map_with_path(lambda path, x: numeric(x, f"data x{jax.tree_util.keystr(path)}"), data.x)
+        length, shapes = numeric(data.length, "data length"), [leaf.shape for leaf in jax.tree.leaves(x)]
+        if any(len(s) not in (2, 3) or s[:2] != shapes[0][:2] or 0 in s for s in shapes) or length.shape != shapes[0][:1]:
             raise ValueError(
-                f"data length must be integers in 1..{x.shape[1]}; got {length.dtype}, {length.min()}..{length.max()}"
+                "data must be x (B, T) or (B, T, D), all its arrays of one B and T, and length (B,);"
+                f" got shapes {', '.join(map(str, shapes))} and {length.shape}"
             )
-        valid = np.arange(x.shape[1]) < length[:, None]
-        steps = self.emission.validate(x[valid])
-        if len(steps) < self.n_states:
-            raise ValueError(f"data must have at least n_states={self.n_states} steps; got {len(steps)}")
-        # Whatever the padding holds, it becomes a copy of the step that `steps` holds for the sequence's start.
-        where = np.cumsum(valid.reshape(-1)).reshape(valid.shape) - 1
-        return Sequences(steps[np.where(valid, where, where[:, :1])], length.astype(np.int32))
+        if length.dtype.kind not in "iu" or length.min() < 1 or length.max() > shapes[0][1]:
+            raise ValueError(
+                f"data length must be integers in 1..{shapes[0][1]}; got {length.dtype}, {length.min()}..{length.max()}"
+            )
+        if data.observed is not None and np.shape(data.observed) != shapes[0][:2]:
+            raise ValueError(f"data observed must have shape {shapes[0][:2]}; got {np.shape(data.observed)}")
+        data = with_observed(Sequences(x, length.astype(np.int32), data.observed))
+        self.emission.windows(data)  # raises where a sequence is too short to look back
+        seen = np.asarray(data.seen())
+        steps = self.emission.validate(jax.tree.map(lambda leaf: leaf[seen], data.x))
+        if seen.sum() < self.n_states:
+            raise ValueError(f"data must have at least n_states={self.n_states} steps; got {seen.sum()}")
+        # Whatever padding and missing steps hold, it becomes a copy of a step that `steps` holds.
+        where = np.where(seen, np.cumsum(seen.reshape(-1)).reshape(seen.shape) - 1, 0)
+        return Sequences(jax.tree.map(lambda leaf: leaf[where], steps), data.length, data.observed)
 
     def blank(self, data: PyTree) -> Params:
         """Valid parameters that know nothing, of the right shapes."""
-        k, emission = self.n_states, self.emission.blank(as_sequences(data).steps(), self.n_states)
-        uniform = jnp.full((k,), 1 / k, jax.tree.leaves(emission)[0].dtype)
-        return {"initial": uniform, "transition": jnp.broadcast_to(uniform, (k, k)), "emission": emission}
+        emission = self.emission.blank(self.emission.windows(as_sequences(data)).steps(), self.n_states)
+        floats = [x.dtype for x in jax.tree.leaves(emission) if jnp.issubdtype(x.dtype, jnp.floating)]
+        like = jnp.zeros((self.n_states, self.n_states), floats[0])
+        out = {"transition": self.transition.start(None, like), "emission": emission}
+        if self.initial in ("free", "fixed"):
+            out["initial"] = self._first(like[0])
+        return out
+
+    def _first(self, like: Array) -> Array:
+        if self.initial == "fixed":
+            if self.start is not None:
+                return jnp.asarray(self.start, like.dtype)
+            allowed = self.transition.allowed
+            if allowed is not None and not isinstance(allowed, jax.core.Tracer) and not np.tril(allowed, -1).any():
+                return jnp.zeros_like(like).at[0].set(1)
+        return jnp.full_like(like, 1 / self.n_states)
 
     def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> Any:
         data = as_sequences(data)
-        valid = data.valid()
+        seen = data.seen()
         if xp is np:
-            return self.emission.coordinates(data.x[valid], xp)
-        steps = valid if present is None else valid & present[:, None]
+            return self.emission.coordinates(jax.tree.map(lambda x: x[seen], data.x), xp)
+        steps = seen if present is None else seen & present[:, None]
         return self.emission.coordinates(data.steps(), xp, steps.reshape(-1))
 
     def change_data(self, data: PyTree, affine: Any) -> Sequences:
-        data = as_sequences(data)
-        steps = data.x.reshape(-1, *data.x.shape[2:])
-        return Sequences(affine.data(steps).reshape(data.x.shape), data.length)
+        return as_sequences(data).map_steps(affine.data)
 
     def log_volume(self, data: PyTree, affine: Any) -> Array:
-        return affine.log_volume() * as_sequences(data).length
+        data = as_sequences(data)
+        return affine.log_volume() * (data.length if data.observed is None else data.seen().sum(1))
+
+    @property
+    def needs_key(self) -> bool:  # type: ignore[override]
+        return True
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
         return self.initialize_by(KMeansPlusPlus(), key, data, weight)
 
     def initialize_by(self, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
         """Emissions of a mixture over all steps; a uniform start, transitions halfway from uniform to random ones."""
-        data = as_sequences(data, single=False)
-        step_weight = (weight[:, None] * data.valid()).reshape(-1)
+        data = self.emission.windows(as_sequences(data, single=False))
+        step_weight = (weight[:, None] * data.seen()).reshape(-1)
         which, how = (None, None) if key is None else jax.random.split(key)
-        mixture = strategy.initialize(Mixture(self.n_states, self.emission), which, data.steps(), step_weight)
-        blank = self.blank(data)
-        uniform = transition = blank["transition"]
-        if how is not None:
-            # Normalised exponentials are uniform on the simplex; a gamma sampler takes seconds to compile.
-            draws = jax.random.exponential(how, uniform.shape, uniform.dtype)
-            transition = (uniform + draws / draws.sum(-1, keepdims=True)) / 2
-        return {"initial": blank["initial"], "transition": transition, "emission": mixture["components"]}
+        mixture = Mixture(self.n_states, self.emission).initialize_by(strategy, which, data.steps(), step_weight)
+        like = jnp.zeros((self.n_states, self.n_states), weight.dtype)
+        out = {"transition": self.transition.start(how, like), "emission": mixture["components"]}
+        if self.initial in ("free", "fixed"):
+            out["initial"] = self._first(like[0])
+        return out
 
     # --- after the fit -----------------------------------------------------------------------
+    def chain(self, params: Params, data: PyTree) -> Chain:
+        data = as_sequences(data)
+        if isinstance(jax.tree.leaves(data.x)[0], np.ndarray):
+            data = with_observed(data)
+        model = self.at(params).forms(params)[1][-1]
+        return model.local_chain(model.pack(model.natural(params)), data, self.rows(params, data))
+
     def log_prob(self, params: Params, data: PyTree) -> Array:
         """(B,) log-likelihood of each sequence."""
-        return super().log_prob(params, as_sequences(data))
+        return chain.log_partition(*self.chain(params, data).astuple())
 
-    def posterior(self, params: Params, data: PyTree) -> Array:
-        """(B, T, K) smoothed probabilities of the states, zero in the padding; (T, K) for one sequence as an array."""
-        single = not isinstance(data, dict | Sequences)
+    def update(self, params: Params, belief: Array | None, x: PyTree) -> tuple[Array, Array]:
+        """One causal step of the filter, a pure function to be jitted and scanned.
+
+        Args:
+            params: parameters.
+            belief: (B, K) p(z | x so far); None at the first step.
+            x: (B,) or (B, D), the next step of each of B series, windows of an emission that looks back.
+
+        Returns:
+            (B, K) belief that has seen x, and (B,) log p(x | x before).
+        """
         model = self.at(params).forms(params)[1][-1]
         natural = model.pack(model.natural(params))
-        scores, valid = model.local_scores(natural, as_sequences(data), Rows())
-        probs = jnp.moveaxis(chain.posterior(natural["log_initial"], natural["log_transition"], scores, valid), 0, -1)
-        return probs[0] if single else probs
+        scores = self.rows_of_steps(params, x).T if self.scores else model.emission.scores(natural["emission"], x)
+        if belief is None:
+            belief, log_prob = absorb(jnp.exp(natural["log_initial"])[:, None] * jnp.ones_like(scores), scores)
+        else:
+            belief, log_prob = chain.update(belief.T, natural["log_transition"], scores)
+        return belief.T, log_prob
 
-    def predict(self, params: Params, data: PyTree) -> Array:
-        """(B, T), or (T,), most probable state of each step by itself."""
-        return self.posterior(params, data).argmax(-1)
+    def rows_of_steps(self, params: Params, x: PyTree) -> Array:
+        """(n, K) log-densities of single steps, for an emission without finite statistics."""
+        return self.emission.log_density(params["emission"], x)
+
+    def forecast(self, key: Array, params: Params, data: PyTree, n_steps: int, n_samples: int = 1000) -> Forecast:
+        """What comes after each sequence: exact state probabilities, and sampled observations for their uncertainty.
+
+        Args:
+            key: random key.
+            params: parameters.
+            data: sequences up to now.
+            n_steps: H, how far ahead.
+            n_samples: S, paths drawn.
+        """
+        belief, log_transition = last_belief(self.chain(params, data)), safe_log(params["transition"])
+        states = jnp.moveaxis(chain.forecast(belief, log_transition, n_steps), 0, -1)
+        past = as_sequences(data)
+
+        def draw(key: Array) -> PyTree:
+            first, path, what = jax.random.split(key, 3)
+            now = jax.random.categorical(first, safe_log(belief), axis=0)
+
+            def step(state: Array, key: Array):
+                new = jax.random.categorical(key, log_transition[state])
+                return new, new
+
+            _, states = jax.lax.scan(step, now, jax.random.split(path, n_steps))
+            return self.emission.sample_path(what, params["emission"], states.T, past)
+
+        samples = jax.vmap(draw)(jax.random.split(key, n_samples))
+        return Forecast(squeeze(states, data), squeeze(samples, data, 1))
 
     def n_free_params(self, data: PyTree) -> int:
-        k = self.n_states
-        return k - 1 + k * (k - 1) + self.emission.n_free_params(k, as_sequences(data).steps())
+        k, steps = self.n_states, self.emission.windows(as_sequences(data)).steps()
+        own = k - 1 if self.initial == "free" else 0
+        return own + self.transition.n_free(k) + self.emission.n_free_params(k, steps)
 
     def sample(self, key: Array, params: Params, n: int, n_steps: int = 100) -> Sequences:
         """Draw n sequences of `n_steps` steps."""
+        return self.sample_states(key, params, n, n_steps)[0]
+
+    def sample_states(self, key: Array, params: Params, n: int, n_steps: int = 100) -> tuple[Sequences, Array]:
+        """Draw n sequences of `n_steps` steps, and the (n, n_steps) states that they went through."""
         which, what = jax.random.split(key)
-        states = chain.sample(which, safe_log(params["initial"]), safe_log(params["transition"]), n, n_steps)
-        x = self.emission.sample(what, params["emission"], states.reshape(-1))
-        return Sequences(x.reshape(n, n_steps, *x.shape[1:]), jnp.full((n,), n_steps, jnp.int32))
+        initial, transition = safe_log(self.initial_probs(params)), safe_log(params["transition"])
+        states = chain.sample(which, initial, transition, n, n_steps)
+        x = self.emission.sample_path(what, params["emission"], states)
+        return Sequences(x, jnp.full((n,), n_steps, jnp.int32)), states
 
     def sample_like(self, key: Array, params: Params, data: PyTree) -> Sequences:
         """Sequences of the lengths of those in `data`."""
         data = as_sequences(data)
-        return Sequences(self.sample(key, params, *data.x.shape[:2]).x, jnp.asarray(data.length))
-
-
-def _relative(counts: Array, before: Array) -> Array:
-    """Counts over their sum along the last axis; what was before where there are none."""
-    counts = jnp.maximum(counts, 0)
-    total = counts.sum(-1, keepdims=True)
-    return jnp.where(total > 0, counts / jnp.where(total > 0, total, 1), before)
+        return Sequences(self.sample(key, params, *data.shape).x, jnp.asarray(data.length))

@@ -45,13 +45,19 @@ class Mixture(FamilyModel):
     exchangeable: ClassVar[str] = "n_components"
     latent_constraints: ClassVar[dict[str, Any]] = {"weights": sets.Simplex()}
 
+    @property
+    def n_labels(self) -> int:
+        """Labels are 0 .. K - 1."""
+        return self.n_components
+
     def natural(self, params: Params) -> dict[str, Any]:
         """Leaves `log_weights` (K,) and `components`."""
         return {"log_weights": safe_log(params["weights"]), "components": self.family.natural(params["components"])}
 
     def local_scores(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         """(K, n) log weights[k] p(x_n | k), -inf where a label excludes k."""
-        scores = natural["log_weights"][:, None] + self.family.scores(natural["components"], data)
+        given = self.family.scores(natural["components"], data) if rows.scores is None else rows.scores.T
+        scores = natural["log_weights"][:, None] + given
         return scores if rows.labels is None else scores + label_bias(rows.labels, self.n_components, scores.dtype)
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
@@ -87,7 +93,12 @@ class Mixture(FamilyModel):
         return self.family.features(data)
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
-        return KMeansPlusPlus().initialize(self, key, data, weight)
+        return self.initialize_by(KMeansPlusPlus(), key, data, weight)
+
+    def initialize_by(self, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
+        if self.family.log_density is None:
+            return super().initialize_by(strategy, key, data, weight)
+        return {**self.blank(data), "components": self.family.initialize(key, data, self.n_components)}
 
     def start(self, responsibilities: Array, data: PyTree, weight: Array, smooth: bool) -> Params:
         """Parameters from labels (N,) or responsibilities (N, K).
@@ -123,7 +134,7 @@ class Mixture(FamilyModel):
     def posterior(self, params: Params, data: PyTree) -> Array:
         """(N, K) responsibilities p(k | x_n)."""
         model = self.at(params).forms(params)[1][-1]
-        return posterior(model.local_scores(model.pack(model.natural(params)), data, Rows())).T
+        return posterior(model.local_scores(model.pack(model.natural(params)), data, self.rows(params, data))).T
 
     def predict(self, params: Params, data: PyTree) -> Array:
         """(N,) most probable component."""

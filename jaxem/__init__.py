@@ -18,13 +18,18 @@ from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_informat
 from jaxem.evaluate.information import Information, SingularInformationError, information, intervals, standard_errors
 from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
 from jaxem.families.categorical import Categorical
+from jaxem.families.density import Density, density
+from jaxem.families.family_mixture import FamilyMixture
 from jaxem.families.gamma import Gamma
 from jaxem.families.gaussian import Gaussian
 from jaxem.families.poisson import Poisson
+from jaxem.families.product import Product
+from jaxem.families.regression import AutoRegression, LinearRegression
 from jaxem.models.chain_inference import Forecast, expected_durations
 from jaxem.models.hmm import HMM
 from jaxem.models.lda import LDA
 from jaxem.models.local_level import LocalLevel
+from jaxem.models.markov_autoregression import MarkovAutoregression
 from jaxem.models.mixture import GaussianMixture, Mixture
 from jaxem.models.substitution import Substitution
 from jaxem.models.superposition import Superposition
@@ -44,12 +49,15 @@ __all__ = [
     "LDA",
     "Algorithm",
     "Anderson",
+    "AutoRegression",
     "Bootstrap",
     "Candidate",
     "Categorical",
     "ConjugateGradient",
     "CrossValidation",
+    "Density",
     "Dirichlet",
+    "FamilyMixture",
     "FitError",
     "Forecast",
     "Gamma",
@@ -59,12 +67,15 @@ __all__ = [
     "HardEM",
     "Information",
     "LawError",
+    "LinearRegression",
     "LocalLevel",
+    "MarkovAutoregression",
     "MissingInformation",
     "Mixture",
     "Model",
     "NormalInverseWishart",
     "Poisson",
+    "Product",
     "QuasiNewton",
     "Restarts",
     "Result",
@@ -89,6 +100,7 @@ __all__ = [
     "constraints",
     "cross_validate",
     "datasets",
+    "density",
     "em_rate",
     "expected_durations",
     "fit",

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.types import Params, struct
+from jaxem.types import Params, static, struct
 
 PyTree = Any
 
@@ -137,18 +137,37 @@ class Labels(Init):
         del key
         return model.start(jnp.asarray(self.labels), data, weight, smooth=False)
 
-    def check(self, n: int, k: int) -> None:
-        """Raise ValueError for concrete labels that do not fit n rows and k components."""
+    def check(self, shape: tuple[int, ...], k: int) -> None:
+        """Raise ValueError for concrete labels that do not fit data of leading `shape`, (N,) or (B, T), and k components."""
         labels = np.asarray(self.labels)
         if np.issubdtype(labels.dtype, np.integer):
-            if labels.shape != (n,) or labels.min() < 0 or labels.max() >= k:
-                raise ValueError(f"init labels must be ({n},) integers in 0..{k - 1}; got shape {labels.shape}, range"
+            if labels.shape != shape or labels.min() < 0 or labels.max() >= k:
+                raise ValueError(f"init labels must be {shape} integers in 0..{k - 1}; got shape {labels.shape}, range"
                                  f" {labels.min()}..{labels.max()}")  # fmt: skip
-        elif labels.shape != (n, k) or not np.allclose(labels.sum(1), 1, atol=1e-5) or (labels < 0).any():
-            raise ValueError(f"init responsibilities must be ({n}, {k}) with rows that sum to 1; got shape {labels.shape}")
+        elif labels.shape != (*shape, k) or not np.allclose(labels.sum(-1), 1, atol=1e-5) or (labels < 0).any():
+            raise ValueError(f"init responsibilities must be {(*shape, k)} with rows that sum to 1; got shape {labels.shape}")
 
 
 Responsibilities = Labels
+
+
+@struct
+class Quantiles(Init):
+    """Equal shares of the rows in the order of one feature: every lane starts alike.
+
+    Attributes:
+        column: of the model's features.
+    """
+
+    column: int = static(default=0)
+    needs_key = False
+
+    def partition(self, key: Any, x: Array, weight: Array, k: int) -> Array:
+        del key
+        order = jnp.argsort(x[:, self.column])
+        below = jnp.cumsum(weight[order]) - weight[order] / 2
+        share = jnp.floor(k * below / weight.sum()).astype(jnp.int32)
+        return jnp.zeros(len(x), jnp.int32).at[order].set(jnp.clip(share, 0, k - 1))
 
 
 @struct

@@ -120,6 +120,8 @@ class Model:
     is_bound: ClassVar[bool] = False
     #: Name of the field that counts components whose order means nothing, or None.
     exchangeable: ClassVar[str | None] = None
+    #: "marginal" where entries of a datum may be NaN, which are summed out; None where they may not.
+    missing: str | None = None
     #: How many values labels may take, or None where there are none to check.
     n_labels: int | None = None
     #: Whether `m_step` is an exact maximum of q, so that the gradient of q vanishes there.
@@ -232,6 +234,10 @@ class Model:
         local = model.local(packed, data, None) if model.local else None
         scores = model.scores(params, data) if model.scores else None
         return model.log_marginal(packed, data, Rows(local=local, scores=scores))
+
+    def label_shape(self, data: PyTree) -> tuple[int, ...]:
+        """Shape of labels for validated data: (N,)."""
+        return jax.tree.leaves(data)[0].shape[:1]
 
     def impossible(self, params: Params, data: PyTree) -> str | None:
         """Where in the data the model gives probability zero, in words, beyond the row; None: nothing to add."""

@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxem import constraints as sets
 from jaxem import init as starts
-from jaxem.blocks import n_rows
 from jaxem.engine.algorithm import Algorithm
 from jaxem.types import FitError, Model, Result, Status
 from jaxem.validation import check_finite, check_rows, check_same_shapes, floating, numeric
@@ -57,14 +56,15 @@ def check_rows_finite(data: PyTree) -> None:
             check_finite(np.asarray(leaf), "data" + jax.tree_util.keystr(path))
 
 
-def checked_labels(labels: Any, n: int, k: int | None) -> PyTree:
-    """Labels as int32; raises ValueError for what does not lead with `n` or lies beyond `k`."""
+def checked_labels(labels: Any, shape: tuple[int, ...], k: int | None) -> PyTree:
+    """Labels as int32; raises ValueError for another shape, where k is known, or what lies beyond `k`."""
     if labels is None:
         return None
     array = numeric(labels, "labels")
-    if array.dtype.kind not in "iu" or array.shape[:1] != (n,):
+    fits = array.shape == shape if k is not None else array.shape[:1] == shape[:1]
+    if array.dtype.kind not in "iu" or not fits:
         got = f"{array.dtype} of shape {array.shape}"
-        raise ValueError(f"labels must be integers that lead with N={n}, -1 for unknown; got {got}")
+        raise ValueError(f"labels must be integers of shape {shape}, N={shape[0]}, -1 for unknown; got {got}")
     if k is not None:
         check_rows(array, (array >= -1) & (array < k), f"in 0..{k - 1} or -1", "labels")
     return jnp.asarray(array, jnp.int32)
@@ -74,7 +74,7 @@ def checked_init(model: Model, init: Any, data: PyTree, n_restarts: int, dtype: 
     """Starting parameters as float64 arrays, or the strategy; raises for wrong structure, shapes or values."""
     if init is None or (isinstance(init, starts.Init) and not isinstance(init, starts.Each)):
         if isinstance(init, starts.Labels):
-            init.check(n_rows(data), getattr(model, "n_components", 0))
+            init.check(model.label_shape(data), model.n_labels or 0)
         return init
     params = init.params if isinstance(init, starts.Each) else init
     given = jax.tree.map(lambda x: floating(numeric(x, "init"), "init"), params)

@@ -157,10 +157,10 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
     dtype = float_dtype(data)
     if weight is not None:
         weight = np.asarray(check_weight(weight, n), dtype)
-    else:
+    elif model.missing is None:
         check_rows_finite(data)
     max_steps = jnp.int32(check_positive_int(max_steps, "max_steps", 0))
-    labels = checked_labels(labels, n, model.n_labels)
+    labels = checked_labels(labels, model.label_shape(data), model.n_labels)
     init = checked_init(model, init, data, options.n_restarts, dtype)
     affine = coordinates(model, data, weight, np) if standardize else None
     original = model

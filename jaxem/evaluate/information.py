@@ -238,11 +238,11 @@ def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any
     """Data, weights and labels as `fit` would take them, `params` looked at too; raises as it does."""
     data = model.validate(data)
     n = n_rows(data)
-    if weight is None:
-        check_rows_finite(data)
-    else:
+    if weight is not None:
         weight = np.asarray(check_weight(weight, n), float_dtype(data))
-    labels = checked_labels(labels, n, getattr(model, "n_components", None))
+    elif model.missing is None:
+        check_rows_finite(data)
+    labels = checked_labels(labels, model.label_shape(data), model.n_labels)
     blank = model.blank(data)
     if blank is not None:
         check_same_shapes(params, blank, "params")

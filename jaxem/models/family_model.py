@@ -45,6 +45,10 @@ class FamilyModel(Model):
         return self._family.m_step is not None and self._family.m_step_is_maximum
 
     @property
+    def missing(self) -> str | None:
+        return self._family.missing
+
+    @property
     def scores(self) -> Any:
         """Rows of log-densities, where the family has no finite statistics."""
         return None if self._family.log_density is None else self.density_scores

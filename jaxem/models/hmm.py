@@ -12,8 +12,9 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.families.base import Family
+from jaxem.families.density import Density
 from jaxem.families.gaussian import Gaussian
-from jaxem.init import KMeansPlusPlus
+from jaxem.init import KMeansPlusPlus, Labels
 from jaxem.latents import chain
 from jaxem.latents.forward_backward import absorb
 from jaxem.latents.mixture import label_bias
@@ -69,6 +70,10 @@ class HMM(ChainInference, FamilyModel):
     def n_labels(self) -> int:
         """Labels are 0 .. K - 1."""
         return self.n_states
+
+    def label_shape(self, data: PyTree) -> tuple[int, ...]:
+        """(B, T)."""
+        return as_sequences(data).shape
 
     @property
     def latent_constraints(self) -> dict[str, Any]:
@@ -236,9 +241,18 @@ class HMM(ChainInference, FamilyModel):
         data = self.emission.windows(as_sequences(data, single=False))
         step_weight = (weight[:, None] * data.seen()).reshape(-1)
         which, how = (None, None) if key is None else jax.random.split(key)
-        mixture = Mixture(self.n_states, self.emission).initialize_by(strategy, which, data.steps(), step_weight)
-        like = jnp.zeros((self.n_states, self.n_states), weight.dtype)
-        out = {"transition": self.transition.start(how, like), "emission": mixture["components"]}
+        k, like = self.n_states, jnp.zeros((self.n_states, self.n_states), weight.dtype)
+        transition = self.transition.start(how, like)
+        if isinstance(strategy, Labels):
+            labels = jnp.asarray(strategy.labels)
+            integers = jnp.issubdtype(labels.dtype, jnp.integer)
+            states = (jax.nn.one_hot(labels, k, dtype=like.dtype) if integers else labels).reshape(*data.shape, k)
+            linked = weight[:, None] * (data.seen()[:, 1:] & data.seen()[:, :-1])
+            counts = jnp.einsum("bti,bt,btj->ij", states[:, :-1], linked, states[:, 1:])
+            transition = self.transition.m_step(counts + 1 / k, transition)  # what was not seen need not be impossible
+            strategy = Labels(states.reshape(-1, k))
+        mixture = Mixture(k, self.emission).initialize_by(strategy, which, data.steps(), step_weight)
+        out = {"transition": transition, "emission": mixture["components"]}
         if self.initial in ("free", "fixed"):
             out["initial"] = self._first(like[0])
         return out
@@ -268,16 +282,15 @@ class HMM(ChainInference, FamilyModel):
         """
         model = self.at(params).forms(params)[1][-1]
         natural = model.pack(model.natural(params))
-        scores = self.rows_of_steps(params, x).T if self.scores else model.emission.scores(natural["emission"], x)
+        if isinstance(self.emission, Density):
+            scores = self.emission.log_density(params["emission"], x).T
+        else:
+            scores = model.emission.scores(natural["emission"], x)
         if belief is None:
             belief, log_prob = absorb(jnp.exp(natural["log_initial"])[:, None] * jnp.ones_like(scores), scores)
         else:
             belief, log_prob = chain.update(belief.T, natural["log_transition"], scores)
         return belief.T, log_prob
-
-    def rows_of_steps(self, params: Params, x: PyTree) -> Array:
-        """(n, K) log-densities of single steps, for an emission without finite statistics."""
-        return self.emission.log_density(params["emission"], x)
 
     def forecast(self, key: Array, params: Params, data: PyTree, n_steps: int, n_samples: int = 1000) -> Forecast:
         """What comes after each sequence: exact state probabilities, and sampled observations for their uncertainty.

@@ -11,6 +11,8 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.blocks import choose_block_size, cut, fold
 from jaxem.families.base import Family
+from jaxem.families.density import Density
+from jaxem.families.family_mixture import FamilyMixture
 from jaxem.families.gaussian import Gaussian
 from jaxem.init import KMeansPlusPlus
 from jaxem.latents.mixture import label_bias, log_partition, posterior
@@ -96,9 +98,14 @@ class Mixture(FamilyModel):
         return self.initialize_by(KMeansPlusPlus(), key, data, weight)
 
     def initialize_by(self, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
-        if self.family.log_density is None:
-            return super().initialize_by(strategy, key, data, weight)
-        return {**self.blank(data), "components": self.family.initialize(key, data, self.n_components)}
+        family, k = self.family, self.n_components
+        if isinstance(family, Density):
+            return {**self.blank(data), "components": family.initialize(key, data, k)}
+        if isinstance(family, FamilyMixture) and strategy.needs_key:
+            fine = Mixture(k * family.n_parts, family.family).initialize_by(strategy, key, data, weight)
+            components = family.grouped(fine["weights"], fine["components"])
+            return {"weights": fine["weights"].reshape(k, -1).sum(1), "components": components}
+        return super().initialize_by(strategy, key, data, weight)
 
     def start(self, responsibilities: Array, data: PyTree, weight: Array, smooth: bool) -> Params:
         """Parameters from labels (N,) or responsibilities (N, K).

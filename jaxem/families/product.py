@@ -1,0 +1,148 @@
+"""Families side by side: columns of several kinds, independent given the component."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.families.base import Family
+from jaxem.types import Params, static, struct
+from jaxem.validation import floating, matrix_with_gaps
+
+PyTree = Any
+
+#: What stands for a missing entry while it is masked out: in the support of every family.
+ANYTHING = 1.0
+
+
+@struct
+class Product(Family):
+    """p(x | k) = product over parts of family(x[columns] | k). Parameters: a tuple with those of each part.
+
+    Data (N, D). A part whose columns are all NaN in a row is missing there, and summed out; to let single columns
+    be missing make each a part of its own.
+
+    Attributes:
+        families: the parts.
+        columns: the columns of each part, tuples of ints.
+    """
+
+    families: tuple[Family, ...]
+    columns: tuple[tuple[int, ...], ...] = static()
+
+    missing: ClassVar[str] = "marginal"
+
+    @property
+    def constraints(self) -> tuple[Any, ...]:
+        return tuple(family.constraints for family in self.families)
+
+    @property
+    def m_step(self) -> Any:
+        """Closed where it is for every part."""
+        return None if any(family.m_step is None for family in self.families) else self._m_step
+
+    @property
+    def m_step_is_maximum(self) -> bool:
+        return all(family.m_step_is_maximum for family in self.families)
+
+    def _m_step(self, stats: PyTree, params: Params) -> Params:
+        return tuple(f.m_step(s, p) for f, s, p in zip(self.families, stats, params, strict=True))
+
+    def _part(self, data: Array, columns: tuple[int, ...]) -> tuple[Array, Array]:
+        """(n, d) columns of one part, with values in place of what is missing, and (n,) where they are there."""
+        x = data[:, np.array(columns)]
+        there = ~jnp.isnan(x).any(1)
+        return jnp.where(there[:, None], x, ANYTHING), there
+
+    def natural(self, params: Params) -> PyTree:
+        return tuple(f.natural(p) for f, p in zip(self.families, params, strict=True))
+
+    def pack(self, natural: PyTree) -> PyTree:
+        return tuple(f.pack(eta) for f, eta in zip(self.families, natural, strict=True))
+
+    def scores(self, natural: PyTree, data: Array) -> Array:
+        parts = []
+        for family, eta, columns in zip(self.families, natural, self.columns, strict=True):
+            x, there = self._part(data, columns)
+            parts.append(jnp.where(there, family.scores(eta, x), 0))
+        return sum(parts[1:], start=parts[0])
+
+    def start(self, stats: PyTree, blank: Params) -> Params:
+        return tuple(f.start(s, b) for f, s, b in zip(self.families, stats, blank, strict=True))
+
+    def _with(self, families: Any) -> Product:
+        return Product(tuple(families), self.columns)
+
+    def at(self, params: Params) -> Product:
+        return self._with(f.at(p) for f, p in zip(self.families, params, strict=True))
+
+    def forms(self, params: Params) -> tuple[Array | int, tuple[Product, ...]]:
+        each = [f.forms(p) for f, p in zip(self.families, params, strict=True)]
+        n_forms = max(len(forms) for _, forms in each)
+        picked = (self._with(forms[min(i, len(forms) - 1)] for _, forms in each) for i in range(n_forms))
+        return jnp.stack([jnp.asarray(which) for which, _ in each]).max(), tuple(picked)
+
+    def pseudo_stats(self, blank: Params) -> PyTree | None:
+        each = [f.pseudo_stats(b) for f, b in zip(self.families, blank, strict=True)]
+        if all(p is None for p in each):
+            return None
+        zeros = jax.tree.map(jnp.zeros_like, self.natural(blank))
+        return tuple(z if p is None else p for p, z in zip(each, zeros, strict=True))
+
+    def degenerate(self, params: Params) -> Array:
+        return jnp.stack([jnp.asarray(f.degenerate(p)) for f, p in zip(self.families, params, strict=True)]).any()
+
+    def at_floor(self, params: Params) -> PyTree:
+        return tuple(f.at_floor(p) for f, p in zip(self.families, params, strict=True))
+
+    def blank(self, data: Array, n_components: int) -> Params:
+        parts = zip(self.families, self.columns, strict=True)
+        return tuple(f.blank(self._part(jnp.asarray(data), c)[0], n_components) for f, c in parts)
+
+    def validate(self, data: Any) -> Any:
+        """(N, D) floats; NaN where a part is missing.
+
+        Raises:
+            ValueError: for columns that no part or two parts claim, values that a part cannot take, or a part of
+                which some columns are missing and others not.
+        """
+        array = matrix_with_gaps(data)
+        claimed = sorted(c for columns in self.columns for c in columns)
+        if len(self.columns) != len(self.families) or claimed != list(range(array.shape[1])):
+            raise ValueError(f"columns must name each of the {array.shape[1]} columns of data once; got {self.columns}")
+        out = array.copy()
+        for family, columns in zip(self.families, self.columns, strict=True):
+            x = array[:, columns]
+            gone = np.isnan(x)
+            if (gone.any(1) & ~gone.all(1)).any():
+                row = int(np.argmax(gone.any(1) & ~gone.all(1)))
+                raise ValueError(f"data row {row}: columns {columns} are one part and must be missing together; got {x[row]}")
+            there = ~gone.any(1)
+            if there.any():
+                out[np.ix_(there, columns)] = family.validate(x[there])
+        return floating(out, "data")
+
+    def features(self, data: Array) -> Array:
+        parts = []
+        for family, columns in zip(self.families, self.columns, strict=True):
+            x, there = self._part(data, columns)
+            mean = jnp.where(there[:, None], x, 0).sum(0) / jnp.maximum(there.sum(), 1)
+            x = jnp.where(there[:, None], x, mean)
+            parts.append(family.features(x).reshape(len(data), -1))
+        return jnp.concatenate(parts, 1)
+
+    def n_free_params(self, n_components: int, data: Array) -> int:
+        parts = zip(self.families, self.columns, strict=True)
+        return sum(f.n_free_params(n_components, data[:, np.array(c)]) for f, c in parts)
+
+    def sample(self, key: Array, params: Params, component: Array) -> Array:
+        keys = jax.random.split(key, len(self.families))
+        drawn = [f.sample(k, p, component) for f, k, p in zip(self.families, keys, params, strict=True)]
+        dtype = jnp.result_type(*(x for x in jax.tree.leaves(params)))
+        order = np.argsort([c for columns in self.columns for c in columns])
+        flat = jnp.concatenate([x.reshape(len(component), -1).astype(dtype) for x in drawn], 1)
+        return flat[:, order]

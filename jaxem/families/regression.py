@@ -1,0 +1,245 @@
+"""Linear regression on inputs, with coefficients and variance of each component or shared by all; and on a series' past.
+
+Statistics are those of residuals about each component's current coefficients (`at`), so that a good fit does not
+cancel in the M-step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem import constraints as sets
+from jaxem.families.base import Family
+from jaxem.numerics import PRECISION, divided
+from jaxem.sequences import Sequences, lagged
+from jaxem.types import Params, static, struct
+from jaxem.validation import check_finite, check_size, floating, numeric
+
+PyTree = Any
+
+
+@struct
+class LinearRegression(Family):
+    """y ~ Normal(inputs . coefficients, variance) given the component.
+
+    Data: a dict of `y` (N,) and `inputs` (N, P). Parameters: `intercept` and `variance`, (K,) or () where shared, and
+    `coefficients`, (K, P) or (P,) where shared.
+
+    Attributes:
+        switching_intercept: whether each component has its own intercept.
+        switching_coefficients: whether each component has its own coefficients.
+        switching_variance: whether each component has its own variance.
+        floor: least variance, in the squared units of y.
+    """
+
+    switching_intercept: bool = static(default=True)
+    switching_coefficients: bool = static(default=True)
+    switching_variance: bool = static(default=True)
+    floor: float | Array = 0.0
+    origin: Any = None
+
+    @property
+    def constraints(self) -> dict[str, Any]:
+        return {"intercept": sets.Real(), "coefficients": sets.Real(), "variance": sets.Positive()}
+
+    @property
+    def m_step_is_maximum(self) -> bool:
+        """Shared coefficients weigh components by their variances: one is maximised given the other (ECM)."""
+        shared = not (self.switching_intercept and self.switching_coefficients)
+        return not (shared and self.switching_variance)
+
+    def lines(self, params: Params, k: int) -> Array:
+        """(K, P + 1) coefficients of each component, the intercept last."""
+        intercept = jnp.broadcast_to(params["intercept"], (k,))
+        coefficients = params["coefficients"]
+        return jnp.concatenate([jnp.broadcast_to(coefficients, (k, coefficients.shape[-1])), intercept[:, None]], -1)
+
+    def _k(self, params: Params) -> int:
+        sizes = [params["intercept"].shape, params["variance"].shape, params["coefficients"].shape[:-1]]
+        return max((s[0] for s in sizes if s), default=1)
+
+    def at(self, params: Params) -> LinearRegression:
+        return dataclasses.replace(self, origin=self.lines(params, self._k(params)))
+
+    def natural(self, params: Params) -> dict[str, Array]:
+        """Leaves `log_scale` (t = 1), `square` (t = r^2), `cross` (t = r z) and `gram` (t = z z^T).
+
+        z (P + 1,) are the inputs and one, r = y - origin . z.
+        """
+        k = self._k(params)
+        lines = self.lines(params, k)
+        lines = lines if self.origin is None else lines - self.origin
+        variance = jnp.broadcast_to(params["variance"], (k,))
+        return {
+            "log_scale": -(jnp.log(variance) + math.log(2 * math.pi)) / 2,
+            "square": -1 / (2 * variance),
+            "cross": lines / variance[:, None],
+            "gram": -lines[:, :, None] * lines[:, None] / (2 * variance)[:, None, None],
+        }
+
+    def pack(self, natural: PyTree) -> PyTree:
+        origin = jnp.zeros_like(natural["cross"]) if self.origin is None else self.origin
+        return {**natural, "origin": jax.lax.stop_gradient(origin)}
+
+    def scores(self, natural: PyTree, data: PyTree) -> Array:
+        z = jnp.concatenate([data["inputs"].T, jnp.ones_like(data["y"])[None]])
+        r = data["y"] - jnp.matmul(natural["origin"], z, precision=PRECISION)
+        rows, cols = np.triu_indices(z.shape[0])
+        gram = natural["gram"] + jnp.swapaxes(natural["gram"], 1, 2)
+        quadratic = jnp.matmul(gram[:, rows, cols] * np.where(rows == cols, 0.5, 1), z[rows] * z[cols], precision=PRECISION)
+        linear = r * jnp.matmul(natural["cross"], z, precision=PRECISION)
+        return natural["log_scale"][:, None] + natural["square"][:, None] * r * r + linear + quadratic
+
+    def _design(self, k: int, width: int) -> Array:
+        """(K, P + 1, M) how the M estimated numbers make up the lines of all components."""
+        own, shared = np.eye(k), np.ones((k, 1))
+        spread = {True: own, False: shared}
+        slopes = np.kron(spread[self.switching_coefficients][:, None], np.eye(width)[:, :-1]).reshape(k, width, -1)
+        level = np.kron(spread[self.switching_intercept][:, None], np.eye(width)[:, -1:]).reshape(k, width, -1)
+        return np.concatenate([slopes, level], -1)
+
+    def m_step(self, stats: PyTree, params: Params) -> Params:
+        """Weighted least squares; a component without data keeps its parameters."""
+        count, cross, square = stats["log_scale"], stats["cross"], stats["square"]
+        gram = (stats["gram"] + jnp.swapaxes(stats["gram"], 1, 2)) / 2
+        k, width = cross.shape
+        before = self.lines(params, k)
+        origin = jnp.zeros_like(before) if self.origin is None else self.origin
+        present = count > 0
+        if self.switching_intercept and self.switching_coefficients:
+            change = _solve(gram, cross, present)
+        else:
+            design = jnp.asarray(self._design(k, width), cross.dtype)
+            precision = 1 / jnp.broadcast_to(params["variance"], (k,))
+            # Lines that differ from a shared one only by their origin: solve for what is estimated itself.
+            wanted = cross + jnp.einsum("kpq,kq->kp", gram, origin, precision=PRECISION)
+            system = jnp.einsum("kpm,k,kpq,kqn->mn", design, precision, gram, design, precision=PRECISION)
+            right = jnp.einsum("kpm,k,kp->m", design, precision, wanted, precision=PRECISION)
+            found = _solve(system[None], right[None], (system != 0).any()[None])[0]
+            change = jnp.einsum("kpm,m->kp", design, found, precision=PRECISION) - origin
+        explained = 2 * (change * cross).sum(-1) - jnp.einsum("kp,kpq,kq->k", change, gram, change, precision=PRECISION)
+        left = jnp.maximum(square - explained, 0)
+        if self.switching_variance:
+            variance = jnp.where(present, divided(left, count), params["variance"])
+        else:
+            variance = jnp.where(count.sum() > 0, divided(left.sum(), count.sum()), params["variance"])
+        lines = jnp.where(present[:, None], origin + change, before)
+        shared = jnp.argmax(count)  # a component with data holds what all share
+        return {
+            "intercept": lines[:, -1] if self.switching_intercept else lines[shared, -1],
+            "coefficients": lines[:, :-1] if self.switching_coefficients else lines[shared, :-1],
+            "variance": jnp.maximum(variance, self.floor + jnp.finfo(variance.dtype).tiny),
+        }
+
+    def blank(self, data: PyTree, n_components: int) -> Params:
+        dtype, width = data["y"].dtype, data["inputs"].shape[-1]
+        lead = lambda own: (n_components,) if own else ()  # noqa: E731
+        return {
+            "intercept": jnp.zeros(lead(self.switching_intercept), dtype),
+            "coefficients": jnp.zeros((*lead(self.switching_coefficients), width), dtype),
+            "variance": jnp.ones(lead(self.switching_variance), dtype),
+        }
+
+    def degenerate(self, params: Params) -> Array:
+        return (params["variance"] <= self.floor).any()
+
+    def validate(self, data: Any) -> Any:
+        """A dict of `y` (N,) and `inputs` (N, P).
+
+        Raises:
+            ValueError: for other keys, shapes, or lengths that differ.
+        """
+        if not isinstance(data, dict) or set(data) != {"y", "inputs"}:
+            got = f"keys {sorted(data)}" if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"data must be a dict of 'y' (N,) and 'inputs' (N, P); got {got}")
+        y, inputs = numeric(data["y"], "data y"), numeric(data["inputs"], "data inputs")
+        if y.ndim != 1 or inputs.ndim != 2 or len(y) != len(inputs):
+            wanted = "y (N,) and inputs (N, P) of one length"
+            raise ValueError(f"data must hold {wanted}; got shapes {y.shape} and {inputs.shape}")
+        check_size(y, "data y")
+        check_finite(y, "data y")
+        if inputs.size:
+            check_finite(inputs, "data inputs")
+        return {"y": floating(y, "data y"), "inputs": floating(inputs, "data inputs")}
+
+    def features(self, data: PyTree) -> Array:
+        return super().features(jnp.concatenate([data["y"][:, None], data["inputs"]], 1))
+
+    def n_free_params(self, n_components: int, data: PyTree) -> int:
+        return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(self.blank(data, n_components)))
+
+    def sample(self, key: Array, params: Params, component: Array) -> dict[str, Array]:
+        """`y` given `inputs` drawn from a standard normal distribution: the model says nothing of inputs."""
+        width = params["coefficients"].shape[-1]
+        which, what = jax.random.split(key)
+        inputs = jax.random.normal(which, (*component.shape, width), params["coefficients"].dtype)
+        return {"y": self.respond(what, params, component, inputs), "inputs": inputs}
+
+    def respond(self, key: Array, params: Params, component: Array, inputs: Array) -> Array:
+        """(n,) responses to inputs (n, P)."""
+        k = self._k(params)
+        line = self.lines(params, k)[component]
+        scale = jnp.sqrt(jnp.broadcast_to(params["variance"], (k,)))[component]
+        noise = jax.random.normal(key, component.shape, line.dtype)
+        return (line[..., :-1] * inputs).sum(-1) + line[..., -1] + scale * noise
+
+
+def _solve(gram: Array, right: Array, present: Array) -> Array:
+    """(K, P) solutions of least squares, of least norm where inputs do not vary."""
+    scale = jnp.sqrt(jnp.diagonal(gram, axis1=-2, axis2=-1))
+    scale = jnp.where(scale > 0, scale, 1)
+    values, vectors = jnp.linalg.eigh(gram / (scale[..., :, None] * scale[..., None, :]))
+    kept = values > 10 * jnp.finfo(gram.dtype).eps * gram.shape[-1] * values[..., -1:]
+    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
+    turned = inverse * jnp.einsum("kpq,kp->kq", vectors, right / scale, precision=PRECISION)
+    return jnp.where(present[:, None], jnp.einsum("kpq,kq->kp", vectors, turned, precision=PRECISION) / scale, 0)
+
+
+@struct
+class AutoRegression(LinearRegression):
+    """x_t ~ Normal(intercept + sum over lags of coefficients[l] x_{t - l}, variance) given the state: for chains.
+
+    Data: sequences of single numbers (T,). The first P steps of each are taken as given, so that states begin at
+    step P (Hamilton 1994, section 22.4).
+
+    Attributes:
+        order: number of lags, P.
+    """
+
+    order: int = static(default=1)
+
+    def windows(self, data: Sequences) -> Sequences:
+        return data if isinstance(data.x, dict) else lagged(data, self.order)
+
+    def validate(self, data: Any) -> Any:
+        if isinstance(data, dict):
+            return super().validate(data)
+        array = numeric(data, "data")
+        if array.ndim != 1:
+            raise ValueError(f"data of an AutoRegression must be sequences of single numbers (T,); got steps {array.shape[1:]}")
+        check_finite(array, "data")
+        return floating(array, "data")
+
+    def sample_path(self, key: Array, params: Params, states: Array, past: Any = None) -> Array:
+        """(n, T) series; without a past they begin at zero."""
+        n = states.shape[0]
+        if past is None:
+            before = jnp.zeros((n, self.order), params["coefficients"].dtype)
+        else:
+            last = jnp.asarray(past.length)[:, None] - 1 - jnp.arange(self.order)
+            before = jnp.take_along_axis(jnp.asarray(past.x), last, 1).astype(params["coefficients"].dtype)
+
+        def step(before: Array, now: tuple[Array, Array]):
+            key, state = now
+            x = self.respond(key, params, state, before)
+            return jnp.concatenate([x[:, None], before[:, :-1]], 1), x
+
+        keys = jax.random.split(key, states.shape[1])
+        return jax.lax.scan(step, before, (keys, states.T))[1].T

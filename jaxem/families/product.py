@@ -123,7 +123,7 @@ class Product(Family):
                 raise ValueError(f"data row {row}: columns {columns} are one part and must be missing together; got {x[row]}")
             there = ~gone.any(1)
             if there.any():
-                out[np.ix_(there, columns)] = family.validate(x[there])
+                out[np.ix_(there, np.array(columns))] = family.validate(x[there])
         return floating(out, "data")
 
     def features(self, data: Array) -> Array:

@@ -97,7 +97,7 @@ class LinearRegression(Family):
         linear = r * jnp.matmul(natural["cross"], z, precision=PRECISION)
         return natural["log_scale"][:, None] + natural["square"][:, None] * r * r + linear + quadratic
 
-    def _design(self, k: int, width: int) -> Array:
+    def _design(self, k: int, width: int) -> np.ndarray:
         """(K, P + 1, M) how the M estimated numbers make up the lines of all components."""
         own, shared = np.eye(k), np.ones((k, 1))
         spread = {True: own, False: shared}

@@ -128,7 +128,7 @@ def update(belief: Array, log_transition: Array, scores: Array) -> tuple[Array, 
 def viterbi(log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None) -> Array:
     """(n, T) int32, the most probable path (Viterbi 1967); beyond a chain's end its last state."""
     valid = _valid(scores, valid)
-    by_time, on = jnp.moveaxis(scores, 2, 0), valid.T
+    by_time, on, log_transition = jnp.moveaxis(scores, 2, 0), valid.T, jnp.asarray(log_transition)
 
     def step(best: Array, now: tuple[Array, Array]):
         s, on = now
@@ -154,7 +154,7 @@ def sample_posterior(
     """(n_samples, n, T) int32 paths drawn from p(z | x): forward filtering, backward sampling (Scott 2002, section 2.2)."""
     valid = _valid(scores, valid)
     found = _smoothed(log_initial, log_transition, scores, valid)
-    log_belief, transition = safe_log(found.belief), log_transition
+    log_belief, transition = safe_log(found.belief), jnp.asarray(log_transition)
 
     def draw(key: Array) -> Array:
         keys = jax.random.split(key, scores.shape[2])

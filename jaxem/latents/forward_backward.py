@@ -79,7 +79,8 @@ def _forward(transition: Array, scores: Array, predicted: Array) -> tuple[Array,
 
         first = absorbed(predicted, scores[0])
         _, rest = jax.lax.scan(step, first[0], scores[1:])
-        return tuple(jnp.concatenate([a[None], b]) for a, b in zip(first, rest, strict=True))
+        belief, likelihood, mass, top = (jnp.concatenate([a[None], b]) for a, b in zip(first, rest, strict=True))
+        return belief, likelihood, mass, top
 
     if scores.size < MANY:
         return careful()

@@ -26,7 +26,7 @@ from jaxem.numerics import divided, inner, safe_log
 from jaxem.priors import Dirichlet
 from jaxem.sequences import Sequences, as_sequences, with_observed
 from jaxem.types import Params, Rows, static, struct
-from jaxem.validation import check_positive_int, numeric
+from jaxem.validation import check_positive_int, is_traced, numeric
 
 PyTree = Any
 INITIAL = ("free", "fixed", "uniform", "stationary")
@@ -210,7 +210,7 @@ class HMM(ChainInference, FamilyModel):
             if self.start is not None:
                 return jnp.asarray(self.start, like.dtype)
             allowed = self.transition.allowed
-            if allowed is not None and not isinstance(allowed, jax.core.Tracer) and not np.tril(allowed, -1).any():
+            if allowed is not None and not is_traced(allowed) and not np.tril(allowed, -1).any():
                 return jnp.zeros_like(like).at[0].set(1)
         return jnp.full_like(like, 1 / self.n_states)
 

@@ -127,4 +127,4 @@ def left_right(n_states: int, skip: int = 1, prior: Dirichlet | None = None) -> 
 
 def sticky(n_states: int, stay: float, move: float = 1.0) -> Transition:
     """Dirichlet rows with concentration `stay` on the diagonal and `move` elsewhere: states that last."""
-    return Transition(prior=Dirichlet(np.where(np.eye(n_states, dtype=bool), stay, move)))
+    return Transition(prior=Dirichlet(jnp.where(np.eye(n_states, dtype=bool), stay, move)))

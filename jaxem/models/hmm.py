@@ -26,7 +26,7 @@ from jaxem.numerics import divided, inner, safe_log
 from jaxem.priors import Dirichlet
 from jaxem.sequences import Sequences, as_sequences, with_observed
 from jaxem.types import Params, Rows, static, struct
-from jaxem.validation import check_positive_int, is_traced, numeric
+from jaxem.validation import check_positive_int, numeric
 
 PyTree = Any
 INITIAL = ("free", "fixed", "uniform", "stationary")
@@ -209,9 +209,9 @@ class HMM(ChainInference, FamilyModel):
         if self.initial == "fixed":
             if self.start is not None:
                 return jnp.asarray(self.start, like.dtype)
-            allowed = self.transition.allowed
-            if allowed is not None and not is_traced(allowed) and not np.tril(allowed, -1).any():
-                return jnp.zeros_like(like).at[0].set(1)
+            if self.transition.allowed is not None:
+                onward = ~jnp.tril(jnp.asarray(self.transition.allowed), -1).any()
+                return jnp.where(onward, jnp.eye(self.n_states, dtype=like.dtype)[0], 1 / self.n_states)
         return jnp.full_like(like, 1 / self.n_states)
 
     def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> Any:
@@ -302,6 +302,7 @@ class HMM(ChainInference, FamilyModel):
             n_steps: H, how far ahead.
             n_samples: S, paths drawn.
         """
+        params = jax.tree.map(jnp.asarray, params)
         belief, log_transition = last_belief(self.chain(params, data)), safe_log(params["transition"])
         states = jnp.moveaxis(chain.forecast(belief, log_transition, n_steps), 0, -1)
         past = as_sequences(data)
@@ -331,7 +332,7 @@ class HMM(ChainInference, FamilyModel):
 
     def sample_states(self, key: Array, params: Params, n: int, n_steps: int = 100) -> tuple[Sequences, Array]:
         """Draw n sequences of `n_steps` steps, and the (n, n_steps) states that they went through."""
-        which, what = jax.random.split(key)
+        params, (which, what) = jax.tree.map(jnp.asarray, params), jax.random.split(key)
         initial, transition = safe_log(self.initial_probs(params)), safe_log(params["transition"])
         states = chain.sample(which, initial, transition, n, n_steps)
         x = self.emission.sample_path(what, params["emission"], states)

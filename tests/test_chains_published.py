@@ -55,7 +55,9 @@ def test_returns_on_their_own_lag(x64):
     """Everything switches: statsmodels' example -745.7977; as regression on inputs and as autoregression."""
     x = series("areturns")
     lag = fit(jaxem.HMM(2, jaxem.AutoRegression(order=1), initial="stationary"), x, n_restarts=4)
-    inputs = fit(jaxem.HMM(2, jaxem.LinearRegression(), initial="stationary"), {"y": x[1:], "inputs": x[:-1, None]}, n_restarts=4)
+    inputs = fit(
+        jaxem.HMM(2, jaxem.LinearRegression(), initial="stationary"), {"y": x[1:], "inputs": x[:-1, None]}, n_restarts=4
+    )
     for result in (lag, inputs):
         assert abs(float(result.loglik) + 745.7977) < 1e-4
 
@@ -104,7 +106,11 @@ def test_smoothed_regimes_are_those_of_statsmodels(x64):
     x = series("areturns")
     params = {
         "transition": np.array([[0.9, 0.1], [0.3, 0.7]]),
-        "emission": {"intercept": np.array([0.7, 0.2]), "coefficients": np.array([[0.1], [0.5]]), "variance": np.array([0.5, 2.0])},
+        "emission": {
+            "intercept": np.array([0.7, 0.2]),
+            "coefficients": np.array([[0.1], [0.5]]),
+            "variance": np.array([0.5, 2.0]),
+        },
     }
     peer = MarkovRegression(x[1:], k_regimes=2, exog=x[:-1], switching_variance=True)
     at = peer.smooth([0.9, 0.3, 0.7, 0.2, 0.1, 0.5, 0.5, 2.0])
@@ -141,11 +147,16 @@ def read_peer(name, peer):
     if name.startswith("gaussian"):
         covariance = peer.covars_ if name.endswith(("full", "tied")) else peer._covars_
         covariance = covariance[:, 0] if name.endswith("spherical") and np.ndim(covariance) == 2 else covariance
-        return {"mean": peer.means_, "covariance": covariance[0] if name.endswith("tied") and covariance.ndim == 3 else covariance}
+        return {
+            "mean": peer.means_,
+            "covariance": covariance[0] if name.endswith("tied") and covariance.ndim == 3 else covariance,
+        }
     return {"rate": peer.lambdas_} if name == "poisson" else {"probs": peer.emissionprob_}
 
 
-@pytest.mark.parametrize("name", ["gaussian-full", "gaussian-tied", "gaussian-diag", "gaussian-spherical", "poisson", "categorical"])
+@pytest.mark.parametrize(
+    "name", ["gaussian-full", "gaussian-tied", "gaussian-diag", "gaussian-spherical", "poisson", "categorical"]
+)
 def test_twenty_steps_of_hmmlearn(x64, name):
     """Its priors off, the same start: log-likelihood to 1e-8, parameters to 1e-6, Viterbi paths identical."""
     pytest.importorskip("hmmlearn")

@@ -289,9 +289,7 @@ def test_users_density_is_the_family(x64):
     closed = jaxem.fit(MODEL, x, init=POISSON, **options)
     np.testing.assert_allclose(user.loglik, closed.loglik, rtol=1e-9)
     np.testing.assert_allclose(np.exp(user.params["emission"]["log_rate"]), closed.params["emission"]["rate"], rtol=1e-6)
-    np.testing.assert_allclose(
-        jaxem.HMM(2, family).posterior(user.params, x), MODEL.posterior(closed.params, x), atol=1e-6
-    )
+    np.testing.assert_allclose(jaxem.HMM(2, family).posterior(user.params, x), MODEL.posterior(closed.params, x), atol=1e-6)
     mixture = jaxem.fit(jaxem.Mixture(2, family), np.concatenate(drawn([60, 45])), key=jax.random.key(0), max_steps=5)
     assert (np.diff(mixture.history) > -1e-9).all()
 
@@ -326,7 +324,10 @@ def test_shared_and_switching_parts_of_a_regression():
         (lambda: jaxem.fit(jaxem.HMM(2, jaxem.Categorical(3)), np.array([0, 1, 3, 2]), key=KEY), "0..2; got 3 in row 2"),
         (lambda: jaxem.fit(with_transition(fixed=np.array([[0.9, 0.3], [0.5, 0.5]])), ONES, key=KEY), "row 0 must sum to 1"),
         (lambda: jaxem.fit(with_transition(allowed=np.array([[True, True], [False, False]])), ONES, key=KEY), "row 1 is all"),
-        (lambda: jaxem.fit(MODEL, ONES, init={**POISSON, "transition": np.full((2, 2), 0.6)}), "transition must be .* sum of 1"),
+        (
+            lambda: jaxem.fit(MODEL, ONES, init={**POISSON, "transition": np.full((2, 2), 0.6)}),
+            "transition must be .* sum of 1",
+        ),
         (lambda: jaxem.sequences([{"y": np.ones(3), "inputs": np.ones((4, 1))}]), "one length; got 4 and 3"),
         (lambda: jaxem.fit(REGRESSION, {"y": np.ones(5), "inputs": np.ones((4, 1))}, key=KEY), "one sequence"),
         (lambda: jaxem.fit(MODEL, ONES, key=KEY, labels=np.array([[0, 1, 2, 1]])), "0..1 or -1; got 2 in row 0, column 2"),

@@ -17,10 +17,15 @@ from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
 from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
 from jaxem.evaluate.information import Information, SingularInformationError, information, intervals, standard_errors
 from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
+from jaxem.families.bernoulli import Bernoulli
 from jaxem.families.categorical import Categorical
 from jaxem.families.gamma import Gamma
 from jaxem.families.gaussian import Gaussian
+from jaxem.families.multinomial import Multinomial
+from jaxem.families.negative_binomial import NegativeBinomial
 from jaxem.families.poisson import Poisson
+from jaxem.families.student_t import StudentT
+from jaxem.families.von_mises import VonMises
 from jaxem.models.hmm import HMM
 from jaxem.models.lda import LDA
 from jaxem.models.local_level import LocalLevel
@@ -42,6 +47,7 @@ __all__ = [
     "LDA",
     "Algorithm",
     "Anderson",
+    "Bernoulli",
     "Bootstrap",
     "Candidate",
     "Categorical",
@@ -60,6 +66,8 @@ __all__ = [
     "MissingInformation",
     "Mixture",
     "Model",
+    "Multinomial",
+    "NegativeBinomial",
     "NormalInverseWishart",
     "Poisson",
     "QuasiNewton",
@@ -74,8 +82,10 @@ __all__ = [
     "Status",
     "Stop",
     "StopReason",
+    "StudentT",
     "Substitution",
     "Superposition",
+    "VonMises",
     "__version__",
     "aic",
     "bic",

@@ -64,6 +64,9 @@ FAMILIES = {
     **{f"t-{kind}": (jaxem.StudentT(kind), heavy) for kind in ("full", "tied", "diag", "spherical")},
     "t-of-given-df": (jaxem.StudentT(df=4.0), heavy),
 }
+#: The shapes of a scale beside the full one, whose algebra is the Gaussian's: left to the slow suite.
+SHAPES = ("t-tied", "t-diag", "t-spherical")
+EVERY = [pytest.param(name, marks=pytest.mark.slow) if name in SHAPES else name for name in FAMILIES]
 MATRICES = {
     "full": (np.array([[[2.0, 0.5], [0.5, 1.0]], [[0.7, -0.2], [-0.2, 0.4]]]), lambda s: s),
     "tied": (np.array([[2.0, 0.5], [0.5, 1.0]]), lambda s: np.stack([s, s])),
@@ -94,7 +97,7 @@ def test_stirling_rest_is_what_large_numbers_leave(dtype):
     exact = x.astype(float)
     single = dtype == np.float32
     wanted = special.gammaln(exact) - (exact - 0.5) * np.log(exact) + exact
-    np.testing.assert_allclose(stirling_rest(jnp.asarray(x)), wanted, rtol=2e-6 if single else 1e-11)
+    np.testing.assert_allclose(stirling_rest(jnp.asarray(x)), wanted, rtol=1e-5 if single else 1e-11)
     # float32 keeps the digits of log x - digamma(x), which a difference of the two would lose.
     slope = jax.vmap(jax.grad(gamma_normalizer))(jnp.asarray(x))
     np.testing.assert_allclose(slope, np.log(exact) - special.digamma(exact), rtol=5e-5 if single else 1e-7)
@@ -181,6 +184,16 @@ def test_negative_binomial_near_poisson_keeps_its_digits():
     np.testing.assert_allclose(got, stats.nbinom(1e6, 1e6 / (1e6 + 8)).logpmf(x), rtol=2e-5)
 
 
+def test_negative_binomial_of_large_counts_keeps_its_digits(dtype):
+    rng = np.random.default_rng(0)
+    x = rng.poisson(1e5 * rng.gamma(3, 1 / 3, 300)).astype(dtype)
+    params = {"mean": jnp.asarray([1e5], dtype), "size": jnp.asarray([3.0], dtype)}
+    got = scores(jaxem.NegativeBinomial(), params, x)[:, 0]
+    np.testing.assert_allclose(got, stats.nbinom(3, 3 / (3 + 1e5)).logpmf(x), rtol=1e-6 if dtype == np.float32 else 1e-10)
+    result = fit_one(jaxem.NegativeBinomial(), x, max_steps=500)
+    assert int(result.status) == jaxem.Status.CONVERGED
+
+
 def test_probabilities_of_zero_and_empty_rows(x64):
     params = {"probs": jnp.asarray([[0.0, 0.5, 0.5]])}
     got = scores(jaxem.Multinomial(), params, np.array([[0.0, 2.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))[:, 0]
@@ -264,13 +277,14 @@ def test_one_von_mises_is_the_maximum_of_scipy(dtype, concentration):
 
 
 def test_angles_that_collapse_are_degenerate(x64):
-    result = jaxem.fit(jaxem.Mixture(1, jaxem.VonMises()), np.full(20, 1.0), key=KEY, raise_on_failure=False)
+    result = jaxem.fit(jaxem.Mixture(1, jaxem.VonMises()), np.full(20, 1.0), key=KEY)
     assert int(result.status) == jaxem.Status.DEGENERATE
 
 
 @pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
 def test_one_t_is_the_maximum(x64, kind):
-    x = heavy()[:, :2] * [1.0, 0.3] + [10.0, -3.0]
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 2)) @ [[1.0, 0.2], [0.0, 0.5]] / np.sqrt(rng.gamma(2, 0.5, (400, 1))) + [10.0, -3.0]
 
     def unpack(theta):
         mean, df = theta[:2], np.exp(theta[2])
@@ -338,7 +352,7 @@ TRUTH = {
 }
 
 
-@pytest.mark.parametrize("name", TRUTH)
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "t-of-given-df"])
 def test_refit_of_a_sample_recovers_the_truth(x64, name):
     model = jaxem.Mixture(2, FAMILIES[name][0])
     truth = start(**TRUTH[name]) | {"weights": np.array([0.3, 0.7])}
@@ -355,24 +369,18 @@ def test_refit_of_a_sample_recovers_the_truth(x64, name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.15, atol=0.05), got, truth)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_precisions_agree_and_keep_their_dtype(name):
     family, data = FAMILIES[name]
     found = {}
     for dtype in (np.float32, np.float64):
         with jax.enable_x64(dtype == np.float64):
             x = data().astype(dtype)
-            result = jaxem.fit(
-                jaxem.Mixture(2, family), x, key=KEY, labels=None, max_steps=10, stop=jaxem.Stop(loglik_rtol=None)
-            )
+            result = jaxem.fit(jaxem.Mixture(2, family), x, key=KEY, max_steps=10, stop=jaxem.Stop(loglik_rtol=None))
             assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(result.params))
-            model = jaxem.Mixture(2, family)
             found[dtype] = float(result.loglik)
-            again = jaxem.fit(model, x, init=result.params, max_steps=1)
-            assert float(again.loglik) >= found[dtype] - 1e-4 * abs(found[dtype])
-            # The same parameters in the other precision.
-            found[dtype] = (result.params, x)
-    params, x = found[np.float64]
+    assert found[np.float32] == pytest.approx(found[np.float64], rel=1e-4)
+    params = result.params
     with jax.enable_x64(True):
         exact = np.asarray(jaxem.Mixture(2, family).log_prob(params, x))
     with jax.enable_x64(False):
@@ -380,7 +388,7 @@ def test_precisions_agree_and_keep_their_dtype(name):
     np.testing.assert_allclose(single, exact, rtol=2e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_component_without_data_keeps_its_parameters(x64, name):
     family, data = FAMILIES[name]
     model, x = jaxem.Mixture(2, family), data()
@@ -397,7 +405,7 @@ def test_a_component_without_data_keeps_its_parameters(x64, name):
             np.testing.assert_array_equal(leaf[1], before["components"][key][1])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_weights_are_counts_and_zero_is_absence(x64, name):
     family, data = FAMILIES[name]
     model, x = jaxem.Mixture(2, family), data(120)
@@ -409,7 +417,7 @@ def test_weights_are_counts_and_zero_is_absence(x64, name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), one.params, two.params)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_objective_rises_in_single_precision(name):
     family, data = FAMILIES[name]
     with jax.enable_x64(False):
@@ -449,7 +457,7 @@ def test_sample_moments(dtype):
     x = np.asarray(jaxem.Multinomial(n_trials=7).sample(KEY, {"probs": jnp.asarray([[0.5, 0.5, 0.0]], dtype)}, zeros))
     assert (x.sum(1) == 7).all() and (x[:, 2] == 0).all() and x.dtype == dtype
     assert x[:, 0].var() == pytest.approx(7 / 4, rel=0.05)
-    params = {"mean": [[1.0, -2.0]], "scale": [[[2.0, 0.5], [0.5, 1.0]]], "df": [9.0]}
+    params = {"mean": np.array([[1.0, -2.0]]), "scale": np.array([[[2.0, 0.5], [0.5, 1.0]]]), "df": np.array([9.0])}
     x = np.asarray(jaxem.StudentT().sample(KEY, jax.tree.map(jnp.asarray, cast(params, dtype)), zeros))
     assert x.dtype == dtype
     np.testing.assert_allclose(x.mean(0), [1, -2], atol=0.05)
@@ -482,6 +490,30 @@ def test_von_mises_normaliser(x64):
 def test_bad_input_is_refused(x64, family, x, message):
     with pytest.raises(ValueError, match=message):
         jaxem.fit(jaxem.Mixture(1, family), np.array(x), key=KEY)
+
+
+# --- derivatives -----------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["negative-binomial", "von-mises", "t-full"])
+def test_gradient_of_a_fit_is_that_of_refits(x64, name):
+    """The M-step's root has a derivative: without it the implicit derivative of the optimum would be another."""
+    family, data = FAMILIES[name]
+    model, x = jaxem.Mixture(2, family), jnp.asarray(data(150))
+    init = jaxem.fit(model, x, key=KEY, max_steps=200).params
+    stop = jaxem.Stop(loglik_rtol=None, param_rtol=1e-12)
+
+    @jax.jit
+    def total(weight):
+        params = jaxem.fit(model, x, init=init, stop=stop, weight=weight, max_steps=20_000).params
+        rng = np.random.default_rng(5)
+        return sum((leaf * rng.normal(size=leaf.shape)).sum() for leaf in jax.tree.leaves(params))
+
+    weight = jnp.ones(150)
+    gradient = jax.jit(jax.grad(total))(weight)
+    for i in (0, 7):
+        step = jnp.zeros(150).at[i].set(1e-4)
+        difference = float(total(weight + step) - total(weight - step)) / 2e-4
+        assert float(gradient[i]) == pytest.approx(difference, rel=1e-6, abs=1e-6 * float(jnp.abs(gradient).max()))
 
 
 # --- all laws --------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.scipy.special import gammaln
 
 from jaxem import constraints as sets
 from jaxem.families.base import Family, columns
@@ -57,13 +56,15 @@ class NegativeBinomial(Family):
         k = natural["size"].shape[0]
         size, linear, normalizer = (natural[name].reshape(k, -1, 1) for name in ("size", "linear", "normalizer"))
         origin = jnp.ones_like(size) if self.origin is None else self.origin.reshape(k, -1, 1)
-        # The integral over u leaves gammaln(x + size) - (x + size) log(origin + size - linear), by Stirling's formula.
+        # The integral over u leaves gammaln(x + size) - (x + size) log(origin + size - linear). By Stirling's formula,
+        # for gammaln(x + 1) too; what multiplies x is small where counts are large.
         mixed = size > 0
-        shape = jnp.where(mixed, size, 1) + x
-        inverse_scale = origin + jnp.where(mixed, size - linear, 1)
-        ratio = (x - origin + linear) / inverse_scale  # shape / inverse_scale - 1
-        integral = shape * jnp.log1p(ratio) - jnp.log(shape) / 2 + stirling_rest(shape)
-        density = integral + x * (jnp.log(origin) - 1) - gammaln(x + 1)
+        known = jnp.where(mixed, size, 1)
+        pull = jnp.where(mixed, size - linear, 1)
+        of_count = jnp.log1p((known - 1) / (x + 1)) - jnp.log1p(pull / origin)
+        of_size = jnp.log1p((x - origin + linear) / (origin + pull))
+        rest = stirling_rest(x + known) - jnp.log(x + known) / 2 - stirling_rest(x + 1) - jnp.log(x + 1) / 2 + 1
+        density = x * of_count + known * of_size + rest
         # Natural parameters of zero ask for moments: linear in them, with u = x.
         moments = linear * x + size * x * x
         return (normalizer + jnp.where(mixed, density, moments)).sum(1)
@@ -78,7 +79,7 @@ class NegativeBinomial(Family):
         ratio = jnp.where(present, jnp.maximum(stats["linear"] / count, least), 1)
         mean = jnp.maximum(origin * ratio, least)
         # About the new mean: log(u / ratio) - u / ratio + 1.
-        statistic = stats["size"] / count + (ratio - 1) - jnp.log1p(ratio - 1)
+        statistic = stats["size"] / count + (ratio - 1) - jnp.log(ratio)
         return {
             "mean": jnp.where(present, mean, params["mean"]),
             "size": jnp.where(present, gamma_shape(statistic, *SIZES), params["size"]),

@@ -17,14 +17,19 @@ from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
 from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
 from jaxem.evaluate.information import Information, SingularInformationError, information, intervals, standard_errors
 from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
+from jaxem.families.bernoulli import Bernoulli
 from jaxem.families.categorical import Categorical
 from jaxem.families.density import Density, density
 from jaxem.families.family_mixture import FamilyMixture
 from jaxem.families.gamma import Gamma
 from jaxem.families.gaussian import Gaussian
+from jaxem.families.multinomial import Multinomial
+from jaxem.families.negative_binomial import NegativeBinomial
 from jaxem.families.poisson import Poisson
 from jaxem.families.product import Product
 from jaxem.families.regression import AutoRegression, LinearRegression
+from jaxem.families.student_t import StudentT
+from jaxem.families.von_mises import VonMises
 from jaxem.models.chain_inference import Forecast, expected_durations
 from jaxem.models.hmm import HMM
 from jaxem.models.lda import LDA
@@ -50,6 +55,7 @@ __all__ = [
     "Algorithm",
     "Anderson",
     "AutoRegression",
+    "Bernoulli",
     "Bootstrap",
     "Candidate",
     "Categorical",
@@ -73,6 +79,8 @@ __all__ = [
     "MissingInformation",
     "Mixture",
     "Model",
+    "Multinomial",
+    "NegativeBinomial",
     "NormalInverseWishart",
     "Poisson",
     "Product",
@@ -88,9 +96,11 @@ __all__ = [
     "Status",
     "Stop",
     "StopReason",
+    "StudentT",
     "Substitution",
     "Superposition",
     "Transition",
+    "VonMises",
     "__version__",
     "aic",
     "banded",

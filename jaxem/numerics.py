@@ -6,6 +6,7 @@ may be exactly zero goes through one of these helpers instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.custom_batching import custom_vmap
+from jax.scipy.special import gammaln
 
 PyTree = Any
 
@@ -123,6 +125,68 @@ def backtracked(too_far: Callable[[Array], Array], size: Array, factor: float, l
         return size, too_far(size)
 
     return jax.lax.while_loop(lambda carry: carry[1] & (carry[0] > least), shrink, (size, too_far(size)))
+
+
+def root_of_decreasing(f: Callable[[Array], Array], low: Array, high: Array) -> Array:
+    """Elementwise root of a decreasing function between positive `low` and `high`; the nearer end where it has none there.
+
+    Bisection on a geometric scale, which has no derivative, then one Newton step, which gives the last digits and the
+    derivative of the root in whatever `f` closes over (implicit function theorem).
+
+    Args:
+        f: decreasing function of an array, elementwise.
+        low: lower ends.
+        high: upper ends, in the shape of `low`.
+    """
+    low, high = jax.lax.stop_gradient(low), jax.lax.stop_gradient(high)
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = jnp.sqrt(ends[0]) * jnp.sqrt(ends[1])
+        above = jax.lax.stop_gradient(f(middle)) > 0
+        return jnp.where(above, middle, ends[0]), jnp.where(above, ends[1], middle)
+
+    left, right = jax.lax.fori_loop(0, 60, halve, (low, high))
+    x = jax.lax.stop_gradient(jnp.clip(jnp.sqrt(left) * jnp.sqrt(right), low, high))
+    value, slope = jax.jvp(f, (x,), (jnp.ones_like(x),))
+    falls = slope < 0
+    step = x - value / jnp.where(falls, slope, -1)
+    # A step that leaves the interval comes from a root that lies outside: it stays at the end, with derivative zero.
+    return jnp.where(falls & (step >= low) & (step <= high), step, x)
+
+
+def stirling_rest(x: Array) -> Array:
+    """gammaln(x) - (x - 1/2) log x + x for x > 0, about log(2 pi) / 2: what large x leaves of a logarithm of gamma.
+
+    By Stirling's series for large x, so that neither it nor its derivative is a difference of large numbers.
+    """
+    large = x > 16
+    small = jnp.where(large, 1, x)
+    inverse = 1 / jnp.where(large, x, 16)
+    square = inverse * inverse
+    series = inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square * (1 / 1680 - square / 1188))))
+    direct = gammaln(small) - (small - 0.5) * jnp.log(small) + small
+    return jnp.where(large, series + math.log(2 * math.pi) / 2, direct)
+
+
+def gamma_normalizer(shape: Array) -> Array:
+    """shape log(shape) - shape - gammaln(shape): log-normaliser of a gamma density of mean one, t = log u - u + 1."""
+    return jnp.log(shape) / 2 - stirling_rest(shape)
+
+
+def gamma_shape(mean_statistic: Array, low: float, high: float) -> Array:
+    """Maximum-likelihood shape of a gamma density of mean one, within [low, high].
+
+    Args:
+        mean_statistic: mean of log u - u + 1, at most zero.
+        low: least shape.
+        high: greatest shape.
+    """
+    like = jnp.ones_like(mean_statistic)
+
+    def slope(shape: Array) -> Array:  # log(shape) - digamma(shape) + mean_statistic
+        return jax.jvp(gamma_normalizer, (shape,), (jnp.ones_like(shape),))[1] + mean_statistic
+
+    return root_of_decreasing(slope, low * like, high * like)
 
 
 def compensated_add(carry: tuple[PyTree, PyTree], term: PyTree) -> tuple[PyTree, PyTree]:

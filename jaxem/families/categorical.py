@@ -22,6 +22,11 @@ PyTree = Any
 LOG_ZERO = -1e9
 
 
+def finite_log(probs: Array) -> Array:
+    """Logarithm, `LOG_ZERO` of zero."""
+    return jnp.where(probs > 0, jnp.log(jnp.where(probs > 0, probs, 1)), LOG_ZERO)
+
+
 @struct
 class Categorical(Family):
     """Categorical density; parameter `probs` (K, V) for data (N,), (K, D, V) for data (N, D) of codes 0..V-1.
@@ -40,8 +45,7 @@ class Categorical(Family):
 
     def natural(self, params: Params) -> dict[str, Array]:
         """Leaf `log_probs`: t is the one-hot code."""
-        probs = params["probs"]
-        return {"log_probs": jnp.where(probs > 0, jnp.log(jnp.where(probs > 0, probs, 1)), LOG_ZERO)}
+        return {"log_probs": finite_log(params["probs"])}
 
     def scores(self, natural: PyTree, data: Array) -> Array:
         weights = natural["log_probs"]

@@ -96,9 +96,14 @@ class Gaussian(Family):
 
     def pack(self, natural: PyTree) -> PyTree:
         """Product form: W (K, 1 + D + F), and the shared square of tied covariances. Residual form: A, b, constant."""
+        d = natural["linear"].shape[-1]
+        return self.pack_quadratic(natural, natural["log_det"] - d * math.log(2 * math.pi) / 2)
+
+    def pack_quadratic(self, natural: PyTree, constant: Array | float) -> PyTree:
+        """What makes `scores` the quadratic `center` + <`linear`, y> + <`square`, y y^T>, plus `constant`."""
         shape, linear = self.shape, natural["linear"]
         square = shape.symmetrized(natural["square"])
-        constant = natural["log_det"] + natural["center"] - linear.shape[-1] * math.log(2 * math.pi) / 2
+        constant = natural["center"] + constant
         origin, inverse = self.origin, self.inverse
         if origin is None:
             origin = jnp.zeros_like(linear)

@@ -1,0 +1,112 @@
+"""Counts that vary more than Poisson's: a gamma mixture of Poisson densities, whose rates are latent."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem import constraints as sets
+from jaxem.families.base import Family, columns
+from jaxem.families.poisson import validate_counts
+from jaxem.numerics import gamma_normalizer, gamma_shape, stirling_rest
+from jaxem.types import Params, struct
+
+PyTree = Any
+
+#: Bounds of the estimated size. At the upper one the variance exceeds that of Poisson by a millionth of the squared
+#: mean, which no data tell apart; at the lower one nearly all counts are zero.
+SIZES = (1e-4, 1e6)
+
+
+@struct
+class NegativeBinomial(Family):
+    """Negative binomial density; parameters `mean` and `size`, (K,) for data (N,), (K, D) for data (N, D).
+
+    The variance is mean + mean^2 / size. Each count is Poisson with a latent rate, mean * u with u from a gamma
+    density of mean one and shape `size` (Greenwood and Yule 1920), which makes the M-step that of a gamma density.
+    Rates are measured in units of the current means (`at`): near Poisson, where u hardly varies, nothing cancels.
+    """
+
+    origin: Any = None
+
+    @property
+    def constraints(self) -> dict[str, Any]:
+        return {"mean": sets.Positive(), "size": sets.Positive()}
+
+    def at(self, params: Params) -> NegativeBinomial:
+        return dataclasses.replace(self, origin=params["mean"])
+
+    def natural(self, params: Params) -> dict[str, Array]:
+        """Leaves `size` (t = log u - u + 1), `linear` (t = u) and `normalizer` (t = 1), with u = rate / origin."""
+        mean, size = params["mean"], params["size"]
+        origin = jnp.ones_like(mean) if self.origin is None else self.origin
+        return {
+            "size": size,
+            "linear": size * (mean - origin) / mean,
+            "normalizer": gamma_normalizer(size) + size * jnp.log(origin / mean),
+        }
+
+    def scores(self, natural: PyTree, data: Array) -> Array:
+        x = columns(data)
+        k = natural["size"].shape[0]
+        size, linear, normalizer = (natural[name].reshape(k, -1, 1) for name in ("size", "linear", "normalizer"))
+        origin = jnp.ones_like(size) if self.origin is None else self.origin.reshape(k, -1, 1)
+        # The integral over u leaves gammaln(x + size) - (x + size) log(origin + size - linear). By Stirling's formula,
+        # for gammaln(x + 1) too; what multiplies x is small where counts are large.
+        mixed = size > 0
+        known = jnp.where(mixed, size, 1)
+        pull = jnp.where(mixed, size - linear, 1)
+        of_count = jnp.log1p((known - 1) / (x + 1)) - jnp.log1p(pull / origin)
+        of_size = jnp.log1p((x - origin + linear) / (origin + pull))
+        rest = stirling_rest(x + known) - jnp.log(x + known) / 2 - stirling_rest(x + 1) - jnp.log(x + 1) / 2 + 1
+        density = x * of_count + known * of_size + rest
+        # Natural parameters of zero ask for moments: linear in them, with u = x.
+        moments = linear * x + size * x * x
+        return (normalizer + jnp.where(mixed, density, moments)).sum(1)
+
+    def m_step(self, stats: PyTree, params: Params) -> Params:
+        """Gamma estimates from the latent rates; a component without data keeps its parameters."""
+        count = stats["normalizer"]
+        present = count > 0
+        count = jnp.where(present, count, 1)
+        origin = 1 if self.origin is None else self.origin
+        least = jnp.sqrt(jnp.finfo(count.dtype).tiny)  # its inverse times a size is finite
+        ratio = jnp.where(present, jnp.maximum(stats["linear"] / count, least), 1)
+        mean = jnp.maximum(origin * ratio, least)
+        # About the new mean: log(u / ratio) - u / ratio + 1.
+        statistic = stats["size"] / count + (ratio - 1) - jnp.log(ratio)
+        return {
+            "mean": jnp.where(present, mean, params["mean"]),
+            "size": jnp.where(present, gamma_shape(statistic, *SIZES), params["size"]),
+        }
+
+    def start(self, stats: PyTree, blank: Params) -> Params:
+        """Moments; the statistics are those of natural parameters of zero."""
+        count = stats["normalizer"]
+        present = count > 0
+        count = jnp.where(present, count, 1)
+        mean = jnp.maximum(stats["linear"] / count, 1e-3)
+        excess = stats["size"] / count - mean**2 - mean
+        size = jnp.clip(mean**2 / jnp.maximum(excess, 1e-6), 1e-2, 1e2)
+        return {"mean": jnp.where(present, mean, blank["mean"]), "size": jnp.where(present, size, blank["size"])}
+
+    def blank(self, data: Array, n_components: int) -> Params:
+        one = jnp.ones((n_components, *data.shape[1:]), data.dtype)
+        return {"mean": one, "size": one}
+
+    def validate(self, data: Any) -> Any:
+        return validate_counts(data)
+
+    def n_free_params(self, n_components: int, data: Array) -> int:
+        return 2 * n_components * int(np.prod(data.shape[1:], dtype=int))
+
+    def sample(self, key: Array, params: Params, component: Array) -> Array:
+        mean, size = params["mean"][component], params["size"][component]
+        first, second = jax.random.split(key)
+        rate = mean * jax.random.gamma(first, size, dtype=size.dtype) / size
+        return jax.random.poisson(second, rate).astype(rate.dtype)

@@ -1,0 +1,150 @@
+"""Multivariate t components: Gaussian ones whose data have latent weights, so that outliers count for little."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem import constraints as sets
+from jaxem.affine import Affine
+from jaxem.families.base import Family
+from jaxem.families.gaussian import Gaussian
+from jaxem.numerics import gamma_normalizer, gamma_shape, stirling_rest
+from jaxem.types import Params, static, struct
+from jaxem.validation import is_traced
+
+PyTree = Any
+
+#: Bounds of the estimated degrees of freedom; at the upper one the density is Gaussian to all that data tell.
+DEGREES = (0.05, 1e4)
+
+
+@struct
+class StudentT(Family):
+    """Multivariate t density; parameters `mean` (K, D), `scale` and `df` (K,), the degrees of freedom.
+
+    `scale` is a matrix as `Gaussian` has its covariance; the covariance is scale * df / (df - 2) where df > 2. Each
+    row is Gaussian with covariance scale / u, u from a gamma density of mean one and shape df / 2 (Liu and Rubin
+    1995; Peel and McLachlan 2000), which makes the M-step that of a weighted Gaussian and of a gamma density.
+
+    Attributes:
+        covariance: shape of `scale`: "full" (K, D, D), "tied" (D, D), "diag" (K, D) or "spherical" (K,).
+        df: degrees of freedom to hold all components at, or None to estimate those of each.
+        floor: least eigenvalue of a scale, as `Gaussian` has it; a component at the floor makes a lane DEGENERATE.
+    """
+
+    covariance: str = static(default="full")
+    df: float | Array | None = None
+    floor: float | Array = 1e-8
+    about: Gaussian | None = None
+
+    @property
+    def gaussian(self) -> Gaussian:
+        """The density given u = 1, with the origin and the form that its statistics have."""
+        return Gaussian(self.covariance, self.floor) if self.about is None else self.about
+
+    def _with(self, about: Gaussian) -> StudentT:
+        return dataclasses.replace(self, about=about)
+
+    @property
+    def constraints(self) -> dict[str, Any]:
+        df = sets.Positive() if self.df is None else sets.Fixed()
+        return {"mean": sets.Real(), "scale": self.gaussian.shape.constraint, "df": df}
+
+    def at(self, params: Params) -> StudentT:
+        return self._with(self.gaussian.at(_as_gaussian(params)))
+
+    def forms(self, params: Params) -> tuple[Array | int, tuple[StudentT, ...]]:
+        which, forms = self.gaussian.forms(_as_gaussian(params))
+        return which, tuple(self._with(form) for form in forms)
+
+    def _degrees(self, like: Array) -> Array:
+        return like if self.df is None else jnp.broadcast_to(jnp.asarray(self.df, like.dtype), like.shape)
+
+    def natural(self, params: Params) -> dict[str, Array]:
+        """Leaves of `Gaussian`, all but `log_det` times u; `half_df` (t = log u - u + 1) and `normalizer` (t = 1)."""
+        half = self._degrees(params["df"]) / 2
+        return {**self.gaussian.natural(_as_gaussian(params)), "half_df": half, "normalizer": gamma_normalizer(half)}
+
+    def pack(self, natural: PyTree) -> PyTree:
+        """The quadratic that multiplies u, packed by `Gaussian`, and what does not."""
+        d = natural["linear"].shape[-1]
+        constant = natural["log_det"] - d * math.log(2 * math.pi) / 2 + natural["normalizer"]
+        return {"quadratic": self.gaussian.pack_quadratic(natural, 0), "constant": constant, "half_df": natural["half_df"]}
+
+    def scores(self, natural: PyTree, data: Array) -> Array:
+        quadratic = self.gaussian.scores(natural["quadratic"], data)
+        half, half_d = natural["half_df"][:, None], data.shape[1] / 2
+        # The integral over u leaves gammaln(shape) - shape log(half - quadratic), by Stirling's formula.
+        mixed = half > 0
+        shape = jnp.where(mixed, half, 1) + half_d
+        ratio = jnp.where(mixed, -quadratic - half_d, 0) / shape  # (half - quadratic) / shape - 1
+        integral = stirling_rest(shape) - half_d - jnp.log(shape) / 2 - shape * jnp.log1p(ratio)
+        # Natural parameters of zero ask for moments: u = 1.
+        return natural["constant"][:, None] + jnp.where(mixed, integral, quadratic)
+
+    def m_step(self, stats: PyTree, params: Params) -> Params:
+        """Moments weighted by u, and the shape of u's density; a component without data keeps its parameters."""
+        moments = self.gaussian.m_step(stats, _as_gaussian(params))
+        df = self._degrees(params["df"])
+        if self.df is None:
+            count = stats["normalizer"]
+            statistic = stats["half_df"] / jnp.where(count > 0, count, 1)
+            df = jnp.where(count > 0, 2 * gamma_shape(statistic, DEGREES[0] / 2, DEGREES[1] / 2), df)
+        return {"mean": moments["mean"], "scale": moments["covariance"], "df": df}
+
+    def start(self, stats: PyTree, blank: Params) -> Params:
+        """Plain moments, which the statistics of natural parameters of zero are."""
+        moments = self.gaussian.m_step(stats, _as_gaussian(blank))
+        # What a covariance exceeds the scale by, where it is finite.
+        shrink = jnp.clip(1 - 2 / blank["df"], 0.25).min()
+        return {"mean": moments["mean"], "scale": moments["covariance"] * shrink, "df": blank["df"]}
+
+    def degenerate(self, params: Params) -> Array:
+        return self.gaussian.degenerate(_as_gaussian(params))
+
+    def at_floor(self, params: Params) -> dict[str, Array]:
+        found = self.gaussian.at_floor(_as_gaussian(params))
+        return {"mean": found["mean"], "scale": found["covariance"], "df": jnp.zeros(params["df"].shape, bool)}
+
+    def blank(self, data: Array, n_components: int) -> Params:
+        blank = self.gaussian.blank(data, n_components)
+        df = self._degrees(jnp.full((n_components,), 10, data.dtype))
+        return {"mean": blank["mean"], "scale": blank["covariance"], "df": df}
+
+    def validate(self, data: Any) -> Any:
+        if self.df is not None and not is_traced(self.df):
+            df = np.asarray(self.df)
+            if not (np.isfinite(df) & (df > 0)).all():
+                raise ValueError(f"df must be None or positive and finite; got {self.df}")
+        return self.gaussian.validate(data)
+
+    def features(self, data: Array) -> Array:
+        return self.gaussian.features(data)
+
+    def coordinates(self, data: Any, xp: Any, present: Any = None) -> Affine:
+        return self.gaussian.coordinates(data, xp, present)
+
+    def change_params(self, params: Params, affine: Affine) -> Params:
+        changed = self.gaussian.change_params(_as_gaussian(params), affine)
+        return {"mean": changed["mean"], "scale": changed["covariance"], "df": params["df"]}
+
+    def n_free_params(self, n_components: int, data: Array) -> int:
+        return self.gaussian.n_free_params(n_components, data) + (n_components if self.df is None else 0)
+
+    def sample(self, key: Array, params: Params, component: Array) -> Array:
+        first, second = jax.random.split(key)
+        mean, half = params["mean"], self._degrees(params["df"])[component] / 2
+        noise = self.gaussian.sample(first, {"mean": jnp.zeros_like(mean), "covariance": params["scale"]}, component)
+        u = jax.random.gamma(second, half, dtype=mean.dtype) / half
+        return mean[component] + noise / jnp.sqrt(u)[:, None]
+
+
+def _as_gaussian(params: Params) -> Params:
+    return {"mean": params["mean"], "covariance": params["scale"]}

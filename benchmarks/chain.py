@@ -120,7 +120,7 @@ def run_case(name: str, dtype: str, repeats: int, with_dynamax: bool, say: Calla
     stacked = jax.tree.map(lambda *leaf: np.stack(leaf).astype(dtype), *starts)
     model = jaxem.HMM(k, jaxem.Gaussian() if emission == "gaussian" else jaxem.Categorical(d))
     data = jaxem.Sequences(given, np.full(n, n_steps, np.int32))
-    few, many = 2, 12
+    few, many = 2, 22
 
     def ours(steps: int) -> tuple[float, float]:
         begin = time.perf_counter()

@@ -7,6 +7,7 @@ import pytest
 
 import jaxem
 
+pytestmark = pytest.mark.laws
 RNG = np.random.default_rng(0)
 LENGTHS = (30, 20, 25, 30) * 4
 #: Three states that are visited often.
@@ -63,6 +64,7 @@ NORMAL = jaxem.density(
     constraints={"mean": jaxem.constraints.Real(), "scale": jaxem.constraints.Positive()},
 )
 
+PROBS = np.array([[0.7, 0.2, 0.1], [0.2, 0.6, 0.2], [0.1, 0.3, 0.6]])
 EMISSIONS = {
     "poisson": (jaxem.Poisson(), counts),
     "gaussian-full": (jaxem.Gaussian(), plane),
@@ -71,6 +73,11 @@ EMISSIONS = {
     "gaussian-spherical": (jaxem.Gaussian("spherical"), plane),
     "gamma": (jaxem.Gamma(), positive),
     "categorical": (jaxem.Categorical(3), codes),
+    "bernoulli": (jaxem.Bernoulli(), lambda z: (RNG.random((len(z), 3)) < np.array([[0.1], [0.5], [0.9]])[z]).astype(float)),
+    "multinomial": (jaxem.Multinomial(n_trials=6), lambda z: RNG.multinomial(6, PROBS[z]).astype(float)),
+    "negative-binomial": (jaxem.NegativeBinomial(), lambda z: counts(z) + RNG.poisson(RNG.gamma(0.5, 4.0, len(z)))),
+    "student-t": (jaxem.StudentT(), lambda z: plane(z) * (1 + (RNG.random((len(z), 1)) < 0.1))),
+    "von-mises": (jaxem.VonMises(), lambda z: RNG.vonmises(np.array([-2.0, 0.0, 2.0])[z], 4.0)),
     "mixture": (jaxem.FamilyMixture(2, jaxem.Poisson()), lambda z: counts(z) + 10 * (RNG.random(len(z)) < 0.4)),
     "product": (jaxem.Product((jaxem.Gaussian("diag"), jaxem.Poisson()), ((0, 1), (2,))), mixed),
     "regression": (jaxem.LinearRegression(), responses),
@@ -112,7 +119,7 @@ def test_each_kind_of_chain(emission, chain):
     check(emission, chain)
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # an hour
 @pytest.mark.parametrize("chain", [name for name in CHAINS if name != "free"])
 @pytest.mark.parametrize("emission", [name for name in EMISSIONS if name not in ("poisson", "gaussian-full")])
 def test_every_pair(emission, chain):

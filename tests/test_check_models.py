@@ -8,6 +8,7 @@ import pytest
 import jaxem
 from jaxem.check import LAWS
 
+pytestmark = pytest.mark.laws
 RNG = np.random.default_rng(0)
 DERIVED = {
     "forms-agree": "the model has one form",

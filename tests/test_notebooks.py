@@ -31,6 +31,7 @@ def surroundings(monkeypatch):
     jax.config.update("jax_enable_x64", x64)
 
 
+@pytest.mark.notebooks
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(path, surroundings):
     namespace = {"__name__": "__main__"}

@@ -185,7 +185,7 @@ class Case:
         self.original, self.original_data, self.original_params = model, jax.tree.map(jnp.asarray, data), None
         self.affine = model.coordinates(data, np)
         if self.affine is not None:
-            data = self.affine.rows(np.asarray(data, np.float64)).astype(dtype)
+            data = model.change_data(data, self.affine)
             model = _cast(model.changed(self.affine), dtype)
             params = None if params is None else model.change_params(jax.tree.map(np.asarray, params), self.affine)
         self.model = model

@@ -100,7 +100,7 @@ def change_of_coordinates(case: Case) -> None:
         raise Skip("the model offers no coordinates")
     inside = np.asarray(log_prob(case.model, case.params, case.data), np.float64)
     outside = log_prob(case.original, case.original_params, case.original_data)
-    volume = float(case.affine.log_volume())
+    volume = np.asarray(case.model.log_volume(case.data, case.affine), np.float64)
     # Uncentred data lose as many digits as their offset is larger than their spread.
     offset = float(np.abs(np.asarray(case.affine.shift)).max(initial=0) / np.abs(np.asarray(case.affine.inverse)).max())
     bound = ROUNDING * case.eps * (1 + np.abs(inside).max()) * (1 + offset) ** 2

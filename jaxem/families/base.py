@@ -111,6 +111,9 @@ class Family:
         raise NotImplementedError
 
     # --- for chains --------------------------------------------------------------------------
+    #: Steps at the start of a sequence that are taken as given.
+    n_given: int = 0
+
     def windows(self, data: Sequences) -> Sequences:
         """What the family sees of sequences: a step as it is, or with its past."""
         return data

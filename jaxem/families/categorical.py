@@ -27,6 +27,11 @@ def finite_log(probs: Array) -> Array:
     return jnp.where(probs > 0, jnp.log(jnp.where(probs > 0, probs, 1)), LOG_ZERO)
 
 
+def with_impossible(scores: Array) -> Array:
+    """Sums of finite logarithms, minus infinity where one of zero entered."""
+    return jnp.where(scores > LOG_ZERO / 2, scores, -jnp.inf)
+
+
 @struct
 class Categorical(Family):
     """Categorical density; parameter `probs` (K, V) for data (N,), (K, D, V) for data (N, D) of codes 0..V-1.
@@ -52,7 +57,7 @@ class Categorical(Family):
         codes = data.reshape(data.shape[0], -1).T
         one_hot = (codes[:, None, :] == jnp.arange(self.n_categories)[:, None]).astype(weights.dtype)
         flat = one_hot.reshape(-1, data.shape[0])
-        return jnp.matmul(weights.reshape(weights.shape[0], -1), flat, precision=PRECISION)
+        return with_impossible(jnp.matmul(weights.reshape(weights.shape[0], -1), flat, precision=PRECISION))
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Relative frequencies; a component without data keeps its probabilities."""

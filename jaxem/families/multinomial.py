@@ -11,7 +11,7 @@ from jax.scipy.special import gammaln
 
 from jaxem import constraints as sets
 from jaxem.families.base import Family
-from jaxem.families.categorical import finite_log
+from jaxem.families.categorical import finite_log, with_impossible
 from jaxem.families.poisson import validate_counts
 from jaxem.numerics import PRECISION
 from jaxem.priors import Dirichlet
@@ -44,7 +44,7 @@ class Multinomial(Family):
     def scores(self, natural: PyTree, data: Array) -> Array:
         x = data.T
         coefficient = gammaln(x.sum(0) + 1) - gammaln(x + 1).sum(0)
-        return jnp.matmul(natural["log_probs"], x, precision=PRECISION) + coefficient
+        return with_impossible(jnp.matmul(natural["log_probs"], x, precision=PRECISION)) + coefficient
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Relative frequencies; a component without data keeps its probabilities."""

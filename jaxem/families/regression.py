@@ -93,7 +93,7 @@ class LinearRegression(Family):
         r = data["y"] - jnp.matmul(natural["origin"], z, precision=PRECISION)
         rows, cols = np.triu_indices(z.shape[0])
         gram = natural["gram"] + jnp.swapaxes(natural["gram"], 1, 2)
-        quadratic = jnp.matmul(gram[:, rows, cols] * np.where(rows == cols, 0.5, 1), z[rows] * z[cols], precision=PRECISION)
+        quadratic = jnp.matmul(gram[:, rows, cols] * np.where(rows == cols, 0.5, 1).astype(gram.dtype), z[rows] * z[cols], precision=PRECISION)
         linear = r * jnp.matmul(natural["cross"], z, precision=PRECISION)
         return natural["log_scale"][:, None] + natural["square"][:, None] * r * r + linear + quadratic
 
@@ -215,6 +215,11 @@ class AutoRegression(LinearRegression):
 
     order: int = static(default=1)
 
+    @property
+    def n_given(self) -> int:  # type: ignore[override]
+        """The first steps, which are conditioned on."""
+        return self.order
+
     def windows(self, data: Sequences) -> Sequences:
         return data if isinstance(data.x, dict) else lagged(data, self.order)
 
@@ -228,18 +233,19 @@ class AutoRegression(LinearRegression):
         return floating(array, "data")
 
     def sample_path(self, key: Array, params: Params, states: Array, past: Any = None) -> Array:
-        """(n, T) series; without a past they begin at zero."""
-        n = states.shape[0]
+        """(n, T) series that go on from `past`; without one (n, P + T), the first P drawn from a standard normal."""
+        n, dtype = states.shape[0], params["coefficients"].dtype
+        first, rest = jax.random.split(key)
         if past is None:
-            before = jnp.zeros((n, self.order), params["coefficients"].dtype)
+            before = jax.random.normal(first, (n, self.order), dtype)
         else:
             last = jnp.asarray(past.length)[:, None] - 1 - jnp.arange(self.order)
-            before = jnp.take_along_axis(jnp.asarray(past.x), last, 1).astype(params["coefficients"].dtype)
+            before = jnp.take_along_axis(jnp.asarray(past.x), last, 1).astype(dtype)
 
         def step(before: Array, now: tuple[Array, Array]):
             key, state = now
             x = self.respond(key, params, state, before)
             return jnp.concatenate([x[:, None], before[:, :-1]], 1), x
 
-        keys = jax.random.split(key, states.shape[1])
-        return jax.lax.scan(step, before, (keys, states.T))[1].T
+        x = jax.lax.scan(step, before, (jax.random.split(rest, states.shape[1]), states.T))[1].T
+        return x if past is not None else jnp.concatenate([before[:, ::-1], x], 1)

@@ -331,10 +331,10 @@ class HMM(ChainInference, FamilyModel):
         return self.sample_states(key, params, n, n_steps)[0]
 
     def sample_states(self, key: Array, params: Params, n: int, n_steps: int = 100) -> tuple[Sequences, Array]:
-        """Draw n sequences of `n_steps` steps, and the (n, n_steps) states that they went through."""
+        """Draw n sequences of `n_steps` steps, and the (n, T) states that they went through, T = n_steps less those given."""
         params, (which, what) = jax.tree.map(jnp.asarray, params), jax.random.split(key)
         initial, transition = safe_log(self.initial_probs(params)), safe_log(params["transition"])
-        states = chain.sample(which, initial, transition, n, n_steps)
+        states = chain.sample(which, initial, transition, n, n_steps - self.emission.n_given)
         x = self.emission.sample_path(what, params["emission"], states)
         return Sequences(x, jnp.full((n,), n_steps, jnp.int32)), states
 

@@ -14,6 +14,7 @@ from conftest import clusters
 import jaxem
 from jaxem import Status
 from jaxem.engine import fit as fit_module
+from jaxem.engine import layout
 from jaxem.evaluate import selection
 
 TIGHT = jaxem.Stop(loglik_rtol=1e-13)
@@ -160,7 +161,7 @@ def test_queue_equals_all_lanes_at_once(x64, monkeypatch):
     x = clusters(200, 2, 4, seed=3)
 
     def run(width):
-        monkeypatch.setattr(fit_module, "_lanes_at_once", lambda n, r, w, b: min(width, r))
+        monkeypatch.setattr(layout, "lanes_at_once", lambda n, r, w, b: min(width, r))
         fit_module._begin_jit.clear_cache()
         return jaxem.fit(jaxem.GaussianMixture(4), x, key=jax.random.key(0), n_restarts=17)
 

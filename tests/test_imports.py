@@ -12,7 +12,7 @@ ROOT = Path(jaxem.__file__).parent
 #: Layers, low to high; a module may import from its own layer and from lower ones, as far as BARRED allows.
 LAYERS = (
     ("types", "numerics", "linalg", "_version"),
-    ("constraints", "affine", "blocks", "validation", "leaves"),
+    ("constraints", "affine", "blocks", "validation", "leaves", "archive", "progress"),
     ("priors", "init", "sequences"),
     ("latents",),
     ("families",),
@@ -20,13 +20,13 @@ LAYERS = (
     ("engine",),
     ("evaluate",),
     ("check",),
-    ("datasets", "io"),
+    ("datasets", "io", "saved"),
     ("plot", "sklearn", "hmmlearn"),
     ("cli",),
     ("__main__",),
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
-FACADE = {"datasets", "io", "plot", "sklearn", "hmmlearn", "cli", "__main__"}
+FACADE = {"datasets", "io", "saved", "plot", "sklearn", "hmmlearn", "cli", "__main__"}
 #: The engine knows no model.
 BARRED = {"engine": {"priors", "latents", "families", "models"}}
 

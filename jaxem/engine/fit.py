@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ import numpy as np
 from jax import Array
 
 from jaxem import init as starts
-from jaxem.blocks import Blocks, choose_block_size, cut, float_dtype, n_rows, replace_absent, row_width
+from jaxem.blocks import cut, float_dtype, n_rows, replace_absent
 from jaxem.engine.algorithm import EM, Algorithm
+from jaxem.engine.checkpoint import Checkpoint
 from jaxem.engine.checks import (
     check_algorithm,
     check_key,
@@ -23,14 +25,16 @@ from jaxem.engine.checks import (
     checked_labels,
     raise_if_all_failed,
 )
-from jaxem.engine.e_step import block_rows, weighted_total
+from jaxem.engine.e_step import weighted_total
 from jaxem.engine.implicit import attached
+from jaxem.engine.layout import Layout, lay_out, memory_limit
 from jaxem.engine.loop import HISTORY, Lane, chronological, new_lane
 from jaxem.engine.m_step import log_prior as model_log_prior
+from jaxem.engine.monitor import Monitor, Snapshot
 from jaxem.engine.problem import Problem
 from jaxem.engine.regularizer import Regularizer, regularizer
-from jaxem.engine.restarts import Rounds, best_first, run, run_rounds, settle, take, unrolled
-from jaxem.engine.segments import run_in_segments
+from jaxem.engine.restarts import Queue, Rounds, best_first, race, settle, staged, take, unrolled
+from jaxem.engine.segments import race_in_segments, resumed
 from jaxem.engine.stop import Stop
 from jaxem.numerics import any_lane
 from jaxem.types import Model, Params, Restarts, Result, static, struct
@@ -48,6 +52,8 @@ class _Options:
     rounds: Rounds | None
     regularizer: Regularizer
     unroll: int | None = static(default=None)
+    memory_limit: int | None = static(default=None)
+    layout: Layout | None = None
 
 
 def fit(
@@ -70,6 +76,10 @@ def fit(
     tied: Any = None,
     standardize: bool = True,
     unroll: int | None = None,
+    progress: bool = False,
+    checkpoint: Checkpoint | str | Path | None = None,
+    max_seconds: float | None = None,
+    callback: Callable[[Snapshot], Any] | None = None,
 ) -> Result:
     """Fit a latent-variable model by Expectation-Maximization.
 
@@ -104,6 +114,13 @@ def fit(
             them, and map the parameters back.
         unroll: exactly this many EM maps in a scan that reverse-mode differentiation goes through step by
             step, instead of a loop and the implicit derivative. For closed M-steps.
+        progress: show a line that tells how the fit stands (needs pip install "jaxem[cli]"). This and the next three
+            in plain calls only.
+        checkpoint: directory, or a `jaxem.Checkpoint`, to save the fit in every half a minute, and to go on from:
+            the same call made again resumes, on the CPU to the same bits. A directory of another fit is refused.
+        max_seconds: time after which lanes that still run are INTERRUPTED, as by Ctrl-C: the result is the best so far.
+            One segment, about .2 s or one step, may come on top.
+        callback: called with a `jaxem.Snapshot` about every .2 s; returning True stops the fit likewise.
 
     Returns:
         A `Result`.
@@ -126,11 +143,16 @@ def fit(
     restrained = regularizer(penalty, log_prior, frozen, tied)
     standardize = standardize and not restrained.in_users_units and model.log_prior is None
     unroll = None if unroll is None else check_positive_int(unroll, "unroll", 0)
-    options = _Options(n_restarts, block_size, rounds, restrained, unroll)
+    options = _Options(n_restarts, block_size, rounds, restrained, unroll, memory_limit())
+    monitor = Monitor(progress, checkpoint, max_seconds, callback)
     with jax.default_matmul_precision("highest"):
         if is_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, options):
+            if not monitor.idle:
+                raise ValueError("progress, checkpoint, max_seconds and callback need a plain call of fit; got one inside jit")
             return _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize)
-        return _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize)
+        given = (model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize)
+        with monitor:
+            return _fit_plainly(*given, monitor)
 
 
 def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize) -> Result:
@@ -151,7 +173,9 @@ def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_ste
     return _restored(original, result, original.change_params(result.params, affine.inverted()))
 
 
-def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize) -> Result:
+def _fit_plainly(
+    model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize, monitor
+) -> Result:  # fmt: skip
     data = given = model.validate(data)
     n = n_rows(data)
     dtype = float_dtype(data)
@@ -162,6 +186,10 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
     max_steps = jnp.int32(check_positive_int(max_steps, "max_steps", 0))
     labels = checked_labels(labels, model.label_shape(data), model.n_labels)
     init = checked_init(model, init, data, options.n_restarts, dtype)
+    about = monitor.recall(
+        model=model, data=data, key=key, init=init, weight=weight, labels=labels, algorithm=algorithm, stop=stop,
+        max_steps=max_steps, options=(dataclasses.replace(options, memory_limit=None), standardize),
+    )  # fmt: skip
     affine = coordinates(model, data, weight, np) if standardize else None
     original = model
     if affine is not None:
@@ -173,15 +201,23 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
     else:
         volume = jnp.zeros((), dtype)
     data = jax.tree.map(jnp.asarray, data)
-    result = _solve_in_segments(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
-    if affine is not None:
+
+    def finished(result: Result) -> Result:
+        if affine is None:
+            return _trimmed(dataclasses.replace(result, model=original))
         doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
         params = original.change_params(doubled, exact.inverted())
-        result = _restored_jit(original, result, jax.tree.map(lambda x: jnp.asarray(np.asarray(x, dtype)), params))
-    else:
-        result = dataclasses.replace(result, model=original)
+        params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, dtype)), params)
+        return _trimmed(_restored_jit(original, result, params))
+
+    if about is not None:  # memory may be scarcer now, but the bits must be the same
+        options = dataclasses.replace(options, layout=Layout(**about["layout"]))
+    with algorithm.scope():
+        begun = _begin_jit(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
+        del data  # it lies in the blocks now, and memory may be scarce
+        result = _solve_in_segments(*begun, n, options, monitor, finished)
     raise_if_all_failed(result, given, weight)
-    return _trimmed(result)
+    return result
 
 
 def _trimmed(result: Result) -> Result:
@@ -245,30 +281,9 @@ def _restored(original: Model, result: Result, params: Params) -> Result:
 _restored_jit = jax.jit(_restored)
 
 
-@struct
-class _Plan:
-    """Shapes of a fit's work: structure alone, so that it passes out of jit.
-
-    Attributes:
-        width: lanes stepped together.
-        block_size: rows of one block.
-    """
-
-    width: int = static()
-    block_size: int = static()
-
-
-def _planned(model, data, starting, labels, options) -> _Plan:
-    n, dtype, backend = n_rows(data), float_dtype(data), jax.default_backend()
-    template = jax.tree.map(lambda x: x[0], starting)
-    width = _lanes_at_once(n, options.n_restarts, _row_width(model, template, data, labels, 1), backend)
-    across = _row_width(model, template, data, labels, width)
-    return _Plan(width, options.block_size or choose_block_size(n, across, dtype.itemsize, backend))
-
-
-def _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, plan) -> Problem:
+def _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, layout) -> Problem:
     """The problem, its data cut into blocks."""
-    blocks = cut(data, weight, labels, plan.block_size)
+    blocks = cut(data, weight, labels, layout.block_size)
     if volume.ndim == 0:
         offset = volume * blocks.weight.sum()
     else:  # data differ in size
@@ -276,25 +291,20 @@ def _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, opti
     return Problem(model, blocks, algorithm, stop, max_steps, offset, options.regularizer)
 
 
-def _begin(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options) -> tuple[Problem, Lane, _Plan]:
-    """The data cut into blocks, and all lanes at their starts."""
+def _begin(
+    model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options
+) -> tuple[Problem, Queue, Layout]:
+    """The data cut into blocks, and all lanes at their starts, queued."""
     starting = _starting_params(model, data, key, init, weight, options)
     starting = options.regularizer.restored(starting, starting)
     options.regularizer.check(model.constraints, jax.tree.map(lambda x: x[0], starting))
-    plan = _planned(model, data, starting, labels, options)
-    problem = _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, plan)
+    layout = options.layout or lay_out(model, jax.tree.map(lambda x: x[0], starting), data, labels, options)
+    problem = _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, layout)
     if model.local is None:
         lanes = jax.vmap(lambda p: new_lane(problem, p))(starting)
     else:  # a pass over the data
-        lanes = jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=plan.width)
-    return problem, lanes, plan
-
-
-def _race(problem, lanes, options, plan, run) -> Lane:
-    """All lanes stepped by `run` until they stop."""
-    if options.rounds is None:
-        return run(problem, lanes, plan.width)
-    return run_rounds(problem, lanes, plan.width, options.rounds, run)
+        lanes = jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=layout.width)
+    return problem, staged(lanes, layout.width, options.rounds), layout
 
 
 def _end(problem, lanes, n) -> Result:
@@ -322,11 +332,11 @@ def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, v
     with algorithm.scope():
         given = (model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
         if options.unroll is not None:
-            problem, lanes, _ = _begin(*given)
-            return _end(problem, unrolled(problem, lanes, options.unroll), n_rows(data))
-        problem, lanes, plan = _begin(*jax.lax.stop_gradient(given))
-        result = _end(problem, _race(problem, lanes, options, plan, run), n_rows(data))
-        live = _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, plan)
+            problem, queue, _ = _begin(*given)
+            return _end(problem, unrolled(problem, queue.lanes, options.unroll), n_rows(data))
+        problem, queue, layout = _begin(*jax.lax.stop_gradient(given))
+        result = _end(problem, race(problem, queue, layout.width, options.rounds), n_rows(data))
+        live = _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, layout)
         return attached(live, result)
 
 
@@ -335,13 +345,17 @@ _end_jit = jax.jit(_end, static_argnums=2)
 _unrolled_jit = jax.jit(unrolled, static_argnums=2)
 
 
-def _solve_in_segments(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options) -> Result:
-    """The same from the host, so that it can be interrupted."""
-    with algorithm.scope():
-        problem, lanes, plan = _begin_jit(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
-        if options.unroll is not None:
-            return _end_jit(problem, _unrolled_jit(problem, lanes, options.unroll), n_rows(data))
-        return _end_jit(problem, _race(problem, lanes, options, plan, run_in_segments), n_rows(data))
+def _solve_in_segments(problem, queue, layout, n, options, monitor, finished) -> Result:
+    """The same from the host, watched by `monitor`; `finished` puts a result into the data's own units."""
+
+    def ended(lanes: Lane) -> Result:
+        return finished(_end_jit(problem, lanes, n))
+
+    if options.unroll is not None:
+        return ended(_unrolled_jit(problem, queue.lanes, options.unroll))
+    monitor.about["layout"] = dataclasses.asdict(layout)
+    queue, stage = resumed(queue, layout.width, options.rounds, monitor)
+    return ended(race_in_segments(problem, queue, layout.width, options.rounds, monitor, ended, stage))
 
 
 def _starting_params(model, data, key, init, weight, options) -> Params:
@@ -367,26 +381,3 @@ def _starting_params(model, data, key, init, weight, options) -> Params:
     batch = max(1, min(n_restarts, (1 << 24) // max(1, n)))
     params = jax.lax.map(one, jnp.arange(n_restarts), batch_size=batch)
     return _cast(params, dtype)
-
-
-def _row_width(model: Model, params: Params, data: PyTree, labels: PyTree, lanes: int) -> int:
-    """Numbers that one row costs in the widest array of an E-step of all lanes together."""
-    row = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), data)
-    label = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), labels)
-    one = Blocks(row, jnp.ones((1,), float_dtype(data)), label)
-    about = model.at(params)
-    packed = jax.eval_shape(lambda p: about.pack(about.natural(p)), params)
-    local = jax.eval_shape(lambda q: about.local(q, row, None), packed) if about.local else None
-
-    def term(params, packed, local):
-        return weighted_total(about.log_marginal(packed, row, block_rows(model, params, one, local)), one.weight)
-
-    lane = (params, packed, local)
-    return row_width(jax.vmap(term), *jax.tree.map(lambda s: jnp.zeros((lanes, *s.shape), s.dtype), lane))
-
-
-def _lanes_at_once(n: int, n_restarts: int, width: int, backend: str) -> int:
-    """Lanes stepped together: all on an accelerator; on a CPU enough to fill the cores, few enough for the cache."""
-    if backend != "cpu":
-        return n_restarts
-    return min(n_restarts, max(16, 500_000 // (n * width)))

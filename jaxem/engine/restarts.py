@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -50,22 +49,48 @@ def active(lanes: Lane, limit: Array | int) -> Array:
     return (lanes.status == Status.RUNNING) & (lanes.n_steps < limit)
 
 
-def run(problem: Problem, lanes: Lane, width: int, limit: Array | int = NEVER, budget: Array | int = NEVER) -> Lane:
-    """Step every lane until it stops, or has taken `limit` steps; at most `width` lanes at a time.
+@struct
+class Queue:
+    """Lanes that have a slot, and lanes that wait for one: all that a run must remember.
+
+    Attributes:
+        lanes: all of them, leaves (R, ...).
+        order: (n,) int32, the lanes to step, in the order in which they get a slot.
+        slots: (width,) int32, the lane in each slot.
+        following: int32, place in `order` of the lane that gets the next free slot.
+        limit: int32, number of steps at which a lane pauses.
+    """
+
+    lanes: Lane
+    order: Array
+    slots: Array
+    following: Array
+    limit: Array
+
+
+def queued(lanes: Lane, width: int, order: Array | None = None, limit: Array | int = NEVER) -> Queue:
+    """A queue of the lanes in `order` (None: all) for `width` slots; those that stopped earlier come last."""
+    order = jnp.arange(lanes.status.shape[0]) if order is None else order
+    order = order[jnp.argsort(~active(take(lanes, order), limit), stable=True)].astype(jnp.int32)
+    width = min(width, order.shape[0])
+    return Queue(lanes, order, order[:width], jnp.int32(width), jnp.asarray(limit, jnp.int32))
+
+
+def run(problem: Problem, queue: Queue, budget: Array | int = NEVER) -> Queue:
+    """Step every lane in the queue until it stops or pauses; at most as many at a time as there are slots.
 
     A vmapped loop runs until its slowest lane ends. So lanes wait in a queue, and one that stops gives
     its slot to the next: the work follows the sum of the lanes' steps, not their maximum. A lane's result
-    does not depend on its neighbours, and running in segments of any length ends where one run does.
+    does not depend on its neighbours, and running in segments of any length ends where one run does, to the
+    last bit: a lane keeps its slot from one segment to the next.
 
     Args:
         problem: what the lanes share.
-        lanes: leaves lead with R.
-        width: slots.
-        limit: number of steps at which to pause a lane.
+        queue: where they stand.
         budget: rounds of the slots after which to return, finished or not.
     """
-    n_lanes = lanes.status.shape[0]
-    width = min(width, n_lanes)
+    order, limit = queue.order, queue.limit
+    n_lanes, width = order.shape[0], queue.slots.shape[0]
     advance = jax.vmap(lambda lane, on: step(problem, lane, on))
 
     def work(slots: Lane, waiting: Array, spent: Array) -> tuple[Lane, Array]:
@@ -83,26 +108,24 @@ def run(problem: Problem, lanes: Lane, width: int, limit: Array | int = NEVER, b
         return jax.lax.while_loop(busy, once, (slots, spent))
 
     none = jnp.int32(0)
-    if width == n_lanes:
-        return work(lanes, jnp.array(False), none)[0]
-
-    # Lanes that stopped in an earlier segment need no slot.
-    queue = jnp.argsort(~active(lanes, limit), stable=True).astype(jnp.int32)
+    if width == queue.lanes.status.shape[0]:  # each lane has a slot of its own
+        return dataclasses.replace(queue, lanes=work(queue.lanes, jnp.array(False), none)[0])
 
     def more(carry):
-        lanes, slots, _, spent = carry
-        return active(take(lanes, slots), limit).any() & (spent < budget)
+        queue, spent = carry
+        return active(take(queue.lanes, queue.slots), limit).any() & (spent < budget)
 
     def turn(carry):
-        lanes, slots, following, spent = carry
-        done, spent = work(take(lanes, slots), following < n_lanes, spent)
-        lanes = put(lanes, slots, done)
+        queue, spent = carry
+        done, spent = work(take(queue.lanes, queue.slots), queue.following < n_lanes, spent)
         free = ~active(done, limit)
-        fresh = following + jnp.cumsum(free) - 1
-        slots = jnp.where(free & (fresh < n_lanes), queue[jnp.minimum(fresh, n_lanes - 1)], slots)
-        return lanes, slots, jnp.minimum(following + free.sum(), n_lanes).astype(jnp.int32), spent
+        fresh = queue.following + jnp.cumsum(free) - 1
+        slots = jnp.where(free & (fresh < n_lanes), order[jnp.minimum(fresh, n_lanes - 1)], queue.slots)
+        following = jnp.minimum(queue.following + free.sum(), n_lanes).astype(jnp.int32)
+        lanes = put(queue.lanes, queue.slots, done)
+        return dataclasses.replace(queue, lanes=lanes, slots=slots.astype(jnp.int32), following=following), spent
 
-    return jax.lax.while_loop(more, turn, (lanes, queue[:width], jnp.int32(width), none))[0]
+    return jax.lax.while_loop(more, turn, (queue, none))[0]
 
 
 def unrolled(problem: Problem, lanes: Lane, n_steps: int) -> Lane:
@@ -111,39 +134,62 @@ def unrolled(problem: Problem, lanes: Lane, n_steps: int) -> Lane:
     return jax.lax.scan(lambda lanes, _: (one(lanes), None), lanes, length=n_steps + 1)[0]
 
 
-def brackets(n_lanes: int, keep: int) -> list[np.ndarray]:
-    """Lane numbers by bracket: [0, keep), [keep, keep^2), ..."""
+def stages(n_lanes: int, rounds: Rounds | None) -> list[list[int]]:
+    """Sizes of the brackets in each stage of a race; without rounds, one stage and all lanes in it."""
+    if rounds is None:
+        return [[n_lanes]]
     edges = [0]
     while edges[-1] < n_lanes:
-        edges.append(min(n_lanes, max(keep, edges[-1] * keep)))
-    return [np.arange(a, b) for a, b in itertools.pairwise(edges)]
+        edges.append(min(n_lanes, max(rounds.keep, edges[-1] * rounds.keep)))
+    sizes = [[b - a for a, b in itertools.pairwise(edges)]]
+    while max(sizes[-1]) > 1:
+        sizes.append([-(-size // rounds.keep) for size in sizes[-1]])
+    return sizes
 
 
-def run_rounds(problem: Problem, lanes: Lane, width: int, rounds: Rounds, run: Callable[..., Lane] = run) -> Lane:
-    """Race the lanes of each bracket; lanes out of the race keep the state in which they lost it, as MAX_STEPS.
+def staged(lanes: Lane, width: int, rounds: Rounds | None, stage: int = 0, order: Array | None = None) -> Queue:
+    """The queue with which a stage begins: in the last one lanes run until they stop."""
+    if rounds is None or stage + 1 == len(stages(lanes.status.shape[0], rounds)):
+        return queued(lanes, width, order)
+    return queued(lanes, width, order, jnp.asarray(rounds.first) * 2**stage)
+
+
+def promoted(queue: Queue, width: int, rounds: Rounds | None, stage: int) -> Queue:
+    """The queue of stage `stage`: the best of each bracket after the stage before.
+
+    Lanes out of the race keep the state in which they lost it.
+    """
+    sizes = stages(queue.lanes.status.shape[0], rounds)
+    before, now = sizes[stage - 1], sizes[stage]
+    # Brackets are runs of lane numbers.
+    edges = list(itertools.accumulate(before, initial=0))
+    contenders = [jnp.sort(queue.order)[a:b] for a, b in itertools.pairwise(edges)]
+    best = [c[best_first(take(queue.lanes, c))[:n]] for c, n in zip(contenders, now, strict=True)]
+    return staged(queue.lanes, width, rounds, stage, jnp.concatenate(best))
+
+
+def race(problem: Problem, queue: Queue, width: int, rounds: Rounds | None) -> Lane:
+    """Step all lanes until they stop or are out of the race.
 
     Args:
         problem: what the lanes share.
-        lanes: leaves lead with R.
+        queue: of the first stage.
         width: slots.
-        rounds: the rules of the race.
-        run: what steps lanes up to a limit.
+        rounds: the rules of the race; None: every lane is finished.
     """
-    limit = jnp.asarray(rounds.first)
-    contenders = [jnp.asarray(b) for b in brackets(lanes.status.shape[0], rounds.keep)]
-    while any(len(c) > 1 for c in contenders):
-        index = jnp.concatenate(contenders)
-        lanes = put(lanes, index, run(problem, take(lanes, index), width, limit))
-        contenders = [c[best_first(take(lanes, c))[: -(-len(c) // rounds.keep)]] for c in contenders]
-        limit = limit * 2
-    index = jnp.concatenate(contenders)
-    return put(lanes, index, run(problem, take(lanes, index), width))
+    queue = run(problem, queue)
+    for stage in range(1, len(stages(queue.lanes.status.shape[0], rounds))):
+        queue = run(problem, promoted(queue, width, rounds, stage))
+    return queue.lanes
+
+
+#: For statuses that are not regular ends: higher is worse.
+TIERS = {Status.DECREASED: 1, Status.DEGENERATE: 2, Status.NONFINITE: 3}
 
 
 def tier(status: Array) -> Array:
     """0 for a regular end, higher for worse: what stands first when lanes are compared."""
-    worse = {Status.DECREASED: 1, Status.DEGENERATE: 2, Status.NONFINITE: 3}
-    return sum((jnp.where(status == s, rank, 0) for s, rank in worse.items()), start=jnp.zeros_like(status))
+    return sum((jnp.where(status == s, rank, 0) for s, rank in TIERS.items()), start=jnp.zeros_like(status))
 
 
 def best_first(lanes: Lane) -> Array:

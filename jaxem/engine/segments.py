@@ -1,64 +1,125 @@
-"""A fit called plainly runs from the host in segments, so that an interrupt loses nothing."""
+"""A fit called plainly runs from the host in segments: between them it can be watched, saved, stopped and interrupted."""
 
 from __future__ import annotations
 
 import dataclasses
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jaxem.engine.loop import Lane
+from jaxem.engine.monitor import Monitor, agreed
 from jaxem.engine.problem import Problem
-from jaxem.engine.restarts import NEVER, active, run
-from jaxem.types import Status
+from jaxem.engine.restarts import NEVER, Queue, Rounds, active, promoted, run, stages, take
+from jaxem.types import Result, Status, struct
 
 #: Steps of the first segment, and the seconds that a later one should take.
 FIRST, SECONDS = 16, 0.2
 
-_run = jax.jit(run, static_argnums=2)
+
+@struct
+class Standing:
+    """How the lanes stand after a segment: what the host reads while the next one runs on the state itself.
+
+    Attributes:
+        objective, n_steps, status: (R,) as in `Lane`.
+        going: whether a lane in the queue still runs.
+        max_steps: see `Problem`.
+    """
+
+    objective: Array
+    n_steps: Array
+    status: Array
+    going: Array
+    max_steps: Array
 
 
-def run_in_segments(problem: Problem, lanes: Lane, width: int, limit: Array | int = NEVER) -> Lane:
-    """`run`, returning to the host every fifth of a second; after an interrupt lanes that still ran are INTERRUPTED."""
-    limit, budget = jnp.int32(limit), FIRST
-    with _interrupts() as interrupted:
-        while True:
-            begun = time.perf_counter()
-            lanes = _run(problem, lanes, width, limit, jnp.int32(budget))
-            running = active(lanes, limit)
-            if not np.asarray(running).any():
-                return lanes
-            if interrupted():
-                ended = lanes.status == Status.RUNNING
-                return dataclasses.replace(lanes, status=jnp.where(ended, jnp.int32(Status.INTERRUPTED), lanes.status))
-            # The first segment's time is mostly compilation; growth by four at most forgets it soon.
-            wanted = budget * SECONDS / max(time.perf_counter() - begun, 1e-9)
-            budget = int(min(max(wanted, FIRST / 2, 1), 4 * budget, NEVER))
+@partial(jax.jit, donate_argnums=1)
+def _run(problem: Problem, queue: Queue, budget: Array) -> tuple[Queue, Standing]:
+    queue = run(problem, queue, budget)
+    lanes, going = queue.lanes, active(take(queue.lanes, queue.order), queue.limit).any()
+    return queue, Standing(lanes.objective, lanes.n_steps, lanes.status, going, problem.max_steps)
 
 
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Whether SIGINT came. It acts once: a second one raises KeyboardInterrupt as ever."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    came = []
-    before = signal.getsignal(signal.SIGINT)
+def race_in_segments(
+    problem: Problem,
+    queue: Queue,
+    width: int,
+    rounds: Rounds | None,
+    monitor: Monitor,
+    result: Callable[[Lane], Result],
+    stage: int = 0,
+) -> Lane:
+    """`race`, returning to the host every fifth of a second; when it is stopped, lanes that still ran are INTERRUPTED.
 
-    def note(number: int, frame: object) -> None:
-        del number, frame
-        came.append(True)
-        signal.signal(signal.SIGINT, before)
+    Args:
+        problem: what the lanes share.
+        queue: where they stand; its buffers are given up.
+        width: slots.
+        rounds: the rules of the race, or None.
+        monitor: what looks on, entered.
+        result: what a monitor's callback may ask for.
+        stage: of the race, to which `queue` belongs.
+    """
+    last = len(stages(queue.lanes.status.shape[0], rounds)) - 1
+    queue = _run_in_segments(problem, queue, monitor, stage, result)
+    while stage < last and not monitor.stopped:
+        stage += 1
+        queue = dataclasses.replace(_order(queue, width, rounds, stage), lanes=queue.lanes)
+        queue = _run_in_segments(problem, queue, monitor, stage, result)
+    monitor.save(queue, stage=stage)
+    return _interrupted(queue) if monitor.stopped else queue.lanes
 
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGINT, before)
+
+def resumed(queue: Queue, width: int, rounds: Rounds | None, monitor: Monitor) -> tuple[Queue, int]:
+    """The queue of the last checkpoint and the stage to which it belongs; `queue` and 0 where there is none."""
+
+    def template(about: dict[str, Any]) -> Queue:
+        like = queue
+        for stage in range(1, about["stage"] + 1):
+            like = jax.eval_shape(lambda q, stage=stage: promoted(q, width, rounds, stage), like)
+        return dataclasses.replace(like, lanes=queue.lanes)  # which know where they lie
+
+    found = monitor.restore(template)
+    return (queue, 0) if found is None else (found[1], found[0]["stage"])
+
+
+@partial(jax.jit, static_argnums=(1, 3))
+def _order(queue: Queue, width: int, rounds: Rounds, stage: int) -> Queue:
+    return dataclasses.replace(promoted(queue, width, rounds, stage), lanes=())
+
+
+def _run_in_segments(problem: Problem, queue: Queue, monitor: Monitor, stage: int, result: Callable[[Lane], Result]) -> Queue:
+    """`run`, until no lane goes on or the monitor says stop."""
+    budget = ahead = FIRST
+    queue, standing = _run(problem, queue, jnp.int32(budget))
+    begun = time.perf_counter()
+    while True:
+        # The next segment is under way before the host looks at the last one, unless its state itself is asked for.
+        due = monitor.due()
+        seen = standing
+        if not due:
+            queue, standing = _run(problem, queue, jnp.int32(ahead))
+        going = bool(seen.going)  # waits
+        pace = budget / max(time.perf_counter() - begun, 1e-9)
+        at_hand = {"state": queue, "result": partial(result, queue.lanes), "stage": stage} if due else {}
+        on = monitor.between(seen, problem.offset, **at_hand)
+        if not (going and on):
+            return queue
+        begun = time.perf_counter()
+        budget, ahead = ahead, int(agreed(min(max(pace * SECONDS, FIRST / 2, 1), 4 * ahead, NEVER)))
+        if due:
+            budget = ahead
+            queue, standing = _run(problem, queue, jnp.int32(budget))
+
+
+def _interrupted(queue: Queue) -> Lane:
+    """The lanes, those that were not done yet INTERRUPTED."""
+    status = queue.lanes.status
+    left = jnp.zeros(status.shape, bool).at[queue.order].set(True) & (status == Status.RUNNING)
+    return dataclasses.replace(queue.lanes, status=jnp.where(left, jnp.int32(Status.INTERRUPTED), status))

@@ -14,7 +14,8 @@ from jax import Array
 
 from jaxem.blocks import choose_block_size, float_dtype, n_rows
 from jaxem.engine.checks import check_key, check_model
-from jaxem.engine.fit import _cast, _changed, _row_width, _volume, coordinates, fit
+from jaxem.engine.fit import _cast, _changed, _volume, coordinates, fit
+from jaxem.engine.layout import rows_width
 from jaxem.engine.stop import Stop
 from jaxem.evaluate.align import align, component_axes
 from jaxem.evaluate.cross_validation import _STRUCTURE
@@ -181,7 +182,7 @@ def _bootstrap(
     n, dtype = n_rows(data), float_dtype(data)
     side_by_side = n_samples if jax.default_backend() != "cpu" else min(n_samples, SIDE_BY_SIDE)
     if settings.get("block_size") is None:
-        width = _row_width(model, params, data, labels, side_by_side)
+        width = rows_width(model, params, data, labels, side_by_side)
         settings["block_size"] = choose_block_size(n, width, dtype.itemsize, jax.default_backend())
 
     def refit(i: Array) -> tuple[Params, Array, Array]:

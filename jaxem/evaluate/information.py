@@ -15,7 +15,8 @@ from jax.scipy.special import ndtri
 from jaxem import constraints as sets
 from jaxem.blocks import choose_block_size, cut, float_dtype, n_rows
 from jaxem.engine.checks import check_model, check_rows_finite, checked_labels
-from jaxem.engine.fit import _cast, _row_width, coordinates
+from jaxem.engine.fit import _cast, coordinates
+from jaxem.engine.layout import rows_width
 from jaxem.evaluate.curvature import Curvature
 from jaxem.linalg import cholesky, inverse_lower, transpose
 from jaxem.numerics import PRECISION
@@ -259,7 +260,7 @@ def _information(model, params, data, weight, labels, method: str, block_size: i
     n = n_rows(data)
     size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(partial(sets.to_free, model.constraints), params)))
     if block_size is None:
-        width = _row_width(model, params, data, labels, 1) * max(1, size)  # a backward pass for each coordinate
+        width = rows_width(model, params, data, labels, 1) * max(1, size)  # a backward pass for each coordinate
         block_size = choose_block_size(n, width, float_dtype(data).itemsize, jax.default_backend())
     if method in ("empirical", "sandwich") and n <= size:
         raise ValueError(f"data must be more than the {size} free coordinates for method={method!r}; got N={n}")

@@ -2,13 +2,17 @@
 
 from jaxem import constraints, datasets, init, latents
 from jaxem._version import __version__
+from jaxem.archive import FileError
 from jaxem.check import LawError, check_model
 from jaxem.engine.accelerate import QuasiNewton, Squarem
 from jaxem.engine.algorithm import ECM, EM, GEM, Algorithm, HardEM
 from jaxem.engine.anderson import Anderson
+from jaxem.engine.checkpoint import Checkpoint
 from jaxem.engine.conjugate_gradient import ConjugateGradient
 from jaxem.engine.fit import fit
+from jaxem.engine.monitor import Monitor, Snapshot
 from jaxem.engine.newton import newton
+from jaxem.engine.plan import Plan, plan
 from jaxem.engine.regularizer import L1, L2
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
@@ -41,6 +45,7 @@ from jaxem.models.superposition import Superposition
 from jaxem.models.transition import Transition, banded, left_right, sticky
 from jaxem.models.user import log_joint, log_marginal
 from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart
+from jaxem.saved import load, save
 from jaxem.sequences import Sequences, lagged, sequences
 from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopReason, static, struct
 
@@ -59,11 +64,13 @@ __all__ = [
     "Bootstrap",
     "Candidate",
     "Categorical",
+    "Checkpoint",
     "ConjugateGradient",
     "CrossValidation",
     "Density",
     "Dirichlet",
     "FamilyMixture",
+    "FileError",
     "FitError",
     "Forecast",
     "Gamma",
@@ -79,9 +86,11 @@ __all__ = [
     "MissingInformation",
     "Mixture",
     "Model",
+    "Monitor",
     "Multinomial",
     "NegativeBinomial",
     "NormalInverseWishart",
+    "Plan",
     "Poisson",
     "Product",
     "QuasiNewton",
@@ -92,6 +101,7 @@ __all__ = [
     "Selection",
     "Sequences",
     "SingularInformationError",
+    "Snapshot",
     "Squarem",
     "Status",
     "Stop",
@@ -121,10 +131,13 @@ __all__ = [
     "lagged",
     "latents",
     "left_right",
+    "load",
     "log_joint",
     "log_marginal",
     "missing_information",
     "newton",
+    "plan",
+    "save",
     "select",
     "sequences",
     "standard_errors",

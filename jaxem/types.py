@@ -25,6 +25,15 @@ def static(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
+#: jaxem's own structs by name: all that a file may be rebuilt from.
+STRUCTS: dict[str, type] = {}
+
+
+def struct_name(cls: type) -> str:
+    """The name by which `STRUCTS` knows a class."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 _Class = TypeVar("_Class", bound=type)
 
 
@@ -52,6 +61,8 @@ def struct(cls: _Class) -> _Class:
         return cls(**dict(zip(meta, structure[1:], strict=True)), **dict(zip(data, leaves, strict=True)))
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    if cls.__module__.startswith("jaxem."):
+        STRUCTS[struct_name(cls)] = cls
     return cls
 
 

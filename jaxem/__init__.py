@@ -10,7 +10,7 @@ from jaxem.engine.anderson import Anderson
 from jaxem.engine.checkpoint import Checkpoint
 from jaxem.engine.conjugate_gradient import ConjugateGradient
 from jaxem.engine.fit import fit
-from jaxem.engine.monitor import Monitor, Snapshot
+from jaxem.engine.monitor import Snapshot
 from jaxem.engine.newton import newton
 from jaxem.engine.plan import Plan, plan
 from jaxem.engine.regularizer import L1, L2
@@ -86,7 +86,6 @@ __all__ = [
     "MissingInformation",
     "Mixture",
     "Model",
-    "Monitor",
     "Multinomial",
     "NegativeBinomial",
     "NormalInverseWishart",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 from typing import Any
 
@@ -23,8 +24,11 @@ class ProgressLine:
         self._live: Any = Live("", console=self._console, auto_refresh=False)
 
     def __enter__(self) -> ProgressLine:
+        from rich.errors import LiveError
+
         if self._console.is_terminal:
-            self._live.start()
+            with contextlib.suppress(LiveError):  # another fit has the line
+                self._live.start()
         return self
 
     def __exit__(self, *error: object) -> None:

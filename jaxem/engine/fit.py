@@ -119,7 +119,7 @@ def fit(
         checkpoint: directory, or a `jaxem.Checkpoint`, to save the fit in every half a minute, and to go on from:
             the same call made again resumes, on the CPU to the same bits. A directory of another fit is refused.
         max_seconds: time after which lanes that still run are INTERRUPTED, as by Ctrl-C: the result is the best so far.
-            One segment, about .2 s or one step, may come on top.
+            It is looked at about every .2 s, or after every step that takes longer.
         callback: called with a `jaxem.Snapshot` about every .2 s; returning True stops the fit likewise.
 
     Returns:

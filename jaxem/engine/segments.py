@@ -18,8 +18,8 @@ from jaxem.engine.problem import Problem
 from jaxem.engine.restarts import NEVER, Queue, Rounds, active, promoted, run, stages, take
 from jaxem.types import Result, Status, struct
 
-#: Steps of the first segment, and the seconds that a later one should take.
-FIRST, SECONDS = 16, 0.2
+#: Steps of the first segment, by how much the next ones may grow, and the seconds that each should take in the end.
+FIRST, GROWTH, SECONDS = 2, 16, 0.2
 
 
 @struct
@@ -112,7 +112,7 @@ def _run_in_segments(problem: Problem, queue: Queue, monitor: Monitor, stage: in
         if not (going and on):
             return queue
         begun = time.perf_counter()
-        budget, ahead = ahead, int(agreed(min(max(pace * SECONDS, FIRST / 2, 1), 4 * ahead, NEVER)))
+        budget, ahead = ahead, int(agreed(min(max(pace * SECONDS, 1), GROWTH * ahead, NEVER)))
         if due:
             budget = ahead
             queue, standing = _run(problem, queue, jnp.int32(budget))

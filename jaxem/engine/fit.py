@@ -368,7 +368,8 @@ def _starting_params(model, data, key, init, weight, options) -> Params:
         return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (n_restarts, *jnp.shape(x))), init)
     valid = data
     if weight is None:
-        weight = jnp.ones((n,), dtype)
+        # Behind a barrier: XLA would fold what is made of a long constant, for seconds.
+        weight = jax.lax.optimization_barrier(jnp.ones((n,), dtype))
     else:
         valid = replace_absent(data, weight)
 

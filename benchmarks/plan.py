@@ -12,7 +12,7 @@ import argparse
 import subprocess
 import sys
 
-SIZES = "1000000x32x8x1,1000000x16x8x16,400000x64x16x4"
+SIZES = "1000000x32x8x1,1000000x16x8x4,400000x64x16x4"
 
 
 def measure(n: int, d: int, k: int, r: int) -> None:

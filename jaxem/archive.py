@@ -116,7 +116,7 @@ def _restored(stored: np.ndarray, impl: str | None, dtype: str, shape: list[int]
     x = stored.view(kind).reshape(shape) if stored.dtype != kind else stored
     if list(x.shape) != shape:
         raise ValueError(f"shape {x.shape} where {shape} was written")
-    return x if impl is None else jax.random.wrap_key_data(x, impl=impl)
+    return x if impl is None else jax.random.wrap_key_data(jax.numpy.asarray(x), impl=impl)
 
 
 def _bytes(x: np.ndarray) -> np.ndarray:

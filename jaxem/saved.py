@@ -83,7 +83,10 @@ def _described(x: Any, name: str, arrays: dict[str, Any]) -> Any:
     if type(x) is dict and all(isinstance(key, str) for key in x):
         return {"dict": {key: inner(value, key) for key, value in x.items()}}
     if (known := struct_name(type(x))) in STRUCTS:
-        return {"struct": known, "fields": {f.name: inner(getattr(x, f.name), f.name) for f in dataclasses.fields(x) if f.init}}
+        return {
+            "struct": known,
+            "fields": {f.name: inner(getattr(x, f.name), f.name) for f in dataclasses.fields(type(x)) if f.init},
+        }
     raise TypeError(f"{name} is a {type(x).__qualname__}")
 
 

@@ -32,7 +32,7 @@ CASES = {
 }
 
 
-def fit(case: str, directory: str | None, n: int = 20_000, steps: int = STEPS, callback=None) -> jaxem.Result:
+def fit(case: str, directory: str | None, n: int = 5_000, steps: int = STEPS, callback=None) -> jaxem.Result:
     """Overlapping counts, 20 restarts for 16 slots, and far too few steps to converge."""
     rng = np.random.default_rng(0)
     x = rng.poisson(np.array([3.0, 5.0, 8.0])[rng.integers(3, size=n)])

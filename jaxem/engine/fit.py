@@ -213,9 +213,11 @@ def _fit_plainly(
     if about is not None:  # memory may be scarcer now, but the bits must be the same
         options = dataclasses.replace(options, layout=Layout(**about["layout"]))
     with algorithm.scope():
-        begun = _begin_jit(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
+        problem, queue, layout = _begin_jit(
+            model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options
+        )  # fmt: skip
         del data  # it lies in the blocks now, and memory may be scarce
-        result = _solve_in_segments(*begun, n, options, monitor, finished)
+        result = _solve_in_segments(problem, queue, layout, n, options, monitor, finished)
     raise_if_all_failed(result, given, weight)
     return result
 

@@ -47,7 +47,7 @@ class Snapshot:
     @property
     def best(self) -> int:
         """Number of the best restart."""
-        worse = sum(rank * (self.status == s) for s, rank in TIERS.items())
+        worse = np.sum([rank * (self.status == s) for s, rank in TIERS.items()], axis=0)
         return int(np.lexsort((np.where(np.isnan(self.objective), np.inf, -self.objective), worse))[0])
 
     def line(self, left: float | None = None) -> str:
@@ -161,7 +161,7 @@ class Monitor:
         # Processes must not run ahead of what they have yet to agree on.
         return self._save_due() or self._callback is not None or jax.process_count() > 1
 
-    def between(self, lanes: Any, offset: float = 0.0, state: PyTree = None, result: Any = None, **about: Any) -> bool:
+    def between(self, lanes: Any, offset: Any = 0.0, state: PyTree = None, result: Any = None, **about: Any) -> bool:
         """Whether to go on.
 
         Args:

@@ -123,7 +123,7 @@ def plan(
     with jax.default_matmul_precision("highest"), algorithm.scope():
         begin = begin_jit.lower(*given)
         problem, queue, layout = begin.out_info
-        lane = jax.eval_shape(lambda lanes: take(lanes, 0), queue.lanes)
+        lane = jax.eval_shape(lambda lanes: take(lanes, jnp.int32(0)), queue.lanes)
         return Plan(
             block_size=layout.block_size,
             n_blocks=problem.blocks.weight.shape[0],

@@ -82,11 +82,10 @@ def _described(x: Any, name: str, arrays: dict[str, Any]) -> Any:
         return {type(x).__name__: [inner(value, i) for i, value in enumerate(x)]}
     if type(x) is dict and all(isinstance(key, str) for key in x):
         return {"dict": {key: inner(value, key) for key, value in x.items()}}
-    if (known := struct_name(type(x))) in STRUCTS:
-        return {
-            "struct": known,
-            "fields": {f.name: inner(getattr(x, f.name), f.name) for f in dataclasses.fields(type(x)) if f.init},
-        }
+    cls: Any = type(x)
+    if (known := struct_name(cls)) in STRUCTS:
+        fields = [f.name for f in dataclasses.fields(cls) if f.init]
+        return {"struct": known, "fields": {field: inner(getattr(x, field), field) for field in fields}}
     raise TypeError(f"{name} is a {type(x).__qualname__}")
 
 

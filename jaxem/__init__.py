@@ -1,6 +1,6 @@
 """jaxem: Expectation-Maximization in JAX."""
 
-from jaxem import constraints, datasets, init, latents
+from jaxem import constraints, datasets, init, latents, sources
 from jaxem._version import __version__
 from jaxem.check import LawError, check_model
 from jaxem.engine.accelerate import QuasiNewton, Squarem
@@ -12,6 +12,7 @@ from jaxem.engine.newton import newton
 from jaxem.engine.regularizer import L1, L2
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
+from jaxem.engine.stream import fit_stream
 from jaxem.evaluate.bootstrap import Bootstrap, bootstrap
 from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
 from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
@@ -42,6 +43,7 @@ from jaxem.models.transition import Transition, banded, left_right, sticky
 from jaxem.models.user import log_joint, log_marginal
 from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart
 from jaxem.sequences import Sequences, lagged, sequences
+from jaxem.sources import BatchError
 from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopReason, static, struct
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "Algorithm",
     "Anderson",
     "AutoRegression",
+    "BatchError",
     "Bernoulli",
     "Bootstrap",
     "Candidate",
@@ -114,6 +117,7 @@ __all__ = [
     "em_rate",
     "expected_durations",
     "fit",
+    "fit_stream",
     "icl",
     "information",
     "init",
@@ -127,6 +131,7 @@ __all__ = [
     "newton",
     "select",
     "sequences",
+    "sources",
     "standard_errors",
     "static",
     "sticky",

@@ -151,7 +151,10 @@ def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_ste
     return _restored(original, result, original.change_params(result.params, affine.inverted()))
 
 
-def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize) -> Result:
+def _fit_plainly(
+    model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize, solve=None
+) -> Result:
+    """`solve` takes what `_solve_in_segments`, the default, takes, and the change of coordinates after it, or None."""
     data = given = model.validate(data)
     n = n_rows(data)
     dtype = float_dtype(data)
@@ -173,7 +176,8 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
     else:
         volume = jnp.zeros((), dtype)
     data = jax.tree.map(jnp.asarray, data)
-    result = _solve_in_segments(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
+    arguments = (model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
+    result = _solve_in_segments(*arguments) if solve is None else solve(*arguments, affine)
     if affine is not None:
         doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
         params = original.change_params(doubled, exact.inverted())

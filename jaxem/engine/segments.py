@@ -28,7 +28,7 @@ _run = jax.jit(run, static_argnums=2)
 def run_in_segments(problem: Problem, lanes: Lane, width: int, limit: Array | int = NEVER) -> Lane:
     """`run`, returning to the host every fifth of a second; after an interrupt lanes that still ran are INTERRUPTED."""
     limit, budget = jnp.int32(limit), FIRST
-    with _interrupts() as interrupted:
+    with interrupts() as interrupted:
         while True:
             begun = time.perf_counter()
             lanes = _run(problem, lanes, width, limit, jnp.int32(budget))
@@ -44,7 +44,7 @@ def run_in_segments(problem: Problem, lanes: Lane, width: int, limit: Array | in
 
 
 @contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
+def interrupts() -> Iterator[Callable[[], bool]]:
     """Whether SIGINT came. It acts once: a second one raises KeyboardInterrupt as ever."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

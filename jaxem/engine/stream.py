@@ -1,0 +1,217 @@
+"""`fit_stream`: exact EM on data larger than memory, by adding up the statistics of batches, one pass an iteration.
+
+A streamed fit is the fit of a sample, from which it takes its starts and coordinates, with every E-step taken over
+the stream instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.blocks import Blocks
+from jaxem.engine.algorithm import EM, Algorithm
+from jaxem.engine.batches import Stream
+from jaxem.engine.checks import check_algorithm, check_key, check_model
+from jaxem.engine.e_step import Expectation, e_step, update_local, weighted_total
+from jaxem.engine.fit import _begin_jit, _end_jit, _fit_plainly, _Options, _planned, _race
+from jaxem.engine.loop import Lane, advance
+from jaxem.engine.problem import Problem
+from jaxem.engine.regularizer import regularizer
+from jaxem.engine.restarts import NEVER, Rounds, active, put, take
+from jaxem.engine.segments import interrupts
+from jaxem.engine.stop import Stop
+from jaxem.numerics import compensated_add
+from jaxem.sources import read_ahead
+from jaxem.types import Model, Params, Result, Status, struct
+from jaxem.validation import check_positive_int, check_tolerance
+
+PyTree = Any
+
+
+def fit_stream(
+    model: Model,
+    batches: Any,
+    *,
+    key: Array | None = None,
+    init: Any = None,
+    n_restarts: int = 1,
+    algorithm: Algorithm = EM(),  # noqa: B008
+    stop: Stop = Stop(),  # noqa: B008
+    max_steps: int = 10_000,
+    block_size: int | None = None,
+    rounds: Rounds | None = None,
+    penalty: Any = None,
+    log_prior: Callable[[Params], Array] | None = None,
+    frozen: Any = None,
+    tied: Any = None,
+    standardize: bool = True,
+    sample_size: int = 50_000,
+    waiting: int = 2,
+    local_rounds: int = 10,
+) -> Result:
+    """Fit a model by Expectation-Maximization to data that do not fit in memory.
+
+    Every iteration is one pass over the source, in which all restarts that still run share each batch; the result is
+    that of `fit` on all the data at once, up to rounding. A first pass checks the data, adds up their weights and
+    draws the sample that starts and coordinates come from. Memory holds the sample and a few batches. Batches are
+    read, checked and padded by a thread that runs ahead.
+
+    Args:
+        model: the model. One whose local scores have no finite statistics (`Model.scores`) cannot be streamed.
+        batches: a source of `jaxem.sources`, an array (`numpy.memmap`), anything that can be iterated over again and
+            again, or a function that returns an iterator. A batch is data as `fit` takes them, or a pair (data,
+            weight). Batches may differ in length: the first one's is what is compiled, longer ones are cut.
+        key: JAX random key; restart i depends on (key, i) and the sample alone.
+        init: as in `fit`.
+        n_restarts: R, number of lanes.
+        algorithm: how a lane moves.
+        stop: when it stops.
+        max_steps: EM maps at most; there is one pass more than maps.
+        block_size: rows of one block of the E-step; None chooses.
+        rounds: drop hopeless lanes early.
+        penalty: as in `fit`.
+        log_prior: as in `fit`.
+        frozen: as in `fit`.
+        tied: as in `fit`.
+        standardize: compute in coordinates in which the sample has unit scale, where the model offers them.
+        sample_size: data drawn, each with the same chance, for starts and coordinates; where there are fewer, all.
+        waiting: batches that the reader may be ahead.
+        local_rounds: for models with per-datum parameters, which are not kept from pass to pass: how often
+            `Model.local` is applied to a batch, from a cold start. Too few, and the bound may fall near the optimum
+            (status DECREASED).
+
+    Returns:
+        A `Result`, without `local`.
+
+    Raises:
+        TypeError: for a model that cannot be streamed, or a source that can be read only once.
+        BatchError: for a batch that raises, differs in shape or dtype from the first, or holds what the model cannot
+            take; the message names it, counted from 0.
+        ValueError: for other input that no fit could use.
+        FitError: when every lane failed.
+    """
+    check_model(model)
+    check_algorithm(algorithm)
+    if model.scores:
+        wanted = "finite sufficient statistics, which add up over batches"
+        raise TypeError(f"fit_stream needs a model with {wanted}; {type(model).__name__} has local scores (Model.scores)")
+    for name in stop.__dataclass_fields__:
+        check_tolerance(getattr(stop, name), f"stop.{name}")
+    init = init.params if isinstance(init, Result) else init
+    check_key(model, init, key)
+    restrained = regularizer(penalty, log_prior, frozen, tied)
+    standardize = standardize and not restrained.in_users_units and model.log_prior is None
+    block_size = None if block_size is None else check_positive_int(block_size, "block_size")
+    options = _Options(check_positive_int(n_restarts, "n_restarts"), block_size, rounds, restrained)
+
+    stream = Stream(model, batches, check_positive_int(waiting, "waiting"))
+    sample, weight = stream.survey(check_positive_int(sample_size, "sample_size"))
+    solve = partial(_solve, stream, jnp.int32(check_positive_int(local_rounds, "local_rounds")))
+    with jax.default_matmul_precision("highest"):
+        return _fit_plainly(model, sample, key, init, weight, None, algorithm, stop, max_steps, options, standardize, solve)
+
+
+@struct
+class _Pass:
+    """What a pass over the stream reads besides the batches.
+
+    Attributes:
+        problem: in the coordinates of the computation; of its blocks only the total weight is left.
+        affine: the change to these coordinates, or None.
+        local_rounds: applications of `Model.local` to a batch.
+    """
+
+    problem: Problem
+    affine: Any
+    local_rounds: Array
+
+
+def _solve(
+    stream, local_rounds, model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options, affine
+) -> Result:
+    """What `fit` does with all its data, done with the stream, once `data`, the sample, has given the starts."""
+    with algorithm.scope():
+        given = (model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
+        problem, lanes, plan = _begin_jit(*given)
+        whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((stream.size, *x.shape[1:]), x.dtype), data)
+        stream.arrange(_planned(model, whole, lanes.params, None, options).block_size)
+        dtype = problem.blocks.weight.dtype
+        # The log-likelihood of a batch is in the data's own units: there is no offset to add later.
+        left = Blocks(data=None, weight=jnp.full((1, 1), stream.total, dtype), labels=None)
+        problem = dataclasses.replace(problem, blocks=left, offset=jnp.zeros((), dtype))
+        affine = jax.tree.map(lambda x: jnp.asarray(x, dtype), affine)
+
+        def run(problem: Problem, lanes: Lane, width: int, limit: Array | int = NEVER) -> Lane:
+            return _run_passes(stream, _Pass(problem, affine, local_rounds), lanes, width, limit)
+
+        lanes = _race(problem, dataclasses.replace(lanes, local=None), options, plan, run)
+        return _end_jit(problem, lanes, 0)
+
+
+def _run_passes(stream: Stream, about: _Pass, lanes: Lane, width: int, limit: Array | int) -> Lane:
+    """Pass after pass until every lane stops, or has taken `limit` steps; after an interrupt those left are INTERRUPTED."""
+    with interrupts() as interrupted:
+        while (on := np.asarray(active(lanes, limit))).any():
+            # Lanes that stopped take no part; widths are powers of two, so that few programs are compiled.
+            count = min(len(on), 1 << (int(on.sum()) - 1).bit_length())
+            index = jnp.asarray(np.argsort(~on, stable=True)[:count])
+            chosen = take(lanes, index)
+            expectation = _one_pass(stream, about, chosen.proposal, width, interrupted)
+            if expectation is None:
+                ended = jnp.where(jnp.asarray(on), jnp.int32(Status.INTERRUPTED), lanes.status)
+                return dataclasses.replace(lanes, status=ended)
+            lanes = put(lanes, index, _advance(about.problem, chosen, expectation, jnp.asarray(on)[index]))
+    return lanes
+
+
+def _one_pass(
+    stream: Stream, about: _Pass, proposals: Params, width: int, interrupted: Callable[[], bool]
+) -> Expectation | None:
+    """The E-steps of all lanes over the whole stream, leaves (R, ...); None after an interrupt, which may come any time."""
+    sums = before = None
+    with read_ahead(stream.blocks(), stream.waiting) as pieces:
+        for blocks in pieces:
+            if interrupted():
+                return None
+            term = _e_steps(about, proposals, blocks, width)
+            sums = (term, jax.tree.map(jnp.zeros_like, term)) if sums is None else _add(sums, term)
+            # Computation runs behind as reading runs ahead: by one batch, or memory would fill with waiting ones.
+            jax.block_until_ready(before)
+            before = sums
+    return None if interrupted() else _total(sums)
+
+
+@partial(jax.jit, static_argnums=3)
+def _e_steps(about: _Pass, proposals: Params, blocks: Blocks, width: int) -> Expectation:
+    model, data = about.problem.model, blocks.data
+    volume = jnp.zeros(())
+    if about.affine is not None:
+        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data)
+        changed = model.change_data(rows, about.affine)
+        per_row = jnp.broadcast_to(jnp.asarray(model.log_volume(rows, about.affine)), blocks.weight.size)
+        volume = weighted_total(per_row, blocks.weight.reshape(-1))
+        data = jax.tree.map(lambda x: x.reshape(*blocks.weight.shape, *x.shape[1:]), changed)
+    blocks = dataclasses.replace(blocks, data=data)
+
+    def one(params: Params) -> Expectation:
+        local = None
+        if model.local:
+            again = lambda _, local: update_local(model.at(params), params, blocks, local)  # noqa: E731
+            local = jax.lax.fori_loop(1, about.local_rounds, again, again(0, None))
+        found = e_step(model, params, blocks, local)
+        return Expectation(found.loglik + volume.astype(found.loglik.dtype), found.stats, None)
+
+    return jax.lax.map(one, proposals, batch_size=width)
+
+
+_add = jax.jit(compensated_add)
+_total = jax.jit(lambda sums: jax.tree.map(jnp.subtract, *sums))
+_advance = jax.jit(jax.vmap(advance, in_axes=(None, 0, 0, 0)))

@@ -1,6 +1,6 @@
 """jaxem: Expectation-Maximization in JAX."""
 
-from jaxem import constraints, datasets, init, latents, sources
+from jaxem import constraints, datasets, init, latents, online, sources
 from jaxem._version import __version__
 from jaxem.check import LawError, check_model
 from jaxem.engine.accelerate import QuasiNewton, Squarem
@@ -41,6 +41,7 @@ from jaxem.models.substitution import Substitution
 from jaxem.models.superposition import Superposition
 from jaxem.models.transition import Transition, banded, left_right, sticky
 from jaxem.models.user import log_joint, log_marginal
+from jaxem.online import OnlineEM
 from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart
 from jaxem.sequences import Sequences, lagged, sequences
 from jaxem.sources import BatchError
@@ -85,6 +86,7 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "NormalInverseWishart",
+    "OnlineEM",
     "Poisson",
     "Product",
     "QuasiNewton",
@@ -129,6 +131,7 @@ __all__ = [
     "log_marginal",
     "missing_information",
     "newton",
+    "online",
     "select",
     "sequences",
     "sources",

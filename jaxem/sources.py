@@ -104,7 +104,9 @@ class Columns:
             raise ImportError('reading Parquet and Arrow files needs pyarrow: pip install "jaxem[arrow]"') from None
         found = self.dataset
         if not isinstance(found, arrow.Dataset):
-            found = arrow.dataset([str(p) for p in found] if isinstance(found, list | tuple) else str(found), format=self.format)
+            found = arrow.dataset(
+                [str(p) for p in found] if isinstance(found, list | tuple) else str(found), format=self.format
+            )
         names = [n for n in found.schema.names if n != self.weight] if self.columns is None else list(self.columns)
         wanted = names if self.weight is None else [*names, self.weight]
         if missing := [n for n in wanted if n not in found.schema.names]:
@@ -188,7 +190,7 @@ def read_ahead(items: Iterator[_Item], depth: int) -> Iterator[Iterator[_Item]]:
                     if left.is_set():
                         return
             hand(None, last=True)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             hand(None, error, last=True)
 
     def handed() -> Iterator[_Item]:

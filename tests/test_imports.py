@@ -18,6 +18,7 @@ LAYERS = (
     ("families",),
     ("models",),
     ("engine",),
+    ("online",),
     ("evaluate",),
     ("check",),
     ("datasets", "io"),

@@ -168,4 +168,3 @@ class Sample:
         """The rows drawn, in the order in which they came, and their weights."""
         self._shrink()
         return self.parts[0][1:]
-

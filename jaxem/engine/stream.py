@@ -189,6 +189,15 @@ def _one_pass(
     return None if interrupted() else _total(sums)
 
 
+def cold_e_step(model: Model, params: Params, blocks: Blocks, local_rounds: Array | int) -> Expectation:
+    """An E-step on data not seen before and not kept: per-datum parameters start cold, go round, and are dropped."""
+    local = None
+    if model.local:
+        again = lambda _, local: update_local(model.at(params), params, blocks, local)  # noqa: E731
+        local = jax.lax.fori_loop(1, local_rounds, again, again(0, None))
+    return dataclasses.replace(e_step(model, params, blocks, local), local=None)
+
+
 @partial(jax.jit, static_argnums=3)
 def _e_steps(about: _Pass, proposals: Params, blocks: Blocks, width: int) -> Expectation:
     model, data = about.problem.model, blocks.data
@@ -202,12 +211,8 @@ def _e_steps(about: _Pass, proposals: Params, blocks: Blocks, width: int) -> Exp
     blocks = dataclasses.replace(blocks, data=data)
 
     def one(params: Params) -> Expectation:
-        local = None
-        if model.local:
-            again = lambda _, local: update_local(model.at(params), params, blocks, local)  # noqa: E731
-            local = jax.lax.fori_loop(1, about.local_rounds, again, again(0, None))
-        found = e_step(model, params, blocks, local)
-        return Expectation(found.loglik + volume.astype(found.loglik.dtype), found.stats, None)
+        found = cold_e_step(model, params, blocks, about.local_rounds)
+        return dataclasses.replace(found, loglik=found.loglik + volume.astype(found.loglik.dtype))
 
     return jax.lax.map(one, proposals, batch_size=width)
 

@@ -145,7 +145,9 @@ def main() -> None:
     lines += ["", f"Rows a second of the stream over those in memory: {share:.0%}"]
     print("\n".join(lines))
     if args.out:
-        args.out.write_text(f"# Parquet streamed from disk\n\n`{' '.join(['python', *sys.argv])}`\n\n" + "\n".join(lines) + "\n")
+        args.out.write_text(
+            f"# Parquet streamed from disk\n\n`{' '.join(['python', *sys.argv])}`\n\n" + "\n".join(lines) + "\n"
+        )
 
 
 if __name__ == "__main__":

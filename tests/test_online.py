@@ -20,7 +20,11 @@ def close(left, right, rtol):
 
 # --- statistics that move --------------------------------------------------------------------
 def mixture_of(family, data):
-    return lambda key: jaxem.Mixture(2, family).initialize(key, data, jnp.ones(len(jax.tree.leaves(data)[0]))), jaxem.Mixture(2, family), data
+    return (
+        lambda key: jaxem.Mixture(2, family).initialize(key, data, jnp.ones(len(jax.tree.leaves(data)[0]))),
+        jaxem.Mixture(2, family),
+        data,
+    )
 
 
 def moving_cases():
@@ -216,7 +220,7 @@ def test_run_reports_both_and_names_a_bad_batch(x64):
 
 
 def test_what_cannot_be_averaged():
-    model = jaxem.Mixture(2, jaxem.density(lambda p, x: -((x[0] - p["m"]) ** 2), {"m": 0.0}))
+    model = jaxem.Mixture(2, jaxem.density(lambda p, x: -((x[0] - p["m"]) ** 2), init={"m": 0.0}))
     with pytest.raises(TypeError, match="online EM needs a model with finite sufficient statistics"):
         online.init(model, clusters(20, 1, 2), key=jax.random.key(0))
     with pytest.raises(ValueError, match="data must be finite"):

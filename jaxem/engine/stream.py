@@ -21,7 +21,7 @@ from jaxem.engine.algorithm import EM, Algorithm
 from jaxem.engine.batches import Stream
 from jaxem.engine.checks import check_algorithm, check_key, check_model
 from jaxem.engine.e_step import Expectation, e_step, update_local, weighted_total
-from jaxem.engine.fit import _begin_jit, _end_jit, _fit_plainly, _Options, _planned, _race
+from jaxem.engine.fit import _begin_jit, _end_jit, _fit_plainly, _Options, _Plan, _planned, _race
 from jaxem.engine.loop import Lane, advance
 from jaxem.engine.problem import Problem
 from jaxem.engine.regularizer import regularizer
@@ -141,8 +141,7 @@ def _solve(
     with algorithm.scope():
         given = (model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
         problem, lanes, plan = _begin_jit(*given)
-        whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((stream.size, *x.shape[1:]), x.dtype), data)
-        stream.arrange(_planned(model, whole, lanes.params, None, options).block_size)
+        stream.arrange(_plan_for(stream.size, model, data, lanes.params, options).block_size)
         dtype = problem.blocks.weight.dtype
         # The log-likelihood of a batch is in the data's own units: there is no offset to add later.
         left = Blocks(data=None, weight=jnp.full((1, 1), stream.total, dtype), labels=None)
@@ -154,6 +153,13 @@ def _solve(
 
         lanes = _race(problem, dataclasses.replace(lanes, local=None), options, plan, run)
         return _end_jit(problem, lanes, 0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _plan_for(n: int, model: Model, data: PyTree, starting: Params, options: _Options) -> _Plan:
+    """The plan for n rows like those of `data`."""
+    whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype), data)
+    return _planned(model, whole, starting, None, options)
 
 
 def _run_passes(stream: Stream, about: _Pass, lanes: Lane, width: int, limit: Array | int) -> Lane:

@@ -28,7 +28,7 @@ from jaxem.engine.fit import _cast, _changed, coordinates
 from jaxem.engine.m_step import m_step
 from jaxem.engine.stream import cold_e_step
 from jaxem.numerics import all_finite, divided, tree_where
-from jaxem.sources import read_ahead
+from jaxem.sources import WAITING, read_ahead
 from jaxem.types import Model, Params, Result, struct
 from jaxem.validation import check_positive_int, check_weight
 
@@ -244,7 +244,7 @@ class Trace:
 
 
 def run(
-    state: OnlineState, batches: Any, *, n_passes: int = 1, held_out: PyTree = None, every: int = 100, waiting: int = 2
+    state: OnlineState, batches: Any, *, n_passes: int = 1, held_out: PyTree = None, every: int = 100
 ) -> tuple[OnlineState, Trace]:
     """`update` for all batches of a source, which are checked on the way.
 
@@ -254,13 +254,12 @@ def run(
         n_passes: passes over the source.
         held_out: data at which to report the log-likelihood, or None.
         every: steps from one report to the next; there is one at the end.
-        waiting: batches that the reader may be ahead.
 
     Raises:
         BatchError: for a bad batch; the message names it.
     """
     once = isinstance(batches, Iterator) and check_positive_int(n_passes, "n_passes") == 1
-    stream = Stream(state.original, (lambda: batches) if once else batches, check_positive_int(waiting, "waiting"))
+    stream = Stream(state.original, (lambda: batches) if once else batches)
     held_out = None if held_out is None else jax.tree.map(jnp.asarray, state.original.validate(held_out))
     reports: list[tuple[int, Array, Array]] = []
 
@@ -269,7 +268,7 @@ def run(
             reports.append((int(state.n_steps), *_scores(state, held_out)))
 
     for _ in range(n_passes):
-        with read_ahead(stream.blocks(), stream.waiting) as pieces:
+        with read_ahead(stream.blocks(), WAITING) as pieces:
             for blocks in pieces:
                 state = update(state, *jax.tree.map(lambda x: x[0], (blocks.data, blocks.weight)))
                 if int(state.n_steps) % every == 0:

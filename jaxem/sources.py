@@ -24,6 +24,9 @@ PyTree = Any
 #: Rows of a batch where nothing else is said: a few MB of data, some ms of work.
 BATCH_ROWS = 65_536
 
+#: Batches that a reader may be ahead.
+WAITING = 2
+
 
 class BatchError(ValueError):
     """A batch that no fit could use, or a source that failed; the message names the batch, counted from 0."""

@@ -62,7 +62,7 @@ def test_a_model_that_cannot_move_its_statistics_says_so(x64):
         def at(self, params):
             return self
 
-    with pytest.raises(TypeError, match="Stubborn takes statistics about parameters .* no `moved`"):
+    with pytest.raises(TypeError, match=r"Stubborn takes statistics about parameters .* no `moved`"):
         Stubborn(2).moved({}, {})
 
 
@@ -213,7 +213,7 @@ def test_run_reports_both_and_names_a_bad_batch(x64):
     twice, _ = online.run(state, batches, n_passes=2)
     assert int(twice.n_steps) == 80
     batches[17, 2] = -1
-    with pytest.raises(jaxem.BatchError, match="batch 17: data must be .*non-negative"):
+    with pytest.raises(jaxem.BatchError, match=r"batch 17: data must be .*non-negative"):
         online.run(state, batches)
     with pytest.raises(TypeError, match="iterator ends after the first"):
         online.run(state, iter(batches), n_passes=2)

@@ -11,7 +11,6 @@ from conftest import clusters
 import jaxem
 from jaxem.sources import Array
 
-
 MODEL = jaxem.GaussianMixture(2)
 
 

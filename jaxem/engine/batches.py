@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxem.blocks import Blocks, float_dtype, n_rows
 from jaxem.engine.checks import check_rows_finite
-from jaxem.sources import BatchError, as_source, read_ahead
+from jaxem.sources import WAITING, BatchError, as_source, read_ahead
 from jaxem.types import Model
 from jaxem.validation import numeric
 
@@ -26,18 +26,17 @@ class Stream:
         total: sum of all weights, known after `survey`.
     """
 
-    def __init__(self, model: Model, batches: Any, waiting: int) -> None:
+    def __init__(self, model: Model, batches: Any) -> None:
         """Nothing is read yet.
 
         Args:
             model: what says which data are valid.
             batches: the source.
-            waiting: batches that the reader may be ahead.
 
         Raises:
             TypeError: for a source that cannot be read, or only once.
         """
-        self.model, self.waiting = model, waiting
+        self.model = model
         self.begin, self.fresh = as_source(batches)
         self.rows: Any = None
         self.size, self.n_blocks, self.total, self.n_passes = 0, 1, 0.0, 0
@@ -52,7 +51,7 @@ class Stream:
             BatchError: for a bad batch, or where nothing counts.
         """
         rng, kept, plain = np.random.default_rng(0), Sample(size), True
-        with read_ahead(self._pieces(), self.waiting) as pieces:
+        with read_ahead(self._pieces(), WAITING) as pieces:
             for raw, _, weight in pieces:
                 here = np.flatnonzero(weight)
                 self.total += float(weight.sum(dtype=np.float64))

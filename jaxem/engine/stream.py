@@ -7,7 +7,7 @@ the stream instead.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -29,7 +29,7 @@ from jaxem.engine.restarts import NEVER, Rounds, active, put, take
 from jaxem.engine.segments import interrupts
 from jaxem.engine.stop import Stop
 from jaxem.numerics import compensated_add
-from jaxem.sources import read_ahead
+from jaxem.sources import WAITING, read_ahead
 from jaxem.types import Model, Params, Result, Status, struct
 from jaxem.validation import check_positive_int, check_tolerance
 
@@ -54,7 +54,6 @@ def fit_stream(
     tied: Any = None,
     standardize: bool = True,
     sample_size: int = 50_000,
-    waiting: int = 2,
     local_rounds: int = 10,
 ) -> Result:
     """Fit a model by Expectation-Maximization to data that do not fit in memory.
@@ -83,7 +82,6 @@ def fit_stream(
         tied: as in `fit`.
         standardize: compute in coordinates in which the sample has unit scale, where the model offers them.
         sample_size: data drawn, each with the same chance, for starts and coordinates; where there are fewer, all.
-        waiting: batches that the reader may be ahead.
         local_rounds: for models with per-datum parameters, which are not kept from pass to pass: how often
             `Model.local` is applied to a batch, from a cold start. Too few, and the bound may fall near the optimum
             (status DECREASED).
@@ -112,7 +110,7 @@ def fit_stream(
     block_size = None if block_size is None else check_positive_int(block_size, "block_size")
     options = _Options(check_positive_int(n_restarts, "n_restarts"), block_size, rounds, restrained)
 
-    stream = Stream(model, batches, check_positive_int(waiting, "waiting"))
+    stream = Stream(model, batches)
     sample, weight = stream.survey(check_positive_int(sample_size, "sample_size"))
     solve = partial(_solve, stream, jnp.int32(check_positive_int(local_rounds, "local_rounds")))
     with jax.default_matmul_precision("highest"):
@@ -170,7 +168,7 @@ def _run_passes(stream: Stream, about: _Pass, lanes: Lane, width: int, limit: Ar
             count = min(len(on), 1 << (int(on.sum()) - 1).bit_length())
             index = jnp.asarray(np.argsort(~on, stable=True)[:count])
             chosen = take(lanes, index)
-            expectation = _one_pass(stream, about, chosen.proposal, width, interrupted)
+            expectation = _one_pass(stream.blocks(), about, chosen.proposal, width, interrupted)
             if expectation is None:
                 ended = jnp.where(jnp.asarray(on), jnp.int32(Status.INTERRUPTED), lanes.status)
                 return dataclasses.replace(lanes, status=ended)
@@ -179,11 +177,11 @@ def _run_passes(stream: Stream, about: _Pass, lanes: Lane, width: int, limit: Ar
 
 
 def _one_pass(
-    stream: Stream, about: _Pass, proposals: Params, width: int, interrupted: Callable[[], bool]
+    batches: Iterator[Blocks], about: _Pass, proposals: Params, width: int, interrupted: Callable[[], bool]
 ) -> Expectation | None:
     """The E-steps of all lanes over the whole stream, leaves (R, ...); None after an interrupt, which may come any time."""
     sums = before = None
-    with read_ahead(stream.blocks(), stream.waiting) as pieces:
+    with read_ahead(batches, WAITING) as pieces:
         for blocks in pieces:
             if interrupted():
                 return None
@@ -206,19 +204,18 @@ def cold_e_step(model: Model, params: Params, blocks: Blocks, local_rounds: Arra
 
 @partial(jax.jit, static_argnums=3)
 def _e_steps(about: _Pass, proposals: Params, blocks: Blocks, width: int) -> Expectation:
-    model, data = about.problem.model, blocks.data
-    volume = jnp.zeros(())
+    model, volume = about.problem.model, jnp.zeros((), blocks.weight.dtype)
     if about.affine is not None:
-        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), data)
+        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks.data)
+        lost = jnp.broadcast_to(model.log_volume(rows, about.affine), blocks.weight.size)
+        volume = weighted_total(lost.astype(volume.dtype), blocks.weight.reshape(-1))
         changed = model.change_data(rows, about.affine)
-        per_row = jnp.broadcast_to(jnp.asarray(model.log_volume(rows, about.affine)), blocks.weight.size)
-        volume = weighted_total(per_row, blocks.weight.reshape(-1))
         data = jax.tree.map(lambda x: x.reshape(*blocks.weight.shape, *x.shape[1:]), changed)
-    blocks = dataclasses.replace(blocks, data=data)
+        blocks = dataclasses.replace(blocks, data=data)
 
     def one(params: Params) -> Expectation:
         found = cold_e_step(model, params, blocks, about.local_rounds)
-        return dataclasses.replace(found, loglik=found.loglik + volume.astype(found.loglik.dtype))
+        return dataclasses.replace(found, loglik=found.loglik + volume)
 
     return jax.lax.map(one, proposals, batch_size=width)
 

@@ -1,6 +1,6 @@
 """jaxem: Expectation-Maximization in JAX."""
 
-from jaxem import constraints, datasets, init, latents
+from jaxem import constraints, datasets, init, latents, online, sources
 from jaxem._version import __version__
 from jaxem.archive import FileError
 from jaxem.check import LawError, check_model
@@ -16,6 +16,7 @@ from jaxem.engine.plan import Plan, plan
 from jaxem.engine.regularizer import L1, L2
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
+from jaxem.engine.stream import fit_stream
 from jaxem.evaluate.bootstrap import Bootstrap, bootstrap
 from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
 from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
@@ -44,22 +45,18 @@ from jaxem.models.substitution import Substitution
 from jaxem.models.superposition import Superposition
 from jaxem.models.transition import Transition, banded, left_right, sticky
 from jaxem.models.user import log_joint, log_marginal
+from jaxem.online import OnlineEM
 from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart
 from jaxem.saved import load, save
 from jaxem.sequences import Sequences, lagged, sequences
+from jaxem.sources import BatchError
 from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopReason, static, struct
 
 __all__ = [
-    "ECM",
-    "EM",
-    "GEM",
-    "HMM",
-    "L1",
-    "L2",
-    "LDA",
     "Algorithm",
     "Anderson",
     "AutoRegression",
+    "BatchError",
     "Bernoulli",
     "Bootstrap",
     "Candidate",
@@ -69,16 +66,23 @@ __all__ = [
     "CrossValidation",
     "Density",
     "Dirichlet",
+    "ECM",
+    "EM",
     "FamilyMixture",
     "FileError",
     "FitError",
     "Forecast",
+    "GEM",
     "Gamma",
     "GammaPrior",
     "Gaussian",
     "GaussianMixture",
+    "HMM",
     "HardEM",
     "Information",
+    "L1",
+    "L2",
+    "LDA",
     "LawError",
     "LinearRegression",
     "LocalLevel",
@@ -89,6 +93,7 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "NormalInverseWishart",
+    "OnlineEM",
     "Plan",
     "Poisson",
     "Product",
@@ -123,6 +128,7 @@ __all__ = [
     "em_rate",
     "expected_durations",
     "fit",
+    "fit_stream",
     "icl",
     "information",
     "init",
@@ -135,10 +141,12 @@ __all__ = [
     "log_marginal",
     "missing_information",
     "newton",
+    "online",
     "plan",
     "save",
     "select",
     "sequences",
+    "sources",
     "standard_errors",
     "static",
     "sticky",

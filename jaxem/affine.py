@@ -57,7 +57,8 @@ class Affine:
             covariance: (..., D, D) with a full matrix, else squared scales that multiply elementwise.
         """
         if self.kind == "full":
-            return self.matrix @ covariance @ self.matrix.T
+            changed = self.matrix @ covariance @ self.matrix.T
+            return (changed + changed.swapaxes(-1, -2)) / 2  # float32 products are symmetric only to rounding
         return covariance * self.matrix**2
 
     def _linear(self, matrix: Any, x: Any) -> Any:

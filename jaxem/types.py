@@ -156,6 +156,18 @@ class Model:
         del params
         return self
 
+    def moved(self, stats: PyTree, params: Params) -> PyTree:
+        """Statistics of this model, taken about what `at` was given, as those of `self.at(params)`.
+
+        Averages of statistics over steps need it, for parameters move. Default: for models that have no origin.
+
+        Raises:
+            TypeError: for a model that has one, and does not say how to move it.
+        """
+        if type(self).at is not Model.at:
+            raise TypeError(f"{type(self).__name__} takes statistics about parameters (at), and has no `moved` to average them")
+        return stats
+
     def forms(self, params: Params) -> tuple[Array | int, tuple[Model, ...]]:
         """Models equal in law that differ in arithmetic, cheapest first, and the index of the one safe at `params`."""
         del params

@@ -13,11 +13,12 @@ ROOT = Path(jaxem.__file__).parent
 LAYERS = (
     ("types", "numerics", "linalg", "_version"),
     ("constraints", "affine", "blocks", "validation", "leaves", "archive", "progress"),
-    ("priors", "init", "sequences"),
+    ("priors", "init", "sequences", "sources"),
     ("latents",),
     ("families",),
     ("models",),
     ("engine",),
+    ("online",),
     ("evaluate",),
     ("check",),
     ("datasets", "io", "saved"),

@@ -174,8 +174,9 @@ def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_ste
 
 
 def _fit_plainly(
-    model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize, monitor
-) -> Result:  # fmt: skip
+    model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize, monitor, solve=None
+) -> Result:
+    """`solve` takes what `_solve_in_segments`, the default, takes, and the change of coordinates after it, or None."""
     data = given = model.validate(data)
     n = n_rows(data)
     dtype = float_dtype(data)
@@ -217,7 +218,8 @@ def _fit_plainly(
             model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options
         )  # fmt: skip
         del data  # it lies in the blocks now, and memory may be scarce
-        result = _solve_in_segments(problem, queue, layout, n, options, monitor, finished)
+        arguments = (problem, queue, layout, n, options, monitor, finished)
+        result = _solve_in_segments(*arguments) if solve is None else solve(*arguments, affine)
     raise_if_all_failed(result, given, weight)
     return result
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.engine.algorithm import Point
-from jaxem.engine.e_step import e_step, update_local
+from jaxem.engine.e_step import Expectation, e_step, update_local
 from jaxem.engine.problem import Problem, objective
 from jaxem.engine.stop import reason, trouble
 from jaxem.numerics import tree_where
@@ -74,10 +74,16 @@ def new_lane(problem: Problem, params: Params) -> Lane:
 def step(problem: Problem, lane: Lane, on: Array | bool = True) -> Lane:
     """One evaluation of the EM map, at the lane's proposal; a lane that is not `on` does not drift.
 
-    E then M: the E-step says whether the lane goes to the proposal, and gives the algorithm what it
-    needs for the next one. The first call only evaluates the start.
+    E then M. The first call only evaluates the start.
     """
-    expectation = e_step(problem.model, lane.proposal, problem.blocks, lane.local)
+    return advance(problem, lane, e_step(problem.model, lane.proposal, problem.blocks, lane.local), on)
+
+
+def advance(problem: Problem, lane: Lane, expectation: Expectation, on: Array | bool = True) -> Lane:
+    """The lane after the E-step at its proposal, wherever that was taken.
+
+    The E-step says whether the lane goes to the proposal, and gives the algorithm what it needs for the next one.
+    """
     value = objective(problem, lane.proposal, expectation.loglik).astype(lane.objective.dtype)
     magnitude = value + problem.offset
     total, rounding = problem.blocks.weight.sum(), problem.algorithm.rounding

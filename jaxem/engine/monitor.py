@@ -175,7 +175,7 @@ class Monitor:
         snapshot = Snapshot(self._seconds(), objective, np.asarray(lanes.n_steps), np.asarray(lanes.status), result)
         if self._line is not None:
             self._line.show(snapshot.line(self._left(lanes)))
-        stop = self._over()
+        stop = self.over()
         if self._callback is not None and result is not None:
             stop |= bool(self._callback(snapshot))
         self.stopped = bool(agreed(stop))
@@ -189,7 +189,8 @@ class Monitor:
     def _seconds(self) -> float:
         return time.perf_counter() - self._begun
 
-    def _over(self) -> bool:
+    def over(self) -> bool:
+        """Whether an interrupt came or the time is up: for work that can be left in the middle."""
         return self._interrupted or (self._max_seconds is not None and self._seconds() >= self._max_seconds)
 
     def _left(self, lanes: Any) -> float | None:

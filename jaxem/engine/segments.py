@@ -66,12 +66,23 @@ def race_in_segments(
         result: what a monitor's callback may ask for.
         stage: of the race, to which `queue` belongs.
     """
+
+    def step_lanes(queue: Queue, stage: int) -> Queue:
+        return _run_in_segments(problem, queue, monitor, stage, result)
+
+    return race_watched(queue, width, rounds, monitor, step_lanes, stage)
+
+
+def race_watched(
+    queue: Queue, width: int, rounds: Rounds | None, monitor: Monitor, run: Callable[[Queue, int], Queue], stage: int = 0
+) -> Lane:
+    """`race` by a `run` of (queue, stage) that lets the monitor look on, from the host."""
     last = len(stages(queue.lanes.status.shape[0], rounds)) - 1
-    queue = _run_in_segments(problem, queue, monitor, stage, result)
+    queue = run(queue, stage)
     while stage < last and not monitor.stopped:
         stage += 1
         queue = dataclasses.replace(_order(queue, width, rounds, stage), lanes=queue.lanes)
-        queue = _run_in_segments(problem, queue, monitor, stage, result)
+        queue = run(queue, stage)
     monitor.save(queue, stage=stage)
     return _interrupted(queue) if monitor.stopped else queue.lanes
 

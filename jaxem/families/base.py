@@ -57,6 +57,12 @@ class Family:
         del params
         return self
 
+    def moved(self, stats: PyTree, params: Params) -> PyTree:
+        """See `Model.moved`."""
+        if type(self).at is not Family.at:
+            raise TypeError(f"{type(self).__name__} takes statistics about parameters (at), and has no `moved` to average them")
+        return stats
+
     def forms(self, params: Params) -> tuple[Array | int, tuple[Family, ...]]:
         """See `Model.forms`."""
         del params

@@ -86,6 +86,9 @@ class FamilyMixture(Family):
     def at(self, params: Params) -> FamilyMixture:
         return self._with(self.family.at(params["parts"]))
 
+    def moved(self, stats: PyTree, params: Params) -> PyTree:
+        return {**stats, "parts": self.family.moved(stats["parts"], params["parts"])}
+
     def forms(self, params: Params) -> tuple[Array | int, tuple[FamilyMixture, ...]]:
         which, families = self.family.forms(params["parts"])
         return which, tuple(self._with(family) for family in families)

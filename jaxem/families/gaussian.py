@@ -21,7 +21,7 @@ from jaxem import constraints as sets
 from jaxem.affine import Affine, whitening
 from jaxem.families.base import Family, columns
 from jaxem.families.covariance import SHAPES, Full
-from jaxem.numerics import PRECISION
+from jaxem.numerics import PRECISION, divided
 from jaxem.priors import NormalInverseWishart
 from jaxem.types import Params, static, struct
 from jaxem.validation import matrix
@@ -67,6 +67,17 @@ class Gaussian(Family):
     def at(self, params: Params) -> Gaussian:
         factor = self.shape.factor(params["covariance"])
         return self._with(origin=params["mean"], factor=factor, inverse=self.shape.inverse(factor))
+
+    def moved(self, stats: PyTree, params: Params) -> PyTree:
+        """Moments of y' = step y + shift from those of y."""
+        shape, new, weight = self.shape, self.at(params), stats["center"]
+        step = shape.product(new.inverse, self.factor)
+        shift = shape.apply(new.inverse, self.origin - new.origin)
+        before = shape.apply(step, divided(stats["linear"], weight[:, None]))
+        after, root = before + shift, jnp.sqrt(jnp.maximum(weight, 0))[:, None]
+        square = shape.congruent(step, shape.symmetrized(stats["square"]))
+        square = square + shape.outer(root * after) - shape.outer(root * before)
+        return {**stats, "linear": weight[:, None] * after, "square": square}
 
     def forms(self, params: Params) -> tuple[Array | int, tuple[Gaussian, ...]]:
         inverse = self.shape.inverse(self.shape.factor(params["covariance"])) if self.inverse is None else self.inverse

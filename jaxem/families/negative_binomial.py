@@ -41,6 +41,12 @@ class NegativeBinomial(Family):
     def at(self, params: Params) -> NegativeBinomial:
         return dataclasses.replace(self, origin=params["mean"])
 
+    def moved(self, stats: PyTree, params: Params) -> PyTree:
+        """Moments of u' = c u from those of u."""
+        c = self.origin / params["mean"]
+        size = stats["size"] + jnp.log(c) * stats["normalizer"] + (1 - c) * stats["linear"]
+        return {**stats, "size": size, "linear": c * stats["linear"]}
+
     def natural(self, params: Params) -> dict[str, Array]:
         """Leaves `size` (t = log u - u + 1), `linear` (t = u) and `normalizer` (t = 1), with u = rate / origin."""
         mean, size = params["mean"], params["size"]

@@ -80,6 +80,9 @@ class Product(Family):
     def at(self, params: Params) -> Product:
         return self._with(f.at(p) for f, p in zip(self.families, params, strict=True))
 
+    def moved(self, stats: PyTree, params: Params) -> PyTree:
+        return tuple(f.moved(s, p) for f, s, p in zip(self.families, stats, params, strict=True))
+
     def forms(self, params: Params) -> tuple[Array | int, tuple[Product, ...]]:
         each = [f.forms(p) for f, p in zip(self.families, params, strict=True)]
         n_forms = max(len(forms) for _, forms in each)

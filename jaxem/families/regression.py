@@ -68,6 +68,13 @@ class LinearRegression(Family):
     def at(self, params: Params) -> LinearRegression:
         return dataclasses.replace(self, origin=self.lines(params, self._k(params)))
 
+    def moved(self, stats: PyTree, params: Params) -> PyTree:
+        """Moments of r' = r - shift . z from those of r."""
+        cross, shift = stats["cross"], self.at(params).origin - self.origin
+        pull = jnp.einsum("kpq,kq->kp", stats["gram"], shift, precision=PRECISION)
+        square = stats["square"] - (shift * (2 * cross - pull)).sum(-1)
+        return {**stats, "square": square, "cross": cross - pull}
+
     def natural(self, params: Params) -> dict[str, Array]:
         """Leaves `log_scale` (t = 1), `square` (t = r^2), `cross` (t = r z) and `gram` (t = z z^T).
 
@@ -93,7 +100,9 @@ class LinearRegression(Family):
         r = data["y"] - jnp.matmul(natural["origin"], z, precision=PRECISION)
         rows, cols = np.triu_indices(z.shape[0])
         gram = natural["gram"] + jnp.swapaxes(natural["gram"], 1, 2)
-        quadratic = jnp.matmul(gram[:, rows, cols] * np.where(rows == cols, 0.5, 1).astype(gram.dtype), z[rows] * z[cols], precision=PRECISION)
+        quadratic = jnp.matmul(
+            gram[:, rows, cols] * np.where(rows == cols, 0.5, 1).astype(gram.dtype), z[rows] * z[cols], precision=PRECISION
+        )
         linear = r * jnp.matmul(natural["cross"], z, precision=PRECISION)
         return natural["log_scale"][:, None] + natural["square"][:, None] * r * r + linear + quadratic
 

@@ -60,6 +60,9 @@ class StudentT(Family):
     def at(self, params: Params) -> StudentT:
         return self._with(self.gaussian.at(_as_gaussian(params)))
 
+    def moved(self, stats: PyTree, params: Params) -> PyTree:
+        return self.gaussian.moved(stats, _as_gaussian(params))
+
     def forms(self, params: Params) -> tuple[Array | int, tuple[StudentT, ...]]:
         which, forms = self.gaussian.forms(_as_gaussian(params))
         return which, tuple(self._with(form) for form in forms)

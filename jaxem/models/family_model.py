@@ -64,6 +64,9 @@ class FamilyModel(Model):
     def at(self, params: Params) -> Any:
         return self._with(self._family.at(params[self.part]))
 
+    def moved(self, stats: PyTree, params: Params) -> PyTree:
+        return {**stats, self.part: self._family.moved(stats[self.part], params[self.part])}
+
     def forms(self, params: Params) -> tuple[Array | int, tuple[Any, ...]]:
         which, families = self._family.forms(params[self.part])
         return which, tuple(self._with(family) for family in families)

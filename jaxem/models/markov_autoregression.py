@@ -68,6 +68,9 @@ class MarkovAutoregression(ChainInference, Model):
     def at(self, params: Params) -> MarkovAutoregression:
         return dataclasses.replace(self, regression=self.regression.at(self.lines(params)))
 
+    def moved(self, stats: PyTree, params: Params) -> PyTree:
+        return {**stats, "regression": self.regression.moved(stats["regression"], self.lines(params))}
+
     def natural(self, params: Params) -> dict[str, Any]:
         """Leaves `log_stationary` (K,), `log_transition` (K, K) and `regression`, that of the joint states."""
         return {

@@ -20,15 +20,15 @@ from jax import Array
 from jaxem.blocks import Blocks
 from jaxem.engine.algorithm import EM, Algorithm
 from jaxem.engine.batches import Stream
+from jaxem.engine.checkpoint import Checkpoint
 from jaxem.engine.checks import check_algorithm, check_key, check_model
 from jaxem.engine.e_step import Expectation, e_step, update_local, weighted_total
-from jaxem.engine.checkpoint import Checkpoint
 from jaxem.engine.fit import _end_jit, _fit_plainly, _Options
 from jaxem.engine.layout import Layout, lay_out, memory_limit
 from jaxem.engine.loop import Lane, advance
+from jaxem.engine.monitor import Monitor, Snapshot
 from jaxem.engine.problem import Problem
 from jaxem.engine.regularizer import regularizer
-from jaxem.engine.monitor import Monitor, Snapshot
 from jaxem.engine.restarts import Queue, Rounds, active, put, take
 from jaxem.engine.segments import Standing, race_watched, resumed
 from jaxem.engine.stop import Stop

@@ -123,7 +123,7 @@ def log_prob(model: Model, params: Params, data: PyTree) -> Array:
 def m_step(model: Model, params: Params, data: PyTree, weight: Array, stats: PyTree, local: PyTree) -> Params:
     """One M-step."""
     blocks = one_block(data, weight)
-    return maximization.m_step(model, stats, params, blocks, jax.tree.map(lambda x: x[None], local))
+    return maximization.m_step(model, stats, params, blocks, jax.tree.map(lambda x: x[None], local), weight.sum())
 
 
 def q_of(model: Model, params: Params, data: PyTree, weight: Array, stats: PyTree, local: PyTree) -> Callable[[Params], Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from jaxem import init as starts
-from jaxem.blocks import Blocks, choose_block_size, cut, float_dtype, n_rows, replace_absent, row_width
+from jaxem.blocks import Blocks, choose_block_size, float_dtype, n_rows, replace_absent, row_width
+from jaxem.distributed import no_survivors, spans_processes, to_local_rows, together
 from jaxem.engine.algorithm import EM, Algorithm
 from jaxem.engine.checks import (
     check_algorithm,
@@ -27,9 +30,10 @@ from jaxem.engine.e_step import block_rows, weighted_total
 from jaxem.engine.implicit import attached
 from jaxem.engine.loop import HISTORY, Lane, chronological, new_lane
 from jaxem.engine.m_step import log_prior as model_log_prior
+from jaxem.engine.mesh import cut, lane_pieces, map_lanes, mesh_of, row_pieces, run, shared_out, uncut
 from jaxem.engine.problem import Problem
 from jaxem.engine.regularizer import Regularizer, regularizer
-from jaxem.engine.restarts import Rounds, best_first, run, run_rounds, settle, take, unrolled
+from jaxem.engine.restarts import Rounds, best_first, run_rounds, settle, take, unrolled
 from jaxem.engine.segments import run_in_segments
 from jaxem.engine.stop import Stop
 from jaxem.numerics import any_lane
@@ -48,6 +52,7 @@ class _Options:
     rounds: Rounds | None
     regularizer: Regularizer
     unroll: int | None = static(default=None)
+    mesh: Mesh | None = static(default=None)
 
 
 def fit(
@@ -70,6 +75,7 @@ def fit(
     tied: Any = None,
     standardize: bool = True,
     unroll: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Result:
     """Fit a latent-variable model by Expectation-Maximization.
 
@@ -104,6 +110,9 @@ def fit(
             them, and map the parameters back.
         unroll: exactly this many EM maps in a scan that reverse-mode differentiation goes through step by
             step, instead of a loop and the implicit derivative. For closed M-steps.
+        mesh: devices over which the rows of data are shared out, and restarts along an axis named "restarts" where it
+            has one. None: those over which the data already lie; inside jit it must be given. In several processes
+            `data`, `weight` and `labels` are each process's own rows, and the result is the same in all.
 
     Returns:
         A `Result`.
@@ -126,8 +135,9 @@ def fit(
     restrained = regularizer(penalty, log_prior, frozen, tied)
     standardize = standardize and not restrained.in_users_units and model.log_prior is None
     unroll = None if unroll is None else check_positive_int(unroll, "unroll", 0)
-    options = _Options(n_restarts, block_size, rounds, restrained, unroll)
-    with jax.default_matmul_precision("highest"):
+    mesh = mesh_of(mesh, data)
+    options = _Options(n_restarts, block_size, rounds, restrained, unroll, mesh)
+    with jax.default_matmul_precision("highest"), no_survivors(mesh):
         if is_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, options):
             return _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize)
         return _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize)
@@ -137,6 +147,7 @@ def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_ste
     data = jax.tree.map(jnp.asarray, data)
     dtype = float_dtype(data)
     weight = None if weight is None else jnp.asarray(weight, dtype)
+    data, weight, labels = shared_out(options.mesh, data, weight, labels)
     # Any coordinates lead to the same fit: its derivatives need not go through the choice of them.
     affine = jax.lax.stop_gradient(coordinates(model, data, weight, jnp)) if standardize else None
     original, init = model, _cast(init, dtype)
@@ -152,40 +163,45 @@ def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_ste
 
 
 def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize) -> Result:
-    data = given = model.validate(data)
-    n = n_rows(data)
-    dtype = float_dtype(data)
-    if weight is not None:
-        weight = np.asarray(check_weight(weight, n), dtype)
-    elif model.missing is None:
-        check_rows_finite(data)
-    max_steps = jnp.int32(check_positive_int(max_steps, "max_steps", 0))
-    labels = checked_labels(labels, model.label_shape(data), model.n_labels)
-    init = checked_init(model, init, data, options.n_restarts, dtype)
-    affine = coordinates(model, data, weight, np) if standardize else None
+    mesh = options.mesh
+    with together(mesh):
+        data, weight, labels = to_local_rows((data, weight, labels))
+        data = given = model.validate(data)
+        n = n_rows(data)
+        dtype = float_dtype(data)
+        if weight is not None:
+            weight = np.asarray(check_weight(weight, n), dtype)
+        elif model.missing is None:
+            check_rows_finite(data)
+        max_steps = np.int32(check_positive_int(max_steps, "max_steps", 0))
+        labels = checked_labels(labels, model.label_shape(data), model.n_labels)
+        init = checked_init(model, init, data, options.n_restarts, dtype)
+    given_weight = weight
+    data, weight, labels = shared_out(mesh, data, weight, labels)
+    if isinstance(init, starts.Labels):
+        init = starts.Labels(shared_out(mesh, init.labels, None, None)[0])
+    exact = exact_coordinates(model, data, weight, mesh) if standardize else None
     original = model
-    if affine is not None:
-        exact = jax.tree.map(lambda x: np.asarray(x, np.float64), affine)
-        volume = _volume(model, data, exact, dtype)
-        data = jax.tree.map(np.asarray, data)
-        model, init, data = _changed(model, init, exact, model.change_data(data, exact))
+    if exact is not None:
+        volume, data = standardized(model, data, exact, dtype, mesh)
+        model, init, data = _changed(model, init, exact, data)
         model, init = _cast(model, dtype), _cast(init, dtype)
     else:
         volume = jnp.zeros((), dtype)
     data = jax.tree.map(jnp.asarray, data)
     result = _solve_in_segments(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
-    if affine is not None:
+    if exact is not None:
         doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
         params = original.change_params(doubled, exact.inverted())
-        result = _restored_jit(original, result, jax.tree.map(lambda x: jnp.asarray(np.asarray(x, dtype)), params))
-    else:
-        result = dataclasses.replace(result, model=original)
-    raise_if_all_failed(result, given, weight)
-    return _trimmed(result)
+        result = _restored_jit(original, result, jax.tree.map(lambda x: np.asarray(x, dtype), params))
+    result = dataclasses.replace(result, model=original)
+    raise_if_all_failed(result, given, given_weight)
+    return _trimmed(result) if spans_processes(mesh) else _trimmed(result, n)
 
 
-def _trimmed(result: Result) -> Result:
-    """Histories without the steps that were not taken."""
+def _trimmed(result: Result, n: int | None = None) -> Result:
+    """Histories without the steps that were not taken; per-datum parameters of the first `n` data."""
+    result = dataclasses.replace(result, local=jax.tree.map(lambda x: x[:n], result.local))
     taken = int(min(result.n_steps + 1, HISTORY))
     longest = int(min(result.restarts.n_steps.max() + 1, HISTORY))
     restarts = dataclasses.replace(result.restarts, history=result.restarts.history[:, :longest])
@@ -200,6 +216,36 @@ def coordinates(model: Model, data: PyTree, weight: Any, xp: Any) -> Any:
         return model.coordinates(jax.tree.map(lambda x: np.asarray(x)[weight > 0], data), np)
     present = any_lane(jax.lax.stop_gradient(weight) > 0)
     return model.coordinates(replace_absent(data, weight), jnp, present)
+
+
+def exact_coordinates(model: Model, data: PyTree, weight: Any, mesh: Mesh | None) -> Any:
+    """`coordinates` in float64: on the host, or where data lie on a mesh there."""
+    if mesh is None:
+        affine = coordinates(model, data, weight, np)
+    else:
+        with jax.enable_x64(True):
+            affine = _coordinates_jit(model, data, weight)
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), affine)
+
+
+@jax.jit
+def _coordinates_jit(model, data, weight):
+    data, weight = _cast((data, weight), np.dtype(np.float64))
+    return coordinates(model, data, weight, jnp)
+
+
+def standardized(model: Model, data: PyTree, affine: Any, dtype: Any, mesh: Mesh | None) -> tuple[Array, PyTree]:
+    """The log-volume that `affine` takes off, and the data in new coordinates, by arithmetic in float64."""
+    if mesh is None:
+        return _volume(model, data, affine, dtype), model.change_data(jax.tree.map(np.asarray, data), affine)
+    with jax.enable_x64(True):
+        return _standardized_jit(model, data, affine, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _standardized_jit(model, data, affine, dtype):
+    changed = model.change_data(data, affine)
+    return _volume(model, data, affine, dtype), jax.tree.map(lambda new, old: new.astype(old.dtype), changed, data)
 
 
 def _changed(model: Model, init: Any, affine: Any, data: PyTree) -> tuple[Model, Any, PyTree]:
@@ -259,21 +305,23 @@ class _Plan:
 
 
 def _planned(model, data, starting, labels, options) -> _Plan:
-    n, dtype, backend = n_rows(data), float_dtype(data), jax.default_backend()
+    n, dtype, backend = n_rows(data) // row_pieces(options.mesh), float_dtype(data), jax.default_backend()
     template = jax.tree.map(lambda x: x[0], starting)
-    width = _lanes_at_once(n, options.n_restarts, _row_width(model, template, data, labels, 1), backend)
+    n_restarts = -(-options.n_restarts // lane_pieces(options.mesh))
+    width = _lanes_at_once(n, n_restarts, _row_width(model, template, data, labels, 1), backend)
     across = _row_width(model, template, data, labels, width)
     return _Plan(width, options.block_size or choose_block_size(n, across, dtype.itemsize, backend))
 
 
 def _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, plan) -> Problem:
     """The problem, its data cut into blocks."""
-    blocks = cut(data, weight, labels, plan.block_size)
+    blocks = cut(options.mesh, data, weight, labels, plan.block_size)
+    total = blocks.total_weight()
     if volume.ndim == 0:
-        offset = volume * blocks.weight.sum()
+        offset = volume * total
     else:  # data differ in size
         offset = volume.sum() if weight is None else weighted_total(volume, weight)
-    return Problem(model, blocks, algorithm, stop, max_steps, offset, options.regularizer)
+    return Problem(model, blocks, algorithm, stop, max_steps, offset, total, options.regularizer, options.mesh)
 
 
 def _begin(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options) -> tuple[Problem, Lane, _Plan]:
@@ -283,11 +331,14 @@ def _begin(model, data, key, init, weight, labels, algorithm, stop, max_steps, v
     options.regularizer.check(model.constraints, jax.tree.map(lambda x: x[0], starting))
     plan = _planned(model, data, starting, labels, options)
     problem = _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, plan)
-    if model.local is None:
-        lanes = jax.vmap(lambda p: new_lane(problem, p))(starting)
-    else:  # a pass over the data
-        lanes = jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=plan.width)
-    return problem, lanes, plan
+
+    def begun(problem: Problem, starting: Params) -> Lane:
+        if model.local is None:
+            return jax.vmap(lambda p: new_lane(problem, p))(starting)
+        # A pass over the data.
+        return jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=plan.width)
+
+    return problem, map_lanes(problem, begun, starting), plan
 
 
 def _race(problem, lanes, options, plan, run) -> Lane:
@@ -297,11 +348,15 @@ def _race(problem, lanes, options, plan, run) -> Lane:
     return run_rounds(problem, lanes, plan.width, options.rounds, run)
 
 
+def _unrolled(problem, lanes, n_steps) -> Lane:
+    return map_lanes(problem, lambda problem, lanes: unrolled(problem, lanes, n_steps), lanes)
+
+
 def _end(problem, lanes, n) -> Result:
     """The winner, and a line about each of the others; `n` data."""
     lanes, offset = settle(problem, lanes), problem.offset
     winner = take(lanes, best_first(lanes)[0])
-    local = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], winner.local)
+    local = uncut(problem.mesh, winner.local, n)
     histories = jax.vmap(chronological)(lanes.history, lanes.n_steps) + offset
     return Result(
         params=winner.params,
@@ -323,7 +378,7 @@ def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, v
         given = (model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
         if options.unroll is not None:
             problem, lanes, _ = _begin(*given)
-            return _end(problem, unrolled(problem, lanes, options.unroll), n_rows(data))
+            return _end(problem, _unrolled(problem, lanes, options.unroll), n_rows(data))
         problem, lanes, plan = _begin(*jax.lax.stop_gradient(given))
         result = _end(problem, _race(problem, lanes, options, plan, run), n_rows(data))
         live = _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, plan)
@@ -332,7 +387,7 @@ def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, v
 
 _begin_jit = jax.jit(_begin)
 _end_jit = jax.jit(_end, static_argnums=2)
-_unrolled_jit = jax.jit(unrolled, static_argnums=2)
+_unrolled_jit = jax.jit(_unrolled, static_argnums=2)
 
 
 def _solve_in_segments(model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options) -> Result:

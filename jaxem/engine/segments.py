@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.distributed import agreed, watchdog
 from jaxem.engine.loop import Lane
+from jaxem.engine.mesh import run
 from jaxem.engine.problem import Problem
-from jaxem.engine.restarts import NEVER, active, run
+from jaxem.engine.restarts import NEVER, active
 from jaxem.types import Status
 
 #: Steps of the first segment, and the seconds that a later one should take.
@@ -27,19 +29,22 @@ _run = jax.jit(run, static_argnums=2)
 
 def run_in_segments(problem: Problem, lanes: Lane, width: int, limit: Array | int = NEVER) -> Lane:
     """`run`, returning to the host every fifth of a second; after an interrupt lanes that still ran are INTERRUPTED."""
-    limit, budget = jnp.int32(limit), FIRST
+    limit, budget, usual = jnp.int32(limit), FIRST, None
     with _interrupts() as interrupted:
         while True:
             begun = time.perf_counter()
             lanes = _run(problem, lanes, width, limit, jnp.int32(budget))
-            running = active(lanes, limit)
-            if not np.asarray(running).any():
+            with watchdog(problem.mesh, usual):
+                running = np.asarray(active(lanes, limit)).any()
+            # One process's clock and signals are every process's.
+            seconds = usual = agreed(time.perf_counter() - begun, problem.mesh)
+            if not running:
                 return lanes
-            if interrupted():
+            if agreed(int(interrupted()), problem.mesh):
                 ended = lanes.status == Status.RUNNING
                 return dataclasses.replace(lanes, status=jnp.where(ended, jnp.int32(Status.INTERRUPTED), lanes.status))
             # The first segment's time is mostly compilation; growth by four at most forgets it soon.
-            wanted = budget * SECONDS / max(time.perf_counter() - begun, 1e-9)
+            wanted = budget * SECONDS / max(seconds, 1e-9)
             budget = int(min(max(wanted, FIRST / 2, 1), 4 * budget, NEVER))
 
 

@@ -1,6 +1,6 @@
 """jaxem: Expectation-Maximization in JAX."""
 
-from jaxem import constraints, datasets, init, latents
+from jaxem import constraints, datasets, distributed, init, latents
 from jaxem._version import __version__
 from jaxem.check import LawError, check_model
 from jaxem.engine.accelerate import QuasiNewton, Squarem
@@ -111,6 +111,7 @@ __all__ = [
     "cross_validate",
     "datasets",
     "density",
+    "distributed",
     "em_rate",
     "expected_durations",
     "fit",

@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 PyTree = Any
+Number = TypeVar("Number", int, float)
 
 #: Exit code of a process that lost another one (EX_UNAVAILABLE of sysexits.h).
 LOST = 69
@@ -87,9 +89,15 @@ def from_local_rows(rows: PyTree, mesh: Mesh) -> PyTree:
         mesh: spans all processes.
 
     Raises:
-        ValueError: for a number of rows that its devices cannot share equally.
+        ValueError: for a number of rows that its devices cannot share equally, or rows built otherwise in another process.
     """
     sharding, pieces = row_sharding(mesh), shards_here(mesh)
+    built = repr((jax.tree.structure(rows), [(x.shape, str(x.dtype)) for x in jax.tree.leaves(rows)]))
+    number = zlib.crc32(built.encode()) >> 1
+    if agreed(number, mesh) != -agreed(-number, mesh):
+        raise ValueError(
+            f"rows must have one structure, shapes and dtypes in all processes; process {jax.process_index()} has {built}"
+        )
     for x in jax.tree.leaves(rows):
         if x.shape[0] % pieces:
             raise ValueError(f"rows must be a multiple of this process's {pieces} devices along the rows; got {x.shape[0]}")
@@ -97,7 +105,7 @@ def from_local_rows(rows: PyTree, mesh: Mesh) -> PyTree:
 
 
 def to_local_rows(arrays: PyTree) -> PyTree:
-    """This process's rows as NumPy arrays: the opposite of `from_local_rows`; what is no array of several processes, as it is."""
+    """This process's rows as NumPy arrays, the opposite of `from_local_rows`; arrays of this process alone as they are."""
 
     def leaf(x: Any) -> Any:
         if not isinstance(x, jax.Array) or x.is_fully_addressable:
@@ -114,7 +122,7 @@ def spans_processes(mesh: Mesh | None) -> bool:
     return mesh is not None and mesh.is_multi_process
 
 
-def agreed(value: float, mesh: Mesh | None) -> float:
+def agreed(value: Number, mesh: Mesh | None) -> Number:
     """The largest `value` of all processes: what the host decides by it, all decide alike.
 
     A clock read by each for itself would send them different ways, and the next collective would wait for ever.

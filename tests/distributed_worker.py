@@ -37,7 +37,9 @@ if task == "results":
     found |= {"mean": mixture.params["components"]["mean"], "loglik": mixture.loglik}
     # Restarts along processes: each holds all rows.
     by_restarts = jax.make_mesh((2, 1), ("restarts", "data"))
-    topics = jaxem.fit(jaxem.LDA(2), counts(9)["row"].round(1) * 10, key=jax.random.key(0), n_restarts=3, **options | {"mesh": by_restarts})
+    topics = jaxem.fit(
+        jaxem.LDA(2), counts(9)["row"].round(1) * 10, key=jax.random.key(0), n_restarts=3, **options | {"mesh": by_restarts}
+    )
     found |= {"topics": topics.params["topics"], "topic_logliks": topics.restarts.loglik}
     arrays = jaxem.distributed.from_local_rows(jax.tree.map(lambda x: x[30 * me : 30 * me + 30], counts(60)), mesh)
     images = jaxem.fit(jaxem.Superposition(), arrays, max_steps=5)

@@ -31,6 +31,7 @@ def start(task: str, *arguments: str) -> list[subprocess.Popen]:
     ]  # fmt: skip
 
 
+@pytest.mark.published
 def test_results_are_those_of_one_process(tmp_path, x64):
     names = [str(tmp_path / f"{i}.npz") for i in (0, 1)]
     for process in start("results", *names):
@@ -63,7 +64,7 @@ def test_results_are_those_of_one_process(tmp_path, x64):
     "blow, says", [(signal.SIGKILL, "another process was lost"), (signal.SIGSTOP, "another process has not answered for")]
 )
 def test_the_others_end_when_one_is_lost(blow, says):
-    """Process 1 dies or freezes in mid-fit: process 0 leaves with a code and one line."""
+    """Process 1 dies or freezes in mid-fit: process 0 leaves with a code and one line. Patience is shortened from 20 s to 2."""
     survivor, victim = start("endless", "2", "2")
     try:
         for _ in range(4):  # past compilation

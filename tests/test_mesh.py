@@ -21,10 +21,24 @@ from jaxem.engine import segments
 on_eight = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices: test_on_eight_devices runs it")
 
 
-def test_on_eight_devices():
+@pytest.mark.parametrize("chosen", ["not published", pytest.param("published", marks=pytest.mark.published)])
+def test_on_eight_devices(chosen):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", __file__, "-k", "not test_on_eight_devices"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-m",
+        chosen,
+        "-k",
+        "not on_eight",
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0 and "skipped" not in done.stdout, done.stdout + done.stderr
 
@@ -55,8 +69,11 @@ def fits_alike(model, data, mesh=None, rtol=1e-9, **options):
     return one, many
 
 
+ALGORITHMS = [jaxem.EM(), *(pytest.param(a, marks=pytest.mark.published) for a in (jaxem.Squarem(), jaxem.Anderson()))]
+
+
 @on_eight
-@pytest.mark.parametrize("algorithm", [jaxem.EM(), jaxem.Squarem(), jaxem.Anderson()], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: type(a).__name__)
 def test_mixture_with_absent_rows(algorithm):
     """103 rows on 8 devices: padded with rows of weight zero; a whole device's rows absent and NaN."""
     x, weight = clusters(103, 2, 3), np.ones(103)
@@ -65,17 +82,20 @@ def test_mixture_with_absent_rows(algorithm):
 
 
 @on_eight
+@pytest.mark.published
 def test_restarts_by_data():
     """Three restarts on two groups of four devices."""
     fits_alike(jaxem.GaussianMixture(3), clusters(103, 2, 3), two_dimensional(), n_restarts=3)
 
 
 @on_eight
+@pytest.mark.published
 def test_rounds():
     fits_alike(jaxem.GaussianMixture(2), clusters(64, 2, 3), two_dimensional(), n_restarts=6, rounds=jaxem.Rounds(first=3))
 
 
 @on_eight
+@pytest.mark.published
 def test_sharded_arrays_need_no_mesh_argument():
     x = clusters(64, 2, 3)
     laid = jax.device_put(x, NamedSharding(rows_mesh(), PartitionSpec("data")))
@@ -86,6 +106,7 @@ def test_sharded_arrays_need_no_mesh_argument():
 
 
 @on_eight
+@pytest.mark.published
 def test_sequences():
     rng = np.random.default_rng(0)
     data = jaxem.sequences([rng.poisson(2 + 5 * (i % 2), size=5 + i % 4) for i in range(11)])
@@ -93,6 +114,7 @@ def test_sequences():
 
 
 @on_eight
+@pytest.mark.published
 def test_superposition():
     rng = np.random.default_rng(0)
     row = rng.uniform(size=(37, 4))
@@ -100,6 +122,7 @@ def test_superposition():
 
 
 @on_eight
+@pytest.mark.published
 def test_local_rows_stay_on_their_device():
     words = np.random.default_rng(0).poisson(1.5, size=(21, 6))
     one, many = fits_alike(jaxem.LDA(2), words, block_size=2)
@@ -113,6 +136,7 @@ def curves(params, x):
 
 
 @on_eight
+@pytest.mark.published
 def test_log_joint_sums_its_passes_over_devices():
     """Two lines of different slopes; the M-step is Optax's, with passes over the data."""
     rng = np.random.default_rng(0)
@@ -123,12 +147,14 @@ def test_log_joint_sums_its_passes_over_devices():
 
 
 @on_eight
+@pytest.mark.published
 def test_float32():
     x = clusters(1000, 2, 3).astype(np.float32)
     fits_alike(jaxem.GaussianMixture(3), x, rtol=1e-6, block_size=25, init=jaxem.init.Quantiles())
 
 
 @on_eight
+@pytest.mark.published
 def test_inside_jit_and_its_gradient():
     """Fitted on four devices inside jit; the derivative of the log-likelihood in the data's weights too."""
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
@@ -195,6 +221,7 @@ def test_bad_mesh():
 
 
 @on_eight
+@pytest.mark.published
 def test_the_law_of_the_device_count():
     report = jaxem.check_model(jaxem.Mixture(2, jaxem.Poisson()), np.random.default_rng(0).poisson(3, size=40))
     assert "device-count" in report.ran

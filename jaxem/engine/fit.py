@@ -30,7 +30,7 @@ from jaxem.engine.e_step import block_rows, weighted_total
 from jaxem.engine.implicit import attached
 from jaxem.engine.loop import HISTORY, Lane, chronological, new_lane
 from jaxem.engine.m_step import log_prior as model_log_prior
-from jaxem.engine.mesh import cut, lane_pieces, map_lanes, mesh_of, row_pieces, run, shared_out, uncut
+from jaxem.engine.mesh import cut_on, lane_pieces, map_lanes, mesh_of, row_pieces, run, shared_out, uncut
 from jaxem.engine.problem import Problem
 from jaxem.engine.regularizer import Regularizer, regularizer
 from jaxem.engine.restarts import Rounds, best_first, run_rounds, settle, take, unrolled
@@ -147,7 +147,9 @@ def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_ste
     data = jax.tree.map(jnp.asarray, data)
     dtype = float_dtype(data)
     weight = None if weight is None else jnp.asarray(weight, dtype)
-    data, weight, labels = shared_out(options.mesh, data, weight, labels)
+    n, mesh = n_rows(data), options.mesh
+    data, weight, labels = shared_out(mesh, data, weight, labels)
+    init = _shared_start(mesh, init)
     # Any coordinates lead to the same fit: its derivatives need not go through the choice of them.
     affine = jax.lax.stop_gradient(coordinates(model, data, weight, jnp)) if standardize else None
     original, init = model, _cast(init, dtype)
@@ -157,6 +159,7 @@ def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_ste
     else:
         volume = jnp.zeros((), dtype)
     result = _solve(model, data, key, init, weight, labels, algorithm, stop, jnp.asarray(max_steps), volume, options)
+    result = dataclasses.replace(result, local=jax.tree.map(lambda x: x[:n], result.local))
     if affine is None:
         return dataclasses.replace(result, model=original)
     return _restored(original, result, original.change_params(result.params, affine.inverted()))
@@ -178,8 +181,7 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
         init = checked_init(model, init, data, options.n_restarts, dtype)
     given_weight = weight
     data, weight, labels = shared_out(mesh, data, weight, labels)
-    if isinstance(init, starts.Labels):
-        init = starts.Labels(shared_out(mesh, init.labels, None, None)[0])
+    init = _shared_start(mesh, init)
     exact = exact_coordinates(model, data, weight, mesh) if standardize else None
     original = model
     if exact is not None:
@@ -197,6 +199,13 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
     result = dataclasses.replace(result, model=original)
     raise_if_all_failed(result, given, given_weight)
     return _trimmed(result) if spans_processes(mesh) else _trimmed(result, n)
+
+
+def _shared_start(mesh: Mesh | None, init: Any) -> Any:
+    """Starting labels shared out as their rows are."""
+    if mesh is None or not isinstance(init, starts.Labels):
+        return init
+    return starts.Labels(shared_out(mesh, jnp.asarray(init.labels), None, None)[0])
 
 
 def _trimmed(result: Result, n: int | None = None) -> Result:
@@ -315,7 +324,7 @@ def _planned(model, data, starting, labels, options) -> _Plan:
 
 def _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, plan) -> Problem:
     """The problem, its data cut into blocks."""
-    blocks = cut(options.mesh, data, weight, labels, plan.block_size)
+    blocks = cut_on(options.mesh, data, weight, labels, plan.block_size)
     total = blocks.total_weight()
     if volume.ndim == 0:
         offset = volume * total

@@ -20,8 +20,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxem import blocks as one_device
-from jaxem.blocks import Blocks, n_rows, replace_absent
+from jaxem.blocks import Blocks, cut, float_dtype, n_rows, replace_absent
 from jaxem.distributed import RESTARTS, agreed, from_local_rows, row_axes, row_sharding, shards_here
 from jaxem.engine import restarts
 from jaxem.engine.loop import Lane
@@ -89,11 +88,10 @@ def shared_out(mesh: Mesh | None, data: PyTree, weight: Any, labels: PyTree) -> 
         return data, weight, labels
     n, traced = n_rows(data), is_traced(data, weight, labels)
     pieces = row_pieces(mesh) if traced else shards_here(mesh)
-    each = -(-n // pieces) if traced else int(agreed(-(-n // pieces), mesh))
-    extra = each * pieces - n
-    if extra if traced else agreed(extra, mesh):
-        ones = jnp.ones if traced else np.ones
-        weight = ones((n,), one_device.float_dtype(data)) if weight is None else weight
+    among = None if traced else mesh  # inside jit all processes see all rows
+    extra = agreed(-(-n // pieces), among) * pieces - n
+    if agreed(extra, among):
+        weight = np.ones((n,), float_dtype(data)) if weight is None else weight
         weight = lengthened(weight, extra) * (np.arange(n + extra) < n)
     rows = (lengthened(data, extra), weight, lengthened(labels, extra))
     if traced:
@@ -109,17 +107,23 @@ def spread(function: Callable[..., Any], mesh: Mesh | None, in_specs: Any, out_s
     return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
-def cut(mesh: Mesh | None, data: PyTree, weight: Array | None, labels: PyTree, block_size: int) -> Blocks:
+def cut_on(mesh: Mesh | None, data: PyTree, weight: Array | None, labels: PyTree, block_size: int) -> Blocks:
     """`jaxem.blocks.cut`, by every device for its own rows."""
-    if mesh is not None and weight is not None:
+    if mesh is None:
+        return cut(data, weight, labels, block_size)
+    if weight is not None:
         data = replace_absent(data, weight)  # a device may hold no valid row of its own
-    rows = P(row_axes(mesh)) if mesh is not None else None
-    return spread(lambda *given: one_device.cut(*given, block_size), mesh, rows, rows)(data, weight, labels)
+    rows = P(row_axes(mesh))
+
+    def own(data: PyTree, weight: Array | None, labels: PyTree) -> Blocks:
+        return cut(data, weight, labels, block_size)
+
+    return spread(own, mesh, rows, rows)(data, weight, labels)
 
 
 def uncut(mesh: Mesh | None, tree: PyTree, n: int) -> PyTree:
-    """Rows (n, ...) of leaves (n_blocks, block, ...) that `cut` made."""
-    rows = P(row_axes(mesh)) if mesh is not None else None
+    """Rows (n, ...) of leaves (n_blocks, block, ...) that `cut_on` made."""
+    rows = None if mesh is None else P(row_axes(mesh))
     own = n // row_pieces(mesh)
 
     def flat(tree: PyTree) -> PyTree:
@@ -140,8 +144,8 @@ def on_devices(problem: Problem, function: Callable[..., Any], in_specs: tuple[A
     mesh = problem.mesh
     if mesh is None:
         return lambda *args: function(problem, *args)
-    fields = {f.name: P() for f in dataclasses.fields(Problem) if not f.metadata.get("static")}
-    specs = Problem(**{**fields, "blocks": P(row_axes(mesh))}, mesh=mesh)
+    fields: dict[str, Any] = {f.name: P() for f in dataclasses.fields(Problem)}
+    specs = Problem(**{**fields, "blocks": P(row_axes(mesh)), "mesh": mesh})
 
     def alone(problem: Problem, *args: Any) -> Any:
         blocks = dataclasses.replace(problem.blocks, axes=row_axes(mesh))
@@ -166,8 +170,8 @@ def map_lanes(problem: Problem, function: Callable[..., Lane], lanes: PyTree, *n
     if mesh is None:
         return function(problem, lanes, *numbers)
     axis = RESTARTS if RESTARTS in mesh.axis_names else None
-    specs = Lane(**{f.name: P(axis) for f in dataclasses.fields(Lane)})
-    specs = dataclasses.replace(specs, local=P(axis, row_axes(mesh)))
+    fields: dict[str, Any] = {f.name: P(axis) for f in dataclasses.fields(Lane)}
+    specs = Lane(**{**fields, "local": P(axis, row_axes(mesh))})
     in_specs = (specs if isinstance(lanes, Lane) else P(axis), *[P()] * len(numbers))
 
     # As many lanes for every group of devices: copies of the last one fill up.

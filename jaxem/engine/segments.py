@@ -36,15 +36,16 @@ def run_in_segments(problem: Problem, lanes: Lane, width: int, limit: Array | in
             lanes = _run(problem, lanes, width, limit, jnp.int32(budget))
             with watchdog(problem.mesh, usual):
                 running = np.asarray(active(lanes, limit)).any()
-            # One process's clock and signals are every process's.
-            seconds = usual = agreed(time.perf_counter() - begun, problem.mesh)
+                # One process's clock and signals are every process's.
+                usual = agreed(time.perf_counter() - begun, problem.mesh)
+                stopped = agreed(int(interrupted()), problem.mesh)
             if not running:
                 return lanes
-            if agreed(int(interrupted()), problem.mesh):
+            if stopped:
                 ended = lanes.status == Status.RUNNING
                 return dataclasses.replace(lanes, status=jnp.where(ended, jnp.int32(Status.INTERRUPTED), lanes.status))
             # The first segment's time is mostly compilation; growth by four at most forgets it soon.
-            wanted = budget * SECONDS / max(seconds, 1e-9)
+            wanted = budget * SECONDS / max(usual, 1e-9)
             budget = int(min(max(wanted, FIRST / 2, 1), 4 * budget, NEVER))
 
 

@@ -168,7 +168,7 @@ def no_survivors(mesh: Mesh | None) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if not spans_processes(mesh):
             raise
-        leave(f"another process was lost ({error})")
+        leave(f"work with the other processes failed, one may be lost ({error})")
 
 
 @contextmanager

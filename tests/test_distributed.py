@@ -61,7 +61,7 @@ def test_results_are_those_of_one_process(tmp_path, x64):
 
 
 @pytest.mark.parametrize(
-    "blow, says", [(signal.SIGKILL, "another process was lost"), (signal.SIGSTOP, "another process has not answered for")]
+    "blow, says", [(signal.SIGKILL, "one may be lost"), (signal.SIGSTOP, "another process has not answered for")]
 )
 def test_the_others_end_when_one_is_lost(blow, says):
     """Process 1 dies or freezes in mid-fit: process 0 leaves with a code and one line. Patience is shortened from 20 s to 2."""

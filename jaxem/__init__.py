@@ -1,6 +1,6 @@
 """jaxem: Expectation-Maximization in JAX."""
 
-from jaxem import constraints, datasets, init, latents, online, sources
+from jaxem import constraints, datasets, distributed, init, latents, online, sources
 from jaxem._version import __version__
 from jaxem.archive import FileError
 from jaxem.check import LawError, check_model
@@ -125,6 +125,7 @@ __all__ = [
     "cross_validate",
     "datasets",
     "density",
+    "distributed",
     "em_rate",
     "expected_durations",
     "fit",

@@ -114,5 +114,8 @@ def whitening(x: Any, kind: Kind, xp: Any, present: Any = None) -> Affine:
         return Affine(mean, 1 / size, 1 * size, kind)
     correlation = covariance / (scale[:, None] * scale) + xp.diag(xp.where(varies, 0, 1))
     values, vectors = xp.linalg.eigh(correlation)
+    # The sign of an eigenvector is chance, of another order of the rows or another number of devices: one is chosen.
+    weights = xp.sqrt(xp.arange(1, len(vectors) + 1, dtype=vectors.dtype))
+    vectors = vectors * xp.where(weights @ vectors < 0, -1, 1)
     size = xp.sqrt(xp.maximum(values, xp.finfo(x.dtype).eps * values[-1]))
     return Affine(mean, (vectors / size).T / scale, scale[:, None] * (vectors * size), kind)

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 from jaxem.numerics import any_lane, compensated_add
-from jaxem.types import struct
+from jaxem.types import static, struct
 
 PyTree = Any
 
@@ -30,11 +31,24 @@ class Blocks:
         data: the rows; padded and zero-weight rows hold a copy of a valid one.
         weight: (n_blocks, block), 0 in the padding.
         labels: (n_blocks, block, ...) or None.
+        axes: names of the mesh axes along which other devices hold other blocks of the same data.
     """
 
     data: PyTree
     weight: Array
     labels: PyTree
+    axes: tuple[str, ...] = static(default=())
+
+    def over_devices(self, total: PyTree) -> PyTree:
+        """The sum of every device's `total`, by one all-reduce of one vector; `total` itself where there is one device."""
+        if not self.axes:
+            return total
+        flat, unravel = ravel_pytree(total)
+        return unravel(jax.lax.psum(flat, self.axes))
+
+    def total_weight(self) -> Array:
+        """Sum of the weights of all data."""
+        return self.over_devices(self.weight.sum())
 
 
 def n_rows(data: PyTree) -> int:
@@ -51,8 +65,13 @@ def float_dtype(data: PyTree) -> Any:
 def replace_absent(data: PyTree, weight: Array) -> PyTree:
     """Put a valid row in place of every row whose weight is zero in all lanes, whatever it holds."""
     present = any_lane(jax.lax.stop_gradient(weight) > 0)
-    index = jnp.where(present, jnp.arange(weight.shape[0]), jnp.argmax(present))
-    return jax.tree.map(lambda x: x[index], data)
+    first = jnp.argmax(present)[None]
+
+    def leaf(x: Array) -> Array:
+        # A select rather than a gather of all rows, so that rows stay on their device.
+        return jnp.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, x[first])
+
+    return jax.tree.map(leaf, data)
 
 
 def cut(data: PyTree, weight: Array | None, labels: PyTree, block_size: int) -> Blocks:

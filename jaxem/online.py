@@ -24,7 +24,7 @@ from jaxem import init as starts
 from jaxem.blocks import Blocks, float_dtype, n_rows, replace_absent
 from jaxem.engine.batches import Stream
 from jaxem.engine.checks import check_key, check_model, check_rows_finite, checked_init
-from jaxem.engine.fit import _cast, _changed, coordinates
+from jaxem.engine.coordinates import cast, changed, coordinates
 from jaxem.engine.m_step import m_step
 from jaxem.engine.stream import cold_e_step
 from jaxem.numerics import all_finite, divided, tree_where
@@ -141,8 +141,9 @@ def init(
     init = checked_init(model, init, data, 1, dtype)
     original, affine = model, coordinates(model, data, weight, np) if standardize and model.log_prior is None else None
     if affine is not None:
-        model, init, data = _changed(model, init, affine, model.change_data(jax.tree.map(np.asarray, data), affine))
-        model, init, affine = _cast(model, dtype), _cast(init, dtype), _cast(affine, dtype)
+        data = model.change_data(jax.tree.map(np.asarray, data), affine)
+        model, init = changed(model, init, affine)
+        model, init, affine = cast(model, dtype), cast(init, dtype), cast(affine, dtype)
     with jax.default_matmul_precision("highest"):
         return _begin(model, original, affine, settings, jax.tree.map(jnp.asarray, data), jnp.asarray(weight), key, init)
 
@@ -156,7 +157,7 @@ def _begin(model, original, affine, settings, data, weight, key, init) -> Online
         params = model.initialize_by(init, key, data, weight)
     else:
         params = init
-    params = _cast(jax.tree.map(jnp.asarray, params), weight.dtype)
+    params = cast(jax.tree.map(jnp.asarray, params), weight.dtype)
     _, stats = _mean_statistics(model, params, data, weight, settings.local_rounds)
     zero = jnp.int32(0)
     return OnlineState(
@@ -185,7 +186,7 @@ def update(state: OnlineState, batch: PyTree, weight: Array | None = None) -> On
 def _updated(state: OnlineState, batch: PyTree, weight: Array | None) -> tuple[OnlineState, Array]:
     """The next state, and whether it is finite."""
     model, settings, dtype = state.model, state.settings, state.n_data.dtype
-    data = _cast(jax.tree.map(jnp.asarray, batch), dtype)
+    data = cast(jax.tree.map(jnp.asarray, batch), dtype)
     weight = jnp.ones((n_rows(data),), dtype) if weight is None else jnp.asarray(weight, dtype)
     data = replace_absent(data, weight)
     data = data if state.affine is None else model.change_data(data, state.affine)
@@ -224,8 +225,9 @@ def _blend(old: PyTree, new: PyTree, rate: Array) -> PyTree:
 def _maximized(state: OnlineState, stats: PyTree) -> Params:
     """M-step from mean statistics."""
     n = state.n_data if state.settings.n_data is None else jnp.asarray(state.settings.n_data, state.n_data.dtype)
-    whole = Blocks(data=None, weight=jnp.maximum(n, 1)[None, None], labels=None)
-    return m_step(state.model, jax.tree.map(lambda x: n * x, stats), state.current, whole, None)
+    total = jnp.maximum(n, 1)
+    whole = Blocks(data=None, weight=total[None, None], labels=None)
+    return m_step(state.model, jax.tree.map(lambda x: n * x, stats), state.current, whole, None, total)
 
 
 @struct

@@ -21,6 +21,7 @@ DERIVED = {
     "fisher": "the E-step is derived: the chain rule makes it so, and it would prove nothing",
     "e-step-matches-derived": "the E-step is derived",
     "local": "the model has no local",
+    "device-count": "there is only one device",
 }
 SINGLE = {"n-free-params": "a numerical rank needs float64"}
 

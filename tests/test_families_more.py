@@ -520,7 +520,7 @@ def test_gradient_of_a_fit_is_that_of_refits(x64, name):
 
 
 # --- all laws --------------------------------------------------------------------------------
-DERIVED = {"fisher", "e-step-matches-derived", "local"}
+DERIVED = {"fisher", "e-step-matches-derived", "local", "device-count"}
 PLAIN = DERIVED | {"forms-agree", "change-of-coordinates"}
 SKIPPED = {
     "bernoulli": PLAIN,

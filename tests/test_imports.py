@@ -11,7 +11,7 @@ ROOT = Path(jaxem.__file__).parent
 
 #: Layers, low to high; a module may import from its own layer and from lower ones, as far as BARRED allows.
 LAYERS = (
-    ("types", "numerics", "linalg", "_version"),
+    ("types", "numerics", "linalg", "distributed", "_version"),
     ("constraints", "affine", "blocks", "validation", "leaves", "archive", "progress"),
     ("priors", "init", "sequences", "sources"),
     ("latents",),

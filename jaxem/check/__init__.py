@@ -32,6 +32,7 @@ LAWS: tuple[Law, ...] = (
     of_data.weight_two,
     of_data.row_order,
     of_data.block_size,
+    of_data.device_count,
     of_data.vmap_or_loop,
     of_data.jit_or_eager,
     e_step.fisher,

@@ -15,8 +15,8 @@ from jaxem import constraints as sets
 from jaxem.blocks import Blocks, cut, float_dtype, n_rows
 from jaxem.check.report import Skip
 from jaxem.engine import m_step as maximization
+from jaxem.engine.coordinates import cast
 from jaxem.engine.e_step import e_step, update_local, weighted_total
-from jaxem.engine.fit import _cast
 from jaxem.types import Model, Params, Rows
 from jaxem.validation import check_same_shapes, check_weight
 
@@ -123,7 +123,7 @@ def log_prob(model: Model, params: Params, data: PyTree) -> Array:
 def m_step(model: Model, params: Params, data: PyTree, weight: Array, stats: PyTree, local: PyTree) -> Params:
     """One M-step."""
     blocks = one_block(data, weight)
-    return maximization.m_step(model, stats, params, blocks, jax.tree.map(lambda x: x[None], local))
+    return maximization.m_step(model, stats, params, blocks, jax.tree.map(lambda x: x[None], local), weight.sum())
 
 
 def q_of(model: Model, params: Params, data: PyTree, weight: Array, stats: PyTree, local: PyTree) -> Callable[[Params], Array]:
@@ -150,7 +150,7 @@ def _sample(model: Model, key: Array, params: Params, n: int) -> PyTree:
 @quick_jit
 def _moved(model: Model, params: Params, step: Array) -> Params:
     vector, back = chart(model, params)
-    return _cast(back(vector + step), step.dtype)
+    return cast(back(vector + step), step.dtype)
 
 
 class Case:
@@ -186,7 +186,7 @@ class Case:
         self.affine = model.coordinates(data, np)
         if self.affine is not None:
             data = model.change_data(data, self.affine)
-            model = _cast(model.changed(self.affine), dtype)
+            model = cast(model.changed(self.affine), dtype)
             params = None if params is None else model.change_params(jax.tree.map(np.asarray, params), self.affine)
         self.model = model
         self.data = jax.tree.map(jnp.asarray, data)
@@ -199,12 +199,12 @@ class Case:
         self.shared: dict[str, Any] = {}
         if params is None:
             params = _initialize(self.model, jax.random.fold_in(key, 1), self.data, self.weight)
-        self.start = _cast(jax.tree.map(jnp.asarray, params), dtype)
+        self.start = cast(jax.tree.map(jnp.asarray, params), dtype)
         # At a start or an optimum some gradients vanish, and a law about them would hold of itself.
         self.params = self.nearby(self.start, 0.1)
         if self.affine is not None:
             back = jax.tree.map(lambda x: np.asarray(x, np.float64), self.affine).inverted()
-            self.original_params = _cast(self.model.change_params(jax.tree.map(np.asarray, self.params), back), dtype)
+            self.original_params = cast(self.model.change_params(jax.tree.map(np.asarray, self.params), back), dtype)
 
     def nearby(self, params: Params, distance: float) -> Params:
         """A random point about `distance` away in each free coordinate."""

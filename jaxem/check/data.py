@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from jaxem.blocks import cut, n_rows
 from jaxem.check.case import Case, chart, expectation, quick_jit, rows_log_prob
 from jaxem.check.report import Skip, compare, law, require
 from jaxem.engine.e_step import e_step, weighted_total
+from jaxem.engine.mesh import shared_out, spread
 
 
 def _matches(case: Case, got, weight, what: str) -> None:
@@ -107,6 +113,29 @@ def block_size(case: Case) -> None:
     case.needs_rows()
     size = -(-case.n // 2)
     _matches(case, case.expectation(block_size=size), case.weight, f"blocks of {size} rows")
+
+
+@law("device-count")
+def device_count(case: Case) -> None:
+    """Sharing rows out over devices changes nothing but rounding."""
+    devices = jax.local_devices()
+    if len(devices) == 1:
+        raise Skip("there is only one device")
+    mesh = Mesh(np.array(devices[: min(len(devices), case.n)]), ("data",))
+    got = _on_mesh(case.model, case.params, case.data, case.weight, mesh)
+    _matches(case, got, case.weight, f"rows on {mesh.size} devices")
+
+
+@functools.partial(quick_jit, static_argnames="mesh")
+def _on_mesh(model, params, data, weight, mesh):
+    def own(model, params, data, weight):
+        blocks = dataclasses.replace(cut(data, weight, None, n_rows(data)), axes=mesh.axis_names)
+        found = e_step(model, params, blocks)
+        return found.loglik, found.stats
+
+    rows = P(mesh.axis_names)
+    data, weight, _ = shared_out(mesh, data, weight, None)
+    return spread(own, mesh, (P(), P(), rows, rows), P())(model, params, data, weight)
 
 
 @law("vmap-or-loop")

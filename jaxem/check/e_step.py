@@ -24,8 +24,8 @@ from jaxem.check.case import (
     whole_expectation,
 )  # fmt: skip
 from jaxem.check.report import Skip, compare, law, require
+from jaxem.engine.coordinates import cast
 from jaxem.engine.e_step import weighted_total
-from jaxem.engine.fit import _cast
 from jaxem.engine.m_step import expected_scores, with_pseudo
 from jaxem.evaluate.curvature import Curvature
 from jaxem.numerics import inner
@@ -219,8 +219,8 @@ def dtype(case: Case) -> None:
         with jax.enable_x64(not integers or name == "float64"):
             wanted = jnp.dtype(name)
             as_numpy = jax.tree.map(np.asarray, (case.params, case.data, case.weight))
-            params, data, weight = _cast(as_numpy, wanted)
-            model = _cast(jax.tree.map(lambda x: np.asarray(x) if hasattr(x, "dtype") else x, case.model), wanted)
+            params, data, weight = cast(as_numpy, wanted)
+            model = cast(jax.tree.map(lambda x: np.asarray(x) if hasattr(x, "dtype") else x, case.model), wanted)
             outputs = _outputs(model, params, data, weight)
             for what, tree in outputs.items():
                 for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

@@ -35,7 +35,7 @@ def _run(case: Case) -> tuple[loop.Lane, list[float]]:
 def _run_afresh(case: Case) -> tuple[loop.Lane, list[float]]:
     blocks = one_block(case.data, case.weight)
     endless, offset = Stop(loglik_rtol=None), jnp.zeros((), case.dtype)
-    problem = Problem(case.model, blocks, EM(), endless, jnp.int32(STEPS + 1), offset)
+    problem = Problem(case.model, blocks, EM(), endless, jnp.int32(STEPS + 1), offset, blocks.total_weight())
     lane = loop.new_lane(problem, case.params)
     values = []
     for _ in range(STEPS + 1):

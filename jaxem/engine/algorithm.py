@@ -116,7 +116,7 @@ class EM(Algorithm):
 
     def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
         params = m_step(
-            problem.model, point.stats, point.params, problem.blocks, point.local,
+            problem.model, point.stats, point.params, problem.blocks, point.local, problem.total_weight,
             self.optimizer, self.inner_steps, problem.regularizer,
         )  # fmt: skip
         return params, memory
@@ -172,7 +172,7 @@ class GEM(Algorithm):
     def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
         return gradient_steps(
             expected_objective(problem, point), point.params, problem.constraints(point.params), self.optimizer,
-            memory, self.inner_steps, jnp.maximum(problem.blocks.weight.sum(), 1), problem.regularizer.shared,
+            memory, self.inner_steps, jnp.maximum(problem.total_weight, 1), problem.regularizer.shared,
         )  # fmt: skip
 
 
@@ -227,7 +227,7 @@ class ECM(Algorithm):
                 start = tree_where(whole(proposal) >= whole(params), proposal, params)
             params = regularized_ascent(
                 q, start, problem.model.constraints, regularizer, self.optimizer or DEFAULT_OPTIMIZER,
-                self.inner_steps, jnp.maximum(problem.blocks.weight.sum(), 1), mask,
+                self.inner_steps, jnp.maximum(problem.total_weight, 1), mask,
             )  # fmt: skip
         return params, memory
 

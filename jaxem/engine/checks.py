@@ -100,11 +100,12 @@ def raise_if_all_failed(result: Result, data: PyTree, weight: Any) -> None:
     counts = {s.name: int((statuses == s).sum()) for s in Status if (statuses == s).any()}
     message = f"every restart failed: {counts}; the starting values make the objective infinite or NaN"
     first = jax.tree.map(lambda x: jnp.asarray(x[:10_000]), data)
-    log_prob = np.asarray(result.model.log_prob(result.params, first))
+    params = jax.tree.map(np.asarray, result.params)  # of this process, as the data are
+    log_prob = np.asarray(result.model.log_prob(params, first))
     bad = np.flatnonzero(~np.isfinite(log_prob) & (True if weight is None else weight[:10_000] > 0))
     if bad.size:
         listed = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
         message += f", first where the log-density is {log_prob[bad[0]]}: row(s) {listed}"
-    if place := result.model.impossible(result.params, first):
+    if place := result.model.impossible(params, first):
         message += f"; {place}"
     raise FitError(message)

@@ -73,7 +73,7 @@ def e_step(model: Model, params: Params, blocks: Blocks, previous: PyTree = None
         # A cond on what holds in any lane stays a branch under vmap.
         return jax.lax.cond(any_lane(which >= i), lambda: _pass(forms[i], params, *finer), lambda: by(i - 1))
 
-    loglik, stats = by(len(forms) - 1)
+    loglik, stats = blocks.over_devices(by(len(forms) - 1))
     return Expectation(loglik, stats, local)
 
 

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from jaxem import init as starts
-from jaxem.blocks import cut, float_dtype, n_rows, replace_absent
+from jaxem.blocks import float_dtype, n_rows, replace_absent
+from jaxem.distributed import no_survivors, spans_processes, to_local_rows, together
 from jaxem.engine.algorithm import EM, Algorithm
 from jaxem.engine.checkpoint import Checkpoint
 from jaxem.engine.checks import (
@@ -25,18 +27,27 @@ from jaxem.engine.checks import (
     checked_labels,
     raise_if_all_failed,
 )
+from jaxem.engine.coordinates import (
+    cast,
+    changed,
+    coordinates,
+    exact_coordinates,
+    restored,
+    restored_jit,
+    standardized,
+    volume_lost,
+)
 from jaxem.engine.e_step import weighted_total
 from jaxem.engine.implicit import attached
 from jaxem.engine.layout import Layout, lay_out, memory_limit
 from jaxem.engine.loop import HISTORY, Lane, chronological, new_lane
-from jaxem.engine.m_step import log_prior as model_log_prior
+from jaxem.engine.mesh import cut_on, map_lanes, mesh_of, run, shared_out, uncut
 from jaxem.engine.monitor import Monitor, Snapshot
 from jaxem.engine.problem import Problem
 from jaxem.engine.regularizer import Regularizer, regularizer
 from jaxem.engine.restarts import Queue, Rounds, best_first, race, settle, staged, take, unrolled
 from jaxem.engine.segments import race_in_segments, resumed
 from jaxem.engine.stop import Stop
-from jaxem.numerics import any_lane
 from jaxem.types import Model, Params, Restarts, Result, static, struct
 from jaxem.validation import check_positive_int, check_tolerance, check_weight, is_traced
 
@@ -54,6 +65,7 @@ class _Options:
     unroll: int | None = static(default=None)
     memory_limit: int | None = static(default=None)
     layout: Layout | None = None
+    mesh: Mesh | None = static(default=None)
 
 
 def fit(
@@ -76,6 +88,7 @@ def fit(
     tied: Any = None,
     standardize: bool = True,
     unroll: int | None = None,
+    mesh: Mesh | None = None,
     progress: bool = False,
     checkpoint: Checkpoint | str | Path | None = None,
     max_seconds: float | None = None,
@@ -114,6 +127,9 @@ def fit(
             them, and map the parameters back.
         unroll: exactly this many EM maps in a scan that reverse-mode differentiation goes through step by
             step, instead of a loop and the implicit derivative. For closed M-steps.
+        mesh: devices over which the rows of data are shared out, and restarts along an axis named "restarts" where it
+            has one. None: those over which the data already lie; inside jit it must be given. In several processes
+            `data`, `weight` and `labels` are each process's own rows, and the result is the same in all.
         progress: show a line that tells how the fit stands (needs pip install "jaxem[cli]"). This and the next three
             in plain calls only.
         checkpoint: directory, or a `jaxem.Checkpoint`, to save the fit in every half a minute, and to go on from:
@@ -143,10 +159,13 @@ def fit(
     restrained = regularizer(penalty, log_prior, frozen, tied)
     standardize = standardize and not restrained.in_users_units and model.log_prior is None
     unroll = None if unroll is None else check_positive_int(unroll, "unroll", 0)
-    options = _Options(n_restarts, block_size, rounds, restrained, unroll, memory_limit())
-    monitor = Monitor(progress, checkpoint, max_seconds, callback)
-    with jax.default_matmul_precision("highest"):
-        if is_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, options):
+    mesh = mesh_of(mesh, data)
+    monitor = Monitor(progress, checkpoint, max_seconds, callback, mesh)
+    with jax.default_matmul_precision("highest"), no_survivors(mesh):
+        traced = is_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, restrained, rounds)
+        limit = memory_limit(None if traced else mesh)
+        options = _Options(n_restarts, block_size, rounds, restrained, unroll, limit, mesh=mesh)
+        if traced:
             if not monitor.idle:
                 raise ValueError("progress, checkpoint, max_seconds and callback need a plain call of fit; got one inside jit")
             return _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize)
@@ -159,57 +178,67 @@ def _fit_traced(model, data, key, init, weight, labels, algorithm, stop, max_ste
     data = jax.tree.map(jnp.asarray, data)
     dtype = float_dtype(data)
     weight = None if weight is None else jnp.asarray(weight, dtype)
+    n, mesh = n_rows(data), options.mesh
+    data, weight, labels = shared_out(mesh, data, weight, labels)
+    init = _shared_start(mesh, init)
     # Any coordinates lead to the same fit: its derivatives need not go through the choice of them.
     affine = jax.lax.stop_gradient(coordinates(model, data, weight, jnp)) if standardize else None
-    original, init = model, _cast(init, dtype)
+    original, init = model, cast(init, dtype)
     if affine is not None:
-        volume = _volume(model, data, affine, dtype)
-        model, init, data = _changed(model, init, affine, model.change_data(data, affine))
+        volume = volume_lost(model, data, affine, dtype)
+        data = model.change_data(data, affine)
+        model, init = changed(model, init, affine)
     else:
         volume = jnp.zeros((), dtype)
     result = _solve(model, data, key, init, weight, labels, algorithm, stop, jnp.asarray(max_steps), volume, options)
+    result = dataclasses.replace(result, local=jax.tree.map(lambda x: x[:n], result.local))
     if affine is None:
         return dataclasses.replace(result, model=original)
-    return _restored(original, result, original.change_params(result.params, affine.inverted()))
+    return restored(original, result, original.change_params(result.params, affine.inverted()))
 
 
 def _fit_plainly(
     model, data, key, init, weight, labels, algorithm, stop, max_steps, options, standardize, monitor, solve=None
 ) -> Result:
     """`solve` takes what `_solve_in_segments`, the default, takes, and the change of coordinates after it, or None."""
-    data = given = model.validate(data)
-    n = n_rows(data)
-    dtype = float_dtype(data)
-    if weight is not None:
-        weight = np.asarray(check_weight(weight, n), dtype)
-    elif model.missing is None:
-        check_rows_finite(data)
-    max_steps = jnp.int32(check_positive_int(max_steps, "max_steps", 0))
-    labels = checked_labels(labels, model.label_shape(data), model.n_labels)
-    init = checked_init(model, init, data, options.n_restarts, dtype)
-    about = monitor.recall(
-        model=model, data=data, key=key, init=init, weight=weight, labels=labels, algorithm=algorithm, stop=stop,
-        max_steps=max_steps, options=(dataclasses.replace(options, memory_limit=None), standardize),
-    )  # fmt: skip
-    affine = coordinates(model, data, weight, np) if standardize else None
+    mesh = options.mesh
+    with together(mesh):
+        data, weight, labels = to_local_rows((data, weight, labels))
+        data = given = model.validate(data)
+        n = n_rows(data)
+        dtype = float_dtype(data)
+        if weight is not None:
+            weight = np.asarray(check_weight(weight, n), dtype)
+        elif model.missing is None:
+            check_rows_finite(data)
+        max_steps = np.int32(check_positive_int(max_steps, "max_steps", 0))
+        labels = checked_labels(labels, model.label_shape(data), model.n_labels)
+        init = checked_init(model, init, data, options.n_restarts, dtype)
+        about = monitor.recall(
+            model=model, data=data, key=key, init=init, weight=weight, labels=labels, algorithm=algorithm, stop=stop,
+            max_steps=max_steps, options=(dataclasses.replace(options, memory_limit=None, mesh=None), standardize),
+            mesh=mesh and dict(mesh.shape),
+        )  # fmt: skip
+    given_weight = weight
+    data, weight, labels = shared_out(mesh, data, weight, labels)
+    init = _shared_start(mesh, init)
+    exact = exact_coordinates(model, data, weight, mesh) if standardize else None
     original = model
-    if affine is not None:
-        exact = jax.tree.map(lambda x: np.asarray(x, np.float64), affine)
-        volume = _volume(model, data, exact, dtype)
-        data = jax.tree.map(np.asarray, data)
-        model, init, data = _changed(model, init, exact, model.change_data(data, exact))
-        model, init = _cast(model, dtype), _cast(init, dtype)
+    if exact is not None:
+        volume, data = standardized(model, data, exact, dtype, mesh)
+        model, init = changed(model, init, exact)
+        model, init = cast(model, dtype), cast(init, dtype)
     else:
         volume = jnp.zeros((), dtype)
     data = jax.tree.map(jnp.asarray, data)
 
     def finished(result: Result) -> Result:
-        if affine is None:
-            return _trimmed(dataclasses.replace(result, model=original))
-        doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
-        params = original.change_params(doubled, exact.inverted())
-        params = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, dtype)), params)
-        return _trimmed(_restored_jit(original, result, params))
+        if exact is not None:
+            doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
+            params = original.change_params(doubled, exact.inverted())
+            result = restored_jit(original, result, jax.tree.map(lambda x: np.asarray(x, dtype), params))
+        # Of several processes none holds all rows.
+        return _trimmed(dataclasses.replace(result, model=original), None if spans_processes(mesh) else n)
 
     if about is not None:  # memory may be scarcer now, but the bits must be the same
         options = dataclasses.replace(options, layout=Layout(**about["layout"]))
@@ -217,82 +246,38 @@ def _fit_plainly(
         problem, queue, layout = _begin_jit(
             model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options
         )  # fmt: skip
+        arguments = (problem, queue, layout, n_rows(data), options, monitor, finished)
         del data  # it lies in the blocks now, and memory may be scarce
-        arguments = (problem, queue, layout, n, options, monitor, finished)
-        result = _solve_in_segments(*arguments) if solve is None else solve(*arguments, affine)
-    raise_if_all_failed(result, given, weight)
+        result = _solve_in_segments(*arguments) if solve is None else solve(*arguments, exact)
+    raise_if_all_failed(result, given, given_weight)
     return result
 
 
-def _trimmed(result: Result) -> Result:
-    """Histories without the steps that were not taken."""
+def _shared_start(mesh: Mesh | None, init: Any) -> Any:
+    """Starting labels shared out as their rows are."""
+    if mesh is None or not isinstance(init, starts.Labels):
+        return init
+    return starts.Labels(shared_out(mesh, jnp.asarray(init.labels), None, None)[0])
+
+
+def _trimmed(result: Result, n: int | None = None) -> Result:
+    """Histories without the steps that were not taken; per-datum parameters of the first `n` data."""
+    result = dataclasses.replace(result, local=jax.tree.map(lambda x: x[:n], result.local))
     taken = int(min(result.n_steps + 1, HISTORY))
     longest = int(min(result.restarts.n_steps.max() + 1, HISTORY))
     restarts = dataclasses.replace(result.restarts, history=result.restarts.history[:, :longest])
     return dataclasses.replace(result, history=result.history[:taken], restarts=restarts)
 
 
-def coordinates(model: Model, data: PyTree, weight: Any, xp: Any) -> Any:
-    """`Model.coordinates` of the rows that count; under vmap over weights, of those that count in any lane."""
-    if weight is None:
-        return model.coordinates(data, xp)
-    if xp is np:
-        return model.coordinates(jax.tree.map(lambda x: np.asarray(x)[weight > 0], data), np)
-    present = any_lane(jax.lax.stop_gradient(weight) > 0)
-    return model.coordinates(replace_absent(data, weight), jnp, present)
-
-
-def _changed(model: Model, init: Any, affine: Any, data: PyTree) -> tuple[Model, Any, PyTree]:
-    if isinstance(init, starts.Each):
-        init = starts.Each(_each_changed(model, init.params, affine))
-    elif init is not None and not isinstance(init, starts.Init):
-        init = model.change_params(init, affine)
-    return model.changed(affine), init, data
-
-
-def _each_changed(model: Model, params: Params, affine: Any) -> Params:
-    count = len(jax.tree.leaves(params)[0])
-    each = [model.change_params(jax.tree.map(lambda x, i=i: x[i], params), affine) for i in range(count)]
-    return jax.tree.map(lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).stack(x), *each)
-
-
-def _volume(model: Model, data: PyTree, affine: Any, dtype: Any) -> Array:
-    """() or (N,)."""
-    return jnp.asarray(model.log_volume(data, affine), dtype)
-
-
-def _cast(tree: PyTree, dtype: Any) -> PyTree:
-    """Inexact array leaves in `dtype`; Python numbers and integers as they are."""
-
-    def leaf(x):
-        inexact = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
-        return jnp.asarray(x, dtype) if inexact and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-
-    return jax.tree.map(leaf, tree)
-
-
-def _restored(original: Model, result: Result, params: Params) -> Result:
-    """The result in the data's own units: the log-prior there differs from the one inside by a constant."""
-    shift = result.loglik + model_log_prior(original, params) - result.objective
-    return dataclasses.replace(
-        result, params=params, model=original, objective=result.objective + shift, history=result.history + shift,
-        restarts=dataclasses.replace(
-            result.restarts, objective=result.restarts.objective + shift, history=result.restarts.history + shift
-        ),
-    )  # fmt: skip
-
-
-_restored_jit = jax.jit(_restored)
-
-
 def _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, layout) -> Problem:
     """The problem, its data cut into blocks."""
-    blocks = cut(data, weight, labels, layout.block_size)
+    blocks = cut_on(options.mesh, data, weight, labels, layout.block_size)
+    total = blocks.total_weight()
     if volume.ndim == 0:
-        offset = volume * blocks.weight.sum()
+        offset = volume * total
     else:  # data differ in size
         offset = volume.sum() if weight is None else weighted_total(volume, weight)
-    return Problem(model, blocks, algorithm, stop, max_steps, offset, options.regularizer)
+    return Problem(model, blocks, algorithm, stop, max_steps, offset, total, options.regularizer, options.mesh)
 
 
 def _begin(
@@ -304,18 +289,26 @@ def _begin(
     options.regularizer.check(model.constraints, jax.tree.map(lambda x: x[0], starting))
     layout = options.layout or lay_out(model, jax.tree.map(lambda x: x[0], starting), data, labels, options)
     problem = _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, layout)
-    if model.local is None:
-        lanes = jax.vmap(lambda p: new_lane(problem, p))(starting)
-    else:  # a pass over the data
-        lanes = jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=layout.width)
+
+    def begun(problem: Problem, starting: Params) -> Lane:
+        if model.local is None:
+            return jax.vmap(lambda p: new_lane(problem, p))(starting)
+        # A pass over the data.
+        return jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=layout.width)
+
+    lanes = map_lanes(problem, begun, starting)
     return problem, staged(lanes, layout.width, options.rounds), layout
+
+
+def _unrolled(problem, lanes, n_steps) -> Lane:
+    return map_lanes(problem, lambda problem, lanes: unrolled(problem, lanes, n_steps), lanes)
 
 
 def _end(problem, lanes, n) -> Result:
     """The winner, and a line about each of the others; `n` data."""
     lanes, offset = settle(problem, lanes), problem.offset
     winner = take(lanes, best_first(lanes)[0])
-    local = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], winner.local)
+    local = uncut(problem.mesh, winner.local, n)
     histories = jax.vmap(chronological)(lanes.history, lanes.n_steps) + offset
     return Result(
         params=winner.params,
@@ -337,16 +330,16 @@ def _solve(model, data, key, init, weight, labels, algorithm, stop, max_steps, v
         given = (model, data, key, init, weight, labels, algorithm, stop, max_steps, volume, options)
         if options.unroll is not None:
             problem, queue, _ = _begin(*given)
-            return _end(problem, unrolled(problem, queue.lanes, options.unroll), n_rows(data))
+            return _end(problem, _unrolled(problem, queue.lanes, options.unroll), n_rows(data))
         problem, queue, layout = _begin(*jax.lax.stop_gradient(given))
-        result = _end(problem, race(problem, queue, layout.width, options.rounds), n_rows(data))
+        result = _end(problem, race(problem, queue, layout.width, options.rounds, run), n_rows(data))
         live = _posed(model, data, weight, labels, algorithm, stop, max_steps, volume, options, layout)
         return attached(live, result)
 
 
 _begin_jit = jax.jit(_begin)
 _end_jit = jax.jit(_end, static_argnums=2)
-_unrolled_jit = jax.jit(unrolled, static_argnums=2)
+_unrolled_jit = jax.jit(_unrolled, static_argnums=2)
 
 
 def _solve_in_segments(problem, queue, layout, n, options, monitor, finished) -> Result:
@@ -385,4 +378,4 @@ def _starting_params(model, data, key, init, weight, options) -> Params:
 
     batch = max(1, min(n_restarts, (1 << 24) // max(1, n)))
     params = jax.lax.map(one, jnp.arange(n_restarts), batch_size=batch)
-    return _cast(params, dtype)
+    return cast(params, dtype)

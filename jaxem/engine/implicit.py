@@ -15,10 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from jax.sharding import PartitionSpec as P
 
 from jaxem import constraints as sets
 from jaxem.blocks import fold
 from jaxem.engine.e_step import block_rows, weighted_total
+from jaxem.engine.mesh import on_devices
 from jaxem.engine.problem import Problem, objective
 from jaxem.types import Params, Result
 
@@ -34,6 +36,9 @@ def loglik_function(problem: Problem, center: Params) -> Callable[[Problem, Para
     last = len(problem.model.at(center).forms(center)[1]) - 1
 
     def loglik(problem: Problem, params: Params) -> Array:
+        return on_devices(problem, summed, (P(), P()), P())(center, params)
+
+    def summed(problem: Problem, center: Params, params: Params) -> Array:
         model = problem.model.at(center).forms(center)[1][last]
         packed = model.pack(model.natural(params))
 
@@ -41,7 +46,7 @@ def loglik_function(problem: Problem, center: Params) -> Callable[[Problem, Para
             rows = block_rows(model, params, block, None)
             return weighted_total(model.log_marginal(packed, block.data, rows), block.weight)
 
-        return fold(jax.checkpoint(term), problem.blocks)
+        return problem.blocks.over_devices(fold(jax.checkpoint(term), problem.blocks))
 
     return loglik
 

@@ -9,9 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jaxem.blocks import Blocks, choose_block_size, float_dtype, n_rows, row_width
+from jaxem.distributed import agreed, spans_processes
 from jaxem.engine.e_step import block_rows, weighted_total
+from jaxem.engine.mesh import lane_pieces, row_pieces
 from jaxem.types import Model, Params, static, struct
 
 PyTree = Any
@@ -43,12 +46,13 @@ def lay_out(model: Model, params: Params, data: PyTree, labels: PyTree, options:
         labels: theirs, or None.
         options: with `n_restarts`, `block_size` (None: chosen) and `memory_limit` (None: what is available now).
     """
-    n, backend, itemsize = n_rows(data), jax.default_backend(), float_dtype(data).itemsize
+    n, backend, itemsize = n_rows(data) // row_pieces(options.mesh), jax.default_backend(), float_dtype(data).itemsize
+    n_restarts = -(-options.n_restarts // lane_pieces(options.mesh))
 
     def across(width: int) -> int:
         return rows_width(model, params, data, labels, width)
 
-    width = lanes_at_once(n, options.n_restarts, across(1), backend)
+    width = lanes_at_once(n, n_restarts, across(1), backend)
     block = min(n, options.block_size or choose_block_size(n, across(width), itemsize, backend))
     available = available_bytes() if options.memory_limit is None else options.memory_limit
     available -= n_bytes(data)  # they are copied into blocks
@@ -103,11 +107,14 @@ def n_bytes(tree: PyTree) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def memory_limit() -> int | None:
-    """What the environment variable JAXEM_MEMORY_LIMIT allows a fit, in bytes; None: all that is available."""
+def memory_limit(mesh: Mesh | None = None) -> int | None:
+    """What the environment variable JAXEM_MEMORY_LIMIT allows a fit, in bytes; None: all that is available.
+
+    Processes that work together on `mesh` must cut the work up alike: theirs is the power of two that all of them have.
+    """
     text = os.environ.get("JAXEM_MEMORY_LIMIT")
     if not text:
-        return None
+        return 1 << -agreed(1 - available_bytes().bit_length(), mesh) if spans_processes(mesh) else None
     if not text.isdigit():
         raise ValueError(f"JAXEM_MEMORY_LIMIT must be a number of bytes; got {text!r}")
     return int(text)
@@ -115,7 +122,7 @@ def memory_limit() -> int | None:
 
 def available_bytes() -> int:
     """Memory that is free now: the accelerator's own, or the machine's within the limits of its control group."""
-    stats = jax.devices()[0].memory_stats() or {}
+    stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]

@@ -86,8 +86,8 @@ def advance(problem: Problem, lane: Lane, expectation: Expectation, on: Array | 
     """
     value = objective(problem, lane.proposal, expectation.loglik).astype(lane.objective.dtype)
     magnitude = value + problem.offset
-    total, rounding = problem.blocks.weight.sum(), problem.algorithm.rounding
-    status = trouble(lane.objective, value, magnitude, lane.proposal, total, rounding)
+    rounding = problem.algorithm.rounding
+    status = trouble(lane.objective, value, magnitude, lane.proposal, problem.total_weight, rounding)
     sound, finite = status == Status.RUNNING, status != Status.NONFINITE
     accepted = sound & (~lane.trial | (value >= lane.objective))
     # A trial that fails is no trouble: the lane stays where it is, and the algorithm turns back.

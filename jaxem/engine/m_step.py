@@ -53,13 +53,22 @@ def expected_scores(model: Model, params: Params, blocks: Blocks, local: PyTree)
         _, pull = jax.vjp(lambda s: model.log_marginal(packed, block.data, dataclasses.replace(rows, scores=s)), rows.scores)
         return jax.lax.stop_gradient(pull(block.weight)[0])
 
-    def at(theta: Params) -> Array:
-        @jax.checkpoint
-        def term(block: Blocks, local: PyTree, kept: PyTree) -> Array:
+    def summed(of: Callable[[Callable[[Params], Array]], PyTree]) -> PyTree:
+        def term(block: Blocks, local: PyTree, kept: PyTree) -> PyTree:
             weighted = posterior(block, local) if kept is None else kept
-            return inner(weighted, model.scores(theta, block.data))
+            return of(lambda theta: inner(weighted, model.scores(theta, block.data)))
 
-        return fold(term, blocks, local, kept)
+        return blocks.over_devices(fold(term, blocks, local, kept))
+
+    # Value and gradient in one pass, added over devices together.
+    @jax.custom_vjp
+    def at(theta: Params) -> Array:
+        return summed(lambda f: f(theta))
+
+    at.defvjp(
+        lambda theta: summed(lambda f: jax.value_and_grad(f)(theta)),
+        lambda gradient, change: (jax.tree.map(lambda g: change * g, gradient),),
+    )
 
     def all_blocks() -> PyTree:
         return jax.lax.map(lambda block: posterior(*block), (blocks, local))
@@ -89,13 +98,14 @@ def m_step(
     params: Params,
     blocks: Blocks,
     local: PyTree,
+    total_weight: Array,
     optimizer: optax.GradientTransformation | None = None,
     inner_steps: Array | int = 100,
     regularizer: Regularizer = Regularizer(),  # noqa: B008
 ) -> Params:
     """New parameters from the statistics of an E-step at `params`."""
     about = model.at(params)
-    scale = jnp.maximum(blocks.weight.sum(), 1)
+    scale = jnp.maximum(total_weight, 1)
     closed = params if about.m_step is None else about.m_step(with_pseudo(about, stats, params), params)
     optimizer = optimizer or DEFAULT_OPTIMIZER
     if regularizer.idle and model.log_prior is None:

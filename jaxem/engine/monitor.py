@@ -14,8 +14,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxem._version import __version__
+from jaxem.distributed import agreed, gathered, spans_processes
 from jaxem.engine.checkpoint import Checkpoint
 from jaxem.engine.fingerprint import fingerprint
 from jaxem.engine.restarts import TIERS
@@ -80,6 +82,7 @@ class Monitor:
         checkpoint: Checkpoint | str | Path | None = None,
         max_seconds: float | None = None,
         callback: Callable[[Snapshot], Any] | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
         """Check what `fit` was given.
 
@@ -98,6 +101,7 @@ class Monitor:
             raise TypeError(f"checkpoint must be a jaxem.Checkpoint or a path; got {type(checkpoint).__name__}")
         self._line = ProgressLine() if progress else None
         self._checkpoint, self._max_seconds, self._callback = checkpoint, max_seconds, callback
+        self._mesh = mesh
         self.about: dict[str, Any] = {}
         self._interrupted = self.stopped = False
         self._exit = ExitStack()
@@ -131,7 +135,7 @@ class Monitor:
         """
         if self._checkpoint is None:
             return None
-        self.about["fit"] = {name: _everywhere(fingerprint(value)) for name, value in given.items()}
+        self.about["fit"] = {name: _everywhere(fingerprint(value), self._mesh) for name, value in given.items()}
         about = self._checkpoint.about()
         if about is None:
             return None
@@ -159,7 +163,7 @@ class Monitor:
     def due(self) -> bool:
         """Whether the next call of `between` needs the state."""
         # Processes must not run ahead of what they have yet to agree on.
-        return self._save_due() or self._callback is not None or jax.process_count() > 1
+        return self._save_due() or self._callback is not None or spans_processes(self._mesh)
 
     def between(self, lanes: Any, offset: Any = 0.0, state: PyTree = None, result: Any = None, **about: Any) -> bool:
         """Whether to go on.
@@ -178,8 +182,8 @@ class Monitor:
         stop = self.over()
         if self._callback is not None and result is not None:
             stop |= bool(self._callback(snapshot))
-        self.stopped = bool(agreed(stop))
-        if state is not None and agreed(self._save_due()):
+        self.stopped = bool(agreed(int(stop), self._mesh))
+        if state is not None and agreed(int(self._save_due()), self._mesh):
             self.save(state, **about)
         return not self.stopped
 
@@ -219,19 +223,6 @@ class Monitor:
         self._exit.callback(signal.signal, signal.SIGINT, before)
 
 
-def _everywhere(digest: str) -> str:
+def _everywhere(digest: str, mesh: Mesh | None) -> str:
     """One digest for what every process holds its part of."""
-    if jax.process_count() == 1:
-        return digest
-    return fingerprint(_gathered(np.frombuffer(bytes.fromhex(digest), np.uint8)))
-
-
-def agreed(value: Any) -> np.ndarray:
-    """The largest of what the processes say."""
-    return np.asarray(value) if jax.process_count() == 1 else _gathered(np.asarray(value)).max(0)
-
-
-def _gathered(value: np.ndarray) -> np.ndarray:
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(value))
+    return fingerprint(gathered(np.frombuffer(bytes.fromhex(digest), np.uint8))) if spans_processes(mesh) else digest

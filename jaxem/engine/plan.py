@@ -12,8 +12,8 @@ import numpy as np
 from jaxem.blocks import float_dtype, n_rows
 from jaxem.engine.algorithm import EM, Algorithm
 from jaxem.engine.arithmetic import operations
+from jaxem.engine.coordinates import cast
 from jaxem.engine.fit import _begin_jit as begin_jit
-from jaxem.engine.fit import _cast as cast
 from jaxem.engine.fit import _Options as Options
 from jaxem.engine.layout import available_bytes, gigabytes, memory_limit, n_bytes
 from jaxem.engine.loop import step

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from jax import Array
+from jax.sharding import Mesh
 
 from jaxem.blocks import Blocks
 from jaxem.engine.m_step import log_prior
 from jaxem.engine.regularizer import Regularizer
 from jaxem.engine.stop import Stop
-from jaxem.types import Model, Params, struct
+from jaxem.types import Model, Params, static, struct
 
 if TYPE_CHECKING:
     from jaxem.engine.algorithm import Algorithm
@@ -29,7 +30,9 @@ class Problem:
         stop: when it stops.
         max_steps: EM maps at most, a number.
         offset: what to add to the objective for the data's own units.
+        total_weight: of all data, a number.
         regularizer: what restrains the fit beyond the model.
+        mesh: devices on which the blocks lie, or None: see `jaxem.engine.mesh`.
     """
 
     model: Model
@@ -38,7 +41,9 @@ class Problem:
     stop: Stop
     max_steps: Array
     offset: Array
+    total_weight: Array
     regularizer: Regularizer = Regularizer()
+    mesh: Mesh | None = static(default=None)
 
     def constraints(self, params: Params) -> PyTree:
         """Prefix tree of constraints, frozen leaves fixed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -168,7 +169,9 @@ def promoted(queue: Queue, width: int, rounds: Rounds | None, stage: int) -> Que
     return staged(queue.lanes, width, rounds, stage, jnp.concatenate(best))
 
 
-def race(problem: Problem, queue: Queue, width: int, rounds: Rounds | None) -> Lane:
+def race(
+    problem: Problem, queue: Queue, width: int, rounds: Rounds | None, run: Callable[[Problem, Queue], Queue] = run
+) -> Lane:
     """Step all lanes until they stop or are out of the race.
 
     Args:
@@ -176,6 +179,7 @@ def race(problem: Problem, queue: Queue, width: int, rounds: Rounds | None) -> L
         queue: of the first stage.
         width: slots.
         rounds: the rules of the race; None: every lane is finished.
+        run: what steps the lanes of a queue.
     """
     queue = run(problem, queue)
     for stage in range(1, len(stages(queue.lanes.status.shape[0], rounds))):

@@ -12,10 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.distributed import agreed, watchdog
 from jaxem.engine.loop import Lane
-from jaxem.engine.monitor import Monitor, agreed
+from jaxem.engine.mesh import run
+from jaxem.engine.monitor import Monitor
 from jaxem.engine.problem import Problem
-from jaxem.engine.restarts import NEVER, Queue, Rounds, active, promoted, run, stages, take
+from jaxem.engine.restarts import NEVER, Queue, Rounds, active, promoted, stages, take
 from jaxem.types import Result, Status, struct
 
 #: Steps of the first segment, by how much the next ones may grow, and the seconds that each should take in the end.
@@ -108,6 +110,7 @@ def _order(queue: Queue, width: int, rounds: Rounds, stage: int) -> Queue:
 def _run_in_segments(problem: Problem, queue: Queue, monitor: Monitor, stage: int, result: Callable[[Lane], Result]) -> Queue:
     """`run`, until no lane goes on or the monitor says stop."""
     budget = ahead = FIRST
+    usual = None
     queue, standing = _run(problem, queue, jnp.int32(budget))
     begun = time.perf_counter()
     while True:
@@ -116,14 +119,17 @@ def _run_in_segments(problem: Problem, queue: Queue, monitor: Monitor, stage: in
         seen = standing
         if not due:
             queue, standing = _run(problem, queue, jnp.int32(ahead))
-        going = bool(seen.going)  # waits
-        pace = budget / max(time.perf_counter() - begun, 1e-9)
+        with watchdog(problem.mesh, usual):
+            going = bool(seen.going)  # waits
+        usual = max(time.perf_counter() - begun, 1e-9)
         at_hand = {"state": queue, "result": partial(result, queue.lanes), "stage": stage} if due else {}
         on = monitor.between(seen, problem.offset, **at_hand)
         if not (going and on):
             return queue
         begun = time.perf_counter()
-        budget, ahead = ahead, int(agreed(min(max(pace * SECONDS, 1), GROWTH * ahead, NEVER)))
+        # One process's clock is every process's.
+        wanted = int(min(max(SECONDS * budget / usual, 1), GROWTH * ahead, NEVER))
+        budget, ahead = ahead, agreed(wanted, problem.mesh)
         if due:
             budget = ahead
             queue, standing = _run(problem, queue, jnp.int32(budget))

@@ -156,7 +156,8 @@ def _solve(stream, local_rounds, problem, queue, layout, n, options, monitor, fi
     stream.arrange(layout.block_size)
     # The log-likelihood of a batch is in the data's own units: there is no offset to add later.
     left = Blocks(data=None, weight=jnp.full((1, 1), stream.total, dtype), labels=None)
-    problem = dataclasses.replace(problem, blocks=left, offset=jnp.zeros((), dtype))
+    total = jnp.asarray(stream.total, dtype)
+    problem = dataclasses.replace(problem, blocks=left, offset=jnp.zeros((), dtype), total_weight=total)
     about = _Pass(problem, jax.tree.map(lambda x: jnp.asarray(x, dtype), affine), local_rounds)
     queue = dataclasses.replace(queue, lanes=dataclasses.replace(queue.lanes, local=None))
 

@@ -14,7 +14,8 @@ from jax import Array
 
 from jaxem.blocks import choose_block_size, float_dtype, n_rows
 from jaxem.engine.checks import check_key, check_model
-from jaxem.engine.fit import _cast, _changed, _volume, coordinates, fit
+from jaxem.engine.coordinates import cast, changed, coordinates, volume_lost
+from jaxem.engine.fit import fit
 from jaxem.engine.layout import rows_width
 from jaxem.engine.stop import Stop
 from jaxem.evaluate.align import align, component_axes
@@ -139,7 +140,7 @@ def bootstrap(
         data, weight = _repeated(data, weight), None
         _check_sampler(model, params, data)
     total = n_rows(data) if weight is None or method != "nonparametric" else round(float(np.sum(weight)))
-    params = _cast(jax.tree.map(jnp.asarray, params), float_dtype(data))
+    params = cast(jax.tree.map(jnp.asarray, params), float_dtype(data))
     options.setdefault("stop", DEFAULT_STOP)
     structure = tuple((name, options.pop(name)) for name in _STRUCTURE if name in options)
     run = partial(_bootstrap, n_samples=n_samples, method=method, total=total, structure=structure)
@@ -177,8 +178,9 @@ def _bootstrap(
         # Once for all refits, rather than by each for its own data.
         affine = coordinates(model, data, weight, jnp)
     if affine is not None:
-        volume = _volume(model, data, affine, float_dtype(data))
-        model, params, data = _changed(model, params, affine, model.change_data(data, affine))
+        volume = volume_lost(model, data, affine, float_dtype(data))
+        data = model.change_data(data, affine)
+        model, params = changed(model, params, affine)
     n, dtype = n_rows(data), float_dtype(data)
     side_by_side = n_samples if jax.default_backend() != "cpu" else min(n_samples, SIDE_BY_SIDE)
     if settings.get("block_size") is None:

@@ -15,7 +15,7 @@ from jax.scipy.special import ndtri
 from jaxem import constraints as sets
 from jaxem.blocks import choose_block_size, cut, float_dtype, n_rows
 from jaxem.engine.checks import check_model, check_rows_finite, checked_labels
-from jaxem.engine.fit import _cast, coordinates
+from jaxem.engine.coordinates import cast, coordinates
 from jaxem.engine.layout import rows_width
 from jaxem.evaluate.curvature import Curvature
 from jaxem.linalg import cholesky, inverse_lower, transpose
@@ -256,7 +256,7 @@ def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any
 
 
 def _information(model, params, data, weight, labels, method: str, block_size: int | None) -> Information:
-    params = _cast(jax.tree.map(jnp.asarray, params), float_dtype(data))
+    params = cast(jax.tree.map(jnp.asarray, params), float_dtype(data))
     n = n_rows(data)
     size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(partial(sets.to_free, model.constraints), params)))
     if block_size is None:

@@ -20,11 +20,9 @@ def close(left, right, rtol):
 
 # --- statistics that move --------------------------------------------------------------------
 def mixture_of(family, data):
-    return (
-        lambda key: jaxem.Mixture(2, family).initialize(key, data, jnp.ones(len(jax.tree.leaves(data)[0]))),
-        jaxem.Mixture(2, family),
-        data,
-    )
+    model, data = jaxem.Mixture(2, family), jax.tree.map(jnp.asarray, data)
+    n = len(jax.tree.leaves(data)[0])
+    return lambda key: model.initialize(key, data, jnp.ones(n)), model, data
 
 
 def moving_cases():
@@ -42,7 +40,6 @@ def moving_cases():
 @pytest.mark.parametrize("name", ["full and counts", "tied t", "mixtures of spherical", "diagonal", "regression"])
 def test_moved_statistics_are_those_taken_about_the_new_origin(x64, name):
     start, model, data = moving_cases()[name]
-    data = jax.tree.map(jnp.asarray, data)
 
     @jax.jit
     def both(here, there):
@@ -210,13 +207,13 @@ def test_run_reports_both_and_names_a_bad_batch(x64):
     np.testing.assert_array_equal(trace.step, [15, 30, 40])
     for params, reported in ((after.params, trace.loglik[-1]), (after.averaged, trace.averaged[-1])):
         np.testing.assert_allclose(model.log_prob(params, jnp.asarray(batches[:4].ravel())).mean(), reported)
-    twice, _ = online.run(state, batches, n_passes=2)
+    twice, _ = online.run(state, list(batches), n_passes=2)
     assert int(twice.n_steps) == 80
     batches[17, 2] = -1
     with pytest.raises(jaxem.BatchError, match=r"batch 17: data must be .*non-negative"):
-        online.run(state, batches)
+        online.run(state, list(batches))
     with pytest.raises(TypeError, match="iterator ends after the first"):
-        online.run(state, iter(batches), n_passes=2)
+        online.run(state, iter(list(batches)), n_passes=2)
 
 
 def test_what_cannot_be_averaged():

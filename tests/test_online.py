@@ -37,7 +37,13 @@ def moving_cases():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["full and counts", "tied t", "mixtures of spherical", "diagonal", "regression"])
+#: Beyond what the default suite has time for.
+MORE = pytest.mark.published
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param("full and counts", marks=MORE), "tied t", "mixtures of spherical", "diagonal", "regression"]
+)
 def test_moved_statistics_are_those_taken_about_the_new_origin(x64, name):
     start, model, data = moving_cases()[name]
 
@@ -113,6 +119,7 @@ def test_the_recursion_and_its_averages_against_numpy(x64):
     assert int(state.n_steps) == 40 and float(state.n_data) == 1000
 
 
+@MORE
 def test_a_rate_of_one_is_an_em_step(x64):
     x = clusters(200, 2, 2)
     state = online.init(jaxem.GaussianMixture(2), x, key=jax.random.key(0), settings=online.OnlineEM(t0=0.0, warmup=0))
@@ -224,6 +231,7 @@ def test_what_cannot_be_averaged():
         online.init(jaxem.GaussianMixture(2), np.full((20, 2), np.nan), key=jax.random.key(0))
 
 
+@MORE
 def test_an_hmm_nears_its_optimum(x64):
     rng = np.random.default_rng(0)
     truth = {
@@ -241,6 +249,7 @@ def test_an_hmm_nears_its_optimum(x64):
     assert trace.averaged[-1] == pytest.approx(best, rel=2e-3)
 
 
+@MORE
 def test_lda_nears_full_em(x64):
     rng = np.random.default_rng(0)
     topics = rng.dirichlet(np.full(15, 0.1), 3)

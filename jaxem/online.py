@@ -193,11 +193,12 @@ def _updated(state: OnlineState, batch: PyTree, weight: Array | None) -> tuple[O
     loglik, found = _mean_statistics(model, state.current, data, weight, settings.local_rounds)
 
     step, begun = state.n_steps + 1, state.begun
-    rate = jnp.maximum((step + settings.t0) ** -jnp.asarray(settings.alpha, dtype), settings.least_rate)
+    number = lambda x: jnp.maximum(x, 1).astype(dtype)  # noqa: E731
+    rate = jnp.maximum((number(step) + settings.t0) ** -settings.alpha, settings.least_rate)
     stats = _blend(state.stats, found, rate)
     # Means since `begun` and since twice that step: at four times it the second, then of the last half, becomes the first.
-    older = _blend(state.older, stats, 1 / jnp.maximum(step - begun, 1))
-    recent = _blend(state.recent, stats, 1 / jnp.maximum(step - 2 * begun, 1))
+    older = _blend(state.older, stats, 1 / number(step - begun))
+    recent = _blend(state.recent, stats, 1 / number(step - 2 * begun))
     turn = step >= 4 * begun
     blended = dataclasses.replace(
         state, stats=stats, older=tree_where(turn, recent, older), recent=recent,

@@ -149,7 +149,8 @@ def as_source(batches: Any) -> tuple[Callable[[], Iterator[Any]], bool]:
         TypeError: for what cannot be iterated over, or only once.
     """
     if callable(batches):
-        return cast(Callable[[], Iterator[Any]], lambda: iter(batches())), False  # type: ignore[call-overload]
+        begin = cast(Callable[[], Iterable[Any]], batches)
+        return lambda: iter(begin()), False
     if isinstance(batches, np.ndarray):
         batches = Array(batches)
     if isinstance(batches, str | Path) or not isinstance(batches, Iterable):

@@ -40,7 +40,15 @@ STARTS = jaxem.init.Each({
 })  # fmt: skip
 
 
-@pytest.mark.parametrize("algorithm", [jaxem.EM(), jaxem.Squarem(), jaxem.Anderson()], ids=lambda a: type(a).__name__)
+#: Beyond what the default suite has time for.
+MORE = pytest.mark.published
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [pytest.param(jaxem.EM(), marks=MORE), jaxem.Squarem(), pytest.param(jaxem.Anderson(), marks=MORE)],
+    ids=lambda a: type(a).__name__,
+)
 def test_a_mixture_with_restarts(x64, algorithm):
     x = counts(503)
     options = {"init": STARTS, "n_restarts": 3, "algorithm": algorithm}
@@ -68,6 +76,7 @@ def test_hard_assignments(x64):
     check_same(jaxem.fit_stream(POISSON, Array(x, batch_size=50), **options), jaxem.fit(POISSON, x, **options))
 
 
+@MORE
 def test_weights_priors_and_rounds(x64):
     x = counts(300)
     weight = np.random.default_rng(0).integers(0, 3, 300).astype(float)
@@ -84,6 +93,7 @@ def ragged(n=23, longest=12):
     return jaxem.sequences([rng.normal(size=(rng.integers(3, longest + 1), 1)) * 2 + rng.integers(2) * 3 for _ in range(n)])
 
 
+@MORE
 def test_an_hmm_over_sequences(x64):
     data = ragged()
     data.x[3, 1] = np.nan  # a step that is missing, in one batch alone
@@ -93,6 +103,7 @@ def test_an_hmm_over_sequences(x64):
     check_same(streamed, whole)
 
 
+@MORE
 def test_local_rows_are_computed_anew(x64):
     rng = np.random.default_rng(0)
     topics = rng.dirichlet(np.full(12, 0.2), 2)
@@ -108,6 +119,7 @@ def test_local_rows_are_computed_anew(x64):
     close(streamed.params, whole.params, 1e-5)
 
 
+@MORE
 def test_float32_is_as_close_as_float32_can_be():
     x = (clusters(1000, 2, 2) + 100).astype(np.float32)
     options = {"key": jax.random.key(0), "max_steps": 10}

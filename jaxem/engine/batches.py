@@ -74,7 +74,8 @@ class Stream:
         found = False
         for _, data, weight in self._pieces():
             found = True
-            whole = Blocks(data, weight.astype(float_dtype(data)), None)
+            in_dtype: Any = weight.astype(float_dtype(data))
+            whole = Blocks(data, in_dtype, None)
             yield jax.tree.map(lambda x: x.reshape(self.n_blocks, -1, *x.shape[1:]), whole)
         if not found:
             raise BatchError(f"batches must begin anew in every pass; pass {self.n_passes} found none, so give a new iterator")

@@ -1,14 +1,16 @@
 """jaxem: Expectation-Maximization in JAX."""
 
-from jaxem import constraints, datasets, init, latents
+from jaxem import constraints, datasets, init, latents, operators
 from jaxem._version import __version__
 from jaxem.check import LawError, check_model
+from jaxem.documents import Documents, documents
 from jaxem.engine.accelerate import QuasiNewton, Squarem
 from jaxem.engine.algorithm import ECM, EM, GEM, Algorithm, HardEM
 from jaxem.engine.anderson import Anderson
 from jaxem.engine.conjugate_gradient import ConjugateGradient
 from jaxem.engine.fit import fit
 from jaxem.engine.newton import newton
+from jaxem.engine.ordered_subsets import OrderedSubsets
 from jaxem.engine.regularizer import L1, L2
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
@@ -17,6 +19,7 @@ from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
 from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
 from jaxem.evaluate.information import Information, SingularInformationError, information, intervals, standard_errors
 from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
+from jaxem.evaluate.topics import completion_perplexity, split_words, top_words
 from jaxem.families.bernoulli import Bernoulli
 from jaxem.families.categorical import Categorical
 from jaxem.families.density import Density, density
@@ -36,11 +39,12 @@ from jaxem.models.lda import LDA
 from jaxem.models.local_level import LocalLevel
 from jaxem.models.markov_autoregression import MarkovAutoregression
 from jaxem.models.mixture import GaussianMixture, Mixture
+from jaxem.models.plsa import PLSA
 from jaxem.models.substitution import Substitution
 from jaxem.models.superposition import Superposition
 from jaxem.models.transition import Transition, banded, left_right, sticky
 from jaxem.models.user import log_joint, log_marginal
-from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart
+from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart, Smoothness
 from jaxem.sequences import Sequences, lagged, sequences
 from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopReason, static, struct
 
@@ -52,6 +56,7 @@ __all__ = [
     "L1",
     "L2",
     "LDA",
+    "PLSA",
     "Algorithm",
     "Anderson",
     "AutoRegression",
@@ -63,6 +68,7 @@ __all__ = [
     "CrossValidation",
     "Density",
     "Dirichlet",
+    "Documents",
     "FamilyMixture",
     "FitError",
     "Forecast",
@@ -82,6 +88,7 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "NormalInverseWishart",
+    "OrderedSubsets",
     "Poisson",
     "Product",
     "QuasiNewton",
@@ -92,6 +99,7 @@ __all__ = [
     "Selection",
     "Sequences",
     "SingularInformationError",
+    "Smoothness",
     "Squarem",
     "Status",
     "Stop",
@@ -107,10 +115,12 @@ __all__ = [
     "bic",
     "bootstrap",
     "check_model",
+    "completion_perplexity",
     "constraints",
     "cross_validate",
     "datasets",
     "density",
+    "documents",
     "em_rate",
     "expected_durations",
     "fit",
@@ -125,10 +135,13 @@ __all__ = [
     "log_marginal",
     "missing_information",
     "newton",
+    "operators",
     "select",
     "sequences",
+    "split_words",
     "standard_errors",
     "static",
     "sticky",
     "struct",
+    "top_words",
 ]

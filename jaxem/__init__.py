@@ -1,9 +1,10 @@
 """jaxem: Expectation-Maximization in JAX."""
 
-from jaxem import constraints, datasets, distributed, init, latents, online, sources
+from jaxem import constraints, datasets, distributed, init, latents, online, operators, sources
 from jaxem._version import __version__
 from jaxem.archive import FileError
 from jaxem.check import LawError, check_model
+from jaxem.documents import Documents, documents
 from jaxem.engine.accelerate import QuasiNewton, Squarem
 from jaxem.engine.algorithm import ECM, EM, GEM, Algorithm, HardEM
 from jaxem.engine.anderson import Anderson
@@ -12,6 +13,7 @@ from jaxem.engine.conjugate_gradient import ConjugateGradient
 from jaxem.engine.fit import fit
 from jaxem.engine.monitor import Snapshot
 from jaxem.engine.newton import newton
+from jaxem.engine.ordered_subsets import OrderedSubsets
 from jaxem.engine.plan import Plan, plan
 from jaxem.engine.regularizer import L1, L2
 from jaxem.engine.restarts import Rounds
@@ -22,6 +24,7 @@ from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
 from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
 from jaxem.evaluate.information import Information, SingularInformationError, information, intervals, standard_errors
 from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
+from jaxem.evaluate.topics import completion_perplexity, split_words, top_words
 from jaxem.families.bernoulli import Bernoulli
 from jaxem.families.categorical import Categorical
 from jaxem.families.density import Density, density
@@ -41,12 +44,13 @@ from jaxem.models.lda import LDA
 from jaxem.models.local_level import LocalLevel
 from jaxem.models.markov_autoregression import MarkovAutoregression
 from jaxem.models.mixture import GaussianMixture, Mixture
+from jaxem.models.plsa import PLSA
 from jaxem.models.substitution import Substitution
 from jaxem.models.superposition import Superposition
 from jaxem.models.transition import Transition, banded, left_right, sticky
 from jaxem.models.user import log_joint, log_marginal
 from jaxem.online import OnlineEM
-from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart
+from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart, Smoothness
 from jaxem.saved import load, save
 from jaxem.sequences import Sequences, lagged, sequences
 from jaxem.sources import BatchError
@@ -60,6 +64,7 @@ __all__ = [
     "L1",
     "L2",
     "LDA",
+    "PLSA",
     "Algorithm",
     "Anderson",
     "AutoRegression",
@@ -73,6 +78,7 @@ __all__ = [
     "CrossValidation",
     "Density",
     "Dirichlet",
+    "Documents",
     "FamilyMixture",
     "FileError",
     "FitError",
@@ -94,6 +100,7 @@ __all__ = [
     "NegativeBinomial",
     "NormalInverseWishart",
     "OnlineEM",
+    "OrderedSubsets",
     "Plan",
     "Poisson",
     "Product",
@@ -105,6 +112,7 @@ __all__ = [
     "Selection",
     "Sequences",
     "SingularInformationError",
+    "Smoothness",
     "Snapshot",
     "Squarem",
     "Status",
@@ -121,11 +129,13 @@ __all__ = [
     "bic",
     "bootstrap",
     "check_model",
+    "completion_perplexity",
     "constraints",
     "cross_validate",
     "datasets",
     "density",
     "distributed",
+    "documents",
     "em_rate",
     "expected_durations",
     "fit",
@@ -143,13 +153,16 @@ __all__ = [
     "missing_information",
     "newton",
     "online",
+    "operators",
     "plan",
     "save",
     "select",
     "sequences",
     "sources",
+    "split_words",
     "standard_errors",
     "static",
     "sticky",
     "struct",
+    "top_words",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
@@ -109,6 +110,29 @@ def refined(tree: PyTree, pieces: int) -> PyTree:
     if block % pieces or block < 64 * pieces:
         return tree
     return jax.tree.map(lambda x: x.reshape(-1, block // pieces, *x.shape[2:]), tree)
+
+
+def dealt(blocks: Blocks, local: PyTree, n: int) -> tuple[Blocks, PyTree]:
+    """Rows dealt out in turn to `n` subsets, each cut into blocks no longer than before.
+
+    Args:
+        blocks: the data.
+        local: leaves (n_blocks, block, ...), or None.
+        n: number of subsets, at most that of the rows.
+
+    Returns:
+        The two with leaves (n, n_blocks, block, ...); subset i holds rows i, i + n, i + 2 n, ...
+    """
+    n_blocks, block = blocks.weight.shape
+    most = math.ceil(n_blocks * block / n)
+    pieces = math.ceil(most / block)
+    place = np.arange(pieces * math.ceil(most / pieces)).reshape(1, pieces, -1)
+    index = np.arange(n).reshape(-1, 1, 1) + n * place
+    there = index < n_blocks * block
+    index = np.where(there, index, np.arange(n).reshape(-1, 1, 1))
+    take = lambda x: x.reshape(-1, *x.shape[2:])[index]  # noqa: E731
+    weight = jnp.where(there, take(blocks.weight), 0)
+    return Blocks(jax.tree.map(take, blocks.data), weight, jax.tree.map(take, blocks.labels)), jax.tree.map(take, local)
 
 
 def fold(term: Callable[..., PyTree], *blocked: PyTree) -> PyTree:

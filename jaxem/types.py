@@ -137,6 +137,10 @@ class Model:
     n_labels: int | None = None
     #: Whether `m_step` is an exact maximum of q, so that the gradient of q vanishes there.
     m_step_is_maximum: ClassVar[bool] = True
+    #: Whether `m_step` raises q with `log_prior` in it; else Optax does, from where `m_step` leads.
+    m_step_has_prior: ClassVar[bool] = False
+    #: Key under which data may hold bools, False for entries of a datum that count for nothing; None: there is none.
+    mask: ClassVar[str | None] = None
 
     # --- the density -------------------------------------------------------------------------
     def natural(self, params: Params) -> PyTree:

@@ -401,3 +401,16 @@ def test_indivisible_datum():
     report = jaxem.check_model(Emission(jnp.asarray(operator)), data)
     assert report.skipped["additivity"] == "the data are one indivisible datum (N = 1)"
     assert {"m-step-stationary", "minorisation", "mean-score", "louis", "n-free-params"} <= set(report.ran)
+
+
+def test_a_mask_that_is_looked_through():
+    @struct
+    class Looks(jaxem.Superposition):
+        def log_marginal(self, natural, data, rows):
+            data = {name: leaf for name, leaf in data.items() if name != "mask"}
+            return jaxem.Superposition.log_marginal(self, natural, data, rows)
+
+    matrix = RNG.uniform(0.1, 2, (12, 3))
+    data = {"y": RNG.poisson(matrix @ [3.0, 1.0, 5.0])[None].astype(float), "mask": np.arange(12)[None] % 3 > 0}
+    model = Looks(lambda operands, x: operands @ x, (3,), jnp.asarray(matrix))
+    caught(model, "weight-zero-is-absent", data)

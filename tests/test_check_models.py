@@ -51,7 +51,21 @@ def superposition_of_a_function():
     matrix = RNG.random((30, 4))
     counts = RNG.poisson(matrix @ [5.0, 10.0, 2.0, 8.0]).astype(float)[None]
     model = jaxem.Superposition(project, shape=(4,), operands=jnp.asarray(matrix))
-    return model, {"y": counts}, DERIVED | NO_POSTERIOR | NO_SAMPLE | ONE_DATUM
+    skipped = DERIVED | NO_POSTERIOR | ONE_DATUM
+    del skipped["weight-zero-is-absent"]  # of masked bins
+    return model, {"y": counts, "background": RNG.random((1, 30)), "mask": RNG.random((1, 30)) < 0.8}, skipped
+
+
+def project_views(operands, x, row):
+    return jnp.einsum("nbp,p->nb", row, x) * operands
+
+
+def superposition_of_views():
+    views = RNG.random((12, 5, 4))
+    data = {"y": RNG.poisson(views @ [5.0, 10.0, 2.0, 8.0]).astype(float), "row": views, "mask": RNG.random((12, 5)) < 0.8}
+    data["attenuation"] = RNG.uniform(0.5, 1, (12, 5))
+    skipped = DERIVED | NO_POSTERIOR | NO_SAMPLE | {"m-step-stationary": "m_step does not claim the maximum"}
+    return jaxem.Superposition(project_views, (4,), jnp.asarray(1.0), prior=jaxem.Smoothness(0.1)), data, skipped
 
 
 def local_level():
@@ -65,6 +79,17 @@ def lda():
     skipped = DERIVED | BOUND
     del skipped["local"]  # the one model here that has it
     return jaxem.LDA(3), counts, skipped
+
+
+def plsa():
+    _, counts, skipped = lda()
+    return jaxem.PLSA(3, prior=jaxem.Dirichlet(1.5)), jaxem.documents(counts), skipped
+
+
+def sparse_lda():
+    _, counts, skipped = lda()
+    learned = {"m-step-stationary": "m_step does not claim the maximum"}
+    return jaxem.LDA(3, learn_alpha=True), jaxem.documents(counts), skipped | learned
 
 
 def four_taxa():
@@ -85,7 +110,8 @@ def users_function():
 
 
 CASES = [
-    two_state_poisson_hmm, superposition_of_a_matrix, superposition_of_a_function, local_level, lda, four_taxa, users_function,
+    two_state_poisson_hmm, superposition_of_a_matrix, superposition_of_a_function, superposition_of_views, local_level, lda,
+    plsa, sparse_lda, four_taxa, users_function,
 ]  # fmt: skip
 
 

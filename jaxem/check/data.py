@@ -81,10 +81,25 @@ def _padded_gradient(model, params, data, weight):
 
 @law("weight-zero-is-absent")
 def weight_zero(case: Case) -> None:
-    """A row of weight zero adds nothing, whatever it holds."""
-    case.needs_rows()
-    data, weight = _with_absent(case)
-    _matches(case, case.expectation(data=data, weight=weight), weight, "half the rows absent and holding NaN")
+    """A row of weight zero, or an entry of a datum that is masked, adds nothing, whatever it holds."""
+    masked = case.model.mask is not None and case.model.mask in case.data
+    if masked:
+        _masked_entries(case)
+    if case.n > 1 or not masked:
+        case.needs_rows()
+        data, weight = _with_absent(case)
+        _matches(case, case.expectation(data=data, weight=weight), weight, "half the rows absent and holding NaN")
+
+
+def _masked_entries(case: Case) -> None:
+    """What the leaves of the mask's shape hold where it is False changes nothing."""
+    mask = case.data[case.model.mask]
+
+    def spoil(x):
+        inexact = x.shape == mask.shape and jnp.issubdtype(x.dtype, jnp.inexact)
+        return jnp.where(mask, x, jnp.nan) if inexact else x
+
+    _matches(case, case.expectation(data=jax.tree.map(spoil, case.data)), case.weight, "masked entries that hold NaN")
 
 
 @law("weight-two-is-twice")

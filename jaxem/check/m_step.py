@@ -18,7 +18,7 @@ def stationary(case: Case) -> None:
     about = model.at(case.params)
     if about.m_step is None:
         raise Skip("the model has no closed M-step")
-    if model.log_prior is not None:
+    if model.log_prior is not None and not model.m_step_has_prior:
         raise Skip("with a log_prior the M-step is left to Optax")
     if not model.m_step_is_maximum:
         raise Skip("m_step does not claim the maximum")

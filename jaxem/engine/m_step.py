@@ -108,7 +108,7 @@ def m_step(
     scale = jnp.maximum(total_weight, 1)
     closed = params if about.m_step is None else about.m_step(with_pseudo(about, stats, params), params)
     optimizer = optimizer or DEFAULT_OPTIMIZER
-    if regularizer.idle and model.log_prior is None:
+    if regularizer.idle and (model.log_prior is None or model.m_step_has_prior):
         if not any(jax.tree.leaves(about.ascended)):
             return closed
         q = q_function(model, stats, params, blocks, local)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 import jax
@@ -11,8 +12,9 @@ from jax import Array
 from jax.scipy.special import digamma, gammaln
 
 from jaxem import constraints as sets
-from jaxem.families.poisson import validate_counts
-from jaxem.numerics import PRECISION, safe_log
+from jaxem.documents import Documents, checked, counts_of, mixed, shared_among_documents, size_of_vocabulary
+from jaxem.models.topics import random_topics, sampled_words, word_frequencies
+from jaxem.numerics import divided, safe_log
 from jaxem.priors import Dirichlet
 from jaxem.types import Model, Params, Rows, static, struct
 from jaxem.validation import check_positive_int
@@ -25,13 +27,14 @@ class LDA(Model):
     """Words of a document are drawn from topics mixed in proportions ~ Dirichlet(alpha).
 
     The log-likelihood is bounded below at a Dirichlet(gamma_n) for each document n; `local` is gamma (N, K).
-    Parameters: `topics` (K, V) and `alpha` (K,). Data: (N, V) counts of words.
+    Parameters: `topics` (K, V) and `alpha` (K,). Data: (N, V) counts of words, a SciPy sparse matrix, or
+    `jaxem.documents`.
 
     Attributes:
         n_topics: K.
         alpha: concentration with which a fit starts, and stays unless `learn_alpha`; None is 1 / K.
         prior: Dirichlet prior on the topics, or None.
-        learn_alpha: whether the M-step ascends the bound in alpha too.
+        learn_alpha: whether the M-step ascends the bound in alpha too, each topic's by itself.
         inner_steps: updates of gamma in one E-step. Few, from where the last one ended, is best.
     """
 
@@ -65,35 +68,34 @@ class LDA(Model):
     def pack(self, natural: PyTree) -> PyTree:
         return {**natural, "topics": jnp.exp(natural["log_topics"])}
 
-    def local(self, natural: PyTree, data: Array, previous: Array | None) -> Array:
+    def local(self, natural: PyTree, data: Documents | Array, previous: Array | None) -> Array:
         """(n, K) gamma after `inner_steps` updates (equations 6 and 7), each of which raises a document's bound."""
-        alpha, topics = natural["concentration"], natural["topics"]
+        alpha, topics, counts = natural["concentration"], natural["topics"], counts_of(data)
         if previous is None:
-            previous = alpha + data.sum(1, keepdims=True) / self.n_topics
+            previous = alpha + counts.sum(1, keepdims=True) / self.n_topics
 
-        def update(_, gamma):
-            share, mixed, _ = _mix(gamma, topics)
-            ratio = data / jnp.where(mixed > 0, mixed, 1)
-            return alpha + share * jnp.matmul(ratio, topics.T, precision=PRECISION)
+        def update(_: Any, gamma: Array) -> Array:
+            share, _ = _shares(gamma)
+            ratio = divided(counts, mixed(data, share, topics))
+            return alpha + share * shared_among_documents(data, ratio, share, topics)
 
         return jax.lax.fori_loop(0, self.inner_steps, update, previous)
 
-    def log_marginal(self, natural: PyTree, data: Array, rows: Rows) -> Array:
+    def log_marginal(self, natural: PyTree, data: Documents | Array, rows: Rows) -> Array:
         """(n,) the bound (equation 15, with the multinomial coefficients left out), phi maximised at gamma."""
-        gamma = rows.local
-        _, mixed, top = _mix(gamma, natural["topics"])
-        expected = digamma(gamma) - digamma(gamma.sum(1, keepdims=True))
-        present = data > 0
-        words = jnp.where(present, data * safe_log(jnp.where(present, mixed, 1)), 0).sum(1) + data.sum(1) * top[:, 0]
+        gamma, counts = rows.local, counts_of(data)
+        share, top = _shares(gamma)
+        present = counts > 0
+        mix = jnp.where(present, mixed(data, share, natural["topics"]), 1)
+        words = jnp.where(present, counts * safe_log(mix), 0).sum(1) + counts.sum(1) * top[:, 0]
         # log p(theta) - log q(theta): the -1 of alpha - 1 and of gamma - 1 cancel.
+        expected = digamma(gamma) - digamma(gamma.sum(1, keepdims=True))
         entropy = gammaln(gamma).sum(1) - gammaln(gamma.sum(1)) - (gamma * expected).sum(1)
         return words + natural["log_normalizer"] + (natural["concentration"] * expected).sum(1) + entropy
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Relative frequencies of the words (equation 9); a topic without words stays."""
-        counts = jnp.maximum(stats["log_topics"], 0)
-        total = counts.sum(1, keepdims=True)
-        return {**params, "topics": jnp.where(total > 0, counts / jnp.where(total > 0, total, 1), params["topics"])}
+        return {**params, "topics": word_frequencies(stats["log_topics"], params["topics"])}
 
     def pseudo_stats(self, params: Params) -> PyTree | None:
         if self.prior is None:
@@ -102,71 +104,50 @@ class LDA(Model):
         counts = self.prior.pseudo_counts(params["topics"])
         return {"log_topics": counts, "concentration": zero, "log_normalizer": zero[0]}
 
-    def validate(self, data: Any) -> np.ndarray:
-        """(N, V) counts.
+    def validate(self, data: Any) -> Any:
+        """Documents, or (N, V) counts.
 
         Raises:
-            ValueError: for a wrong shape or what is no count.
+            ValueError: for a wrong shape or what is no count, an alpha that is not positive.
         """
         check_positive_int(self.n_topics, "n_topics")
-        array = validate_counts(data)
-        if array.ndim != 2:
-            raise ValueError(f"data must have shape (N, V), one row of word counts for each document; got {array.shape}")
-        return array
+        if self.alpha is not None and not np.all(np.asarray(self.alpha) > 0):
+            raise ValueError(f"alpha must be positive; got {self.alpha}")
+        return checked(data)
 
-    def blank(self, data: Array) -> Params:
-        k, v = self.n_topics, data.shape[1]
-        alpha = jnp.asarray(1 / k if self.alpha is None else self.alpha, data.dtype)
-        return {"topics": jnp.full((k, v), 1 / v, data.dtype), "alpha": jnp.broadcast_to(alpha, (k,))}
+    def blank(self, data: Documents | Array) -> Params:
+        k, v, dtype = self.n_topics, size_of_vocabulary(data), counts_of(data).dtype
+        alpha = jnp.asarray(1 / k if self.alpha is None else self.alpha, dtype)
+        return {"topics": jnp.full((k, v), 1 / v, dtype), "alpha": jnp.broadcast_to(alpha, (k,))}
 
-    def initialize(self, key: Array | None, data: Array, weight: Array) -> Params:
-        """Documents shared out at random, each topic smoothed by one document's worth of the whole corpus."""
-        assert key is not None
-        blank = self.blank(data)
-        # Softmax of spread-out Gumbel draws: nearly one topic a document, and quick to compile.
-        share = jax.nn.softmax(4 * jax.random.gumbel(key, (data.shape[0], self.n_topics), data.dtype), 1)
-        counts = jnp.matmul((weight[:, None] * share).T, data, precision=PRECISION)
-        topics = counts + (weight @ data) / weight.sum()
-        # A word that no document has keeps a little mass: its zero would otherwise be structural.
-        topics = topics + jnp.finfo(data.dtype).eps * topics.sum(1, keepdims=True)
-        return {**blank, "topics": topics / topics.sum(1, keepdims=True)}
+    def initialize(self, key: Array | None, data: Documents | Array, weight: Array) -> Params:
+        """See `jaxem.models.topics.random_topics`."""
+        return {**self.blank(data), "topics": random_topics(key, data, weight, self.n_topics)}
 
-    def posterior(self, params: Params, data: Array, n_steps: int = 100) -> Array:
-        """(N, K) expected proportions of topics, after `n_steps` updates from a cold start."""
+    def posterior(self, params: Params, data: Documents | Array, n_steps: int = 100) -> Array:
+        """(N, K) expected shares of the topics, after `n_steps` updates from a cold start."""
         gamma = self._gamma(params, data, n_steps)
         return gamma / gamma.sum(1, keepdims=True)
 
-    def log_prob(self, params: Params, data: Array, n_steps: int = 100) -> Array:
+    def log_prob(self, params: Params, data: Documents | Array, n_steps: int = 100) -> Array:
         """(N,) the bound, after `n_steps` updates from a cold start."""
         return self.log_marginal(self.pack(self.natural(params)), data, Rows(local=self._gamma(params, data, n_steps)))
 
-    def _gamma(self, params: Params, data: Array, n_steps: int) -> Array:
-        longer = LDA(self.n_topics, self.alpha, self.prior, self.learn_alpha, n_steps)
-        return longer.local(self.pack(self.natural(params)), data, None)
+    def _gamma(self, params: Params, data: Documents | Array, n_steps: int) -> Array:
+        return dataclasses.replace(self, inner_steps=n_steps).local(self.pack(self.natural(params)), data, None)
 
-    def n_free_params(self, data: Array) -> int:
-        return self.n_topics * (data.shape[1] - 1) + (self.n_topics if self.learn_alpha else 0)
+    def n_free_params(self, data: Documents | Array) -> int:
+        return self.n_topics * (size_of_vocabulary(data) - 1) + (self.n_topics if self.learn_alpha else 0)
 
     def sample(self, key: Array, params: Params, n: int, n_words: int = 100) -> Array:
         """(n, V) counts of documents of `n_words` words."""
         first, second = jax.random.split(key)
         theta = jax.random.dirichlet(first, params["alpha"], (n,), params["alpha"].dtype)
-        mixed = safe_log(jnp.matmul(theta, params["topics"], precision=PRECISION))
-        words = jax.random.categorical(second, mixed[:, None, :], shape=(n, n_words))
-        count = lambda w: jnp.bincount(w, length=params["topics"].shape[1])  # noqa: E731
-        return jax.vmap(count)(words).astype(theta.dtype)
-
-    def sample_like(self, key: Array, params: Params, data: Array) -> Array:
-        """Documents of as many words as those in `data`."""
-        first, second = jax.random.split(key)
-        theta = jax.random.dirichlet(first, params["alpha"], (data.shape[0],), params["alpha"].dtype)
-        mixed = jnp.matmul(theta, params["topics"], precision=PRECISION)
-        return jax.random.multinomial(second, data.sum(1), mixed, dtype=theta.dtype)
+        return sampled_words(second, theta, params["topics"], n_words)
 
 
-def _mix(gamma: Array, topics: Array) -> tuple[Array, Array, Array]:
-    """exp(E log theta - top) (n, K), its mixture of the topics (n, V), and top (n, 1), against underflow."""
+def _shares(gamma: Array) -> tuple[Array, Array]:
+    """exp E log theta up to a factor of each document, (n, K), and the logarithm of that factor, (n, 1)."""
     expected = digamma(gamma) - digamma(gamma.sum(1, keepdims=True))
     top = expected.max(1, keepdims=True)
-    share = jnp.exp(expected - top)
-    return share, jnp.matmul(share, topics, precision=PRECISION), top
+    return jnp.exp(expected - top), top

@@ -2,6 +2,7 @@
 
 from jaxem import constraints, datasets, init, latents
 from jaxem._version import __version__
+from jaxem.alignment import Alignment, read_alignment
 from jaxem.check import LawError, check_model
 from jaxem.engine.accelerate import QuasiNewton, Squarem
 from jaxem.engine.algorithm import ECM, EM, GEM, Algorithm, HardEM
@@ -30,16 +31,20 @@ from jaxem.families.product import Product
 from jaxem.families.regression import AutoRegression, LinearRegression
 from jaxem.families.student_t import StudentT
 from jaxem.families.von_mises import VonMises
+from jaxem.models.ancestry import Ancestry
 from jaxem.models.chain_inference import Forecast, expected_durations
 from jaxem.models.hmm import HMM
 from jaxem.models.lda import LDA
 from jaxem.models.local_level import LocalLevel
 from jaxem.models.markov_autoregression import MarkovAutoregression
 from jaxem.models.mixture import GaussianMixture, Mixture
+from jaxem.models.rate_matrix import F81, GTR, HKY, JC, UNREST, RateMatrix
+from jaxem.models.site_rates import FreeRates, GammaRates, OneRate
 from jaxem.models.substitution import Substitution
 from jaxem.models.superposition import Superposition
 from jaxem.models.transition import Transition, banded, left_right, sticky
 from jaxem.models.user import log_joint, log_marginal
+from jaxem.newick import Tree, read_newick
 from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart
 from jaxem.sequences import Sequences, lagged, sequences
 from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopReason, static, struct
@@ -47,12 +52,19 @@ from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopRea
 __all__ = [
     "ECM",
     "EM",
+    "F81",
     "GEM",
+    "GTR",
+    "HKY",
     "HMM",
+    "JC",
     "L1",
     "L2",
     "LDA",
+    "UNREST",
     "Algorithm",
+    "Alignment",
+    "Ancestry",
     "Anderson",
     "AutoRegression",
     "Bernoulli",
@@ -66,8 +78,10 @@ __all__ = [
     "FamilyMixture",
     "FitError",
     "Forecast",
+    "FreeRates",
     "Gamma",
     "GammaPrior",
+    "GammaRates",
     "Gaussian",
     "GaussianMixture",
     "HardEM",
@@ -82,9 +96,11 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "NormalInverseWishart",
+    "OneRate",
     "Poisson",
     "Product",
     "QuasiNewton",
+    "RateMatrix",
     "Restarts",
     "Result",
     "Rounds",
@@ -100,6 +116,7 @@ __all__ = [
     "Substitution",
     "Superposition",
     "Transition",
+    "Tree",
     "VonMises",
     "__version__",
     "aic",
@@ -125,6 +142,8 @@ __all__ = [
     "log_marginal",
     "missing_information",
     "newton",
+    "read_alignment",
+    "read_newick",
     "select",
     "sequences",
     "standard_errors",

@@ -13,7 +13,7 @@ ROOT = Path(jaxem.__file__).parent
 LAYERS = (
     ("types", "numerics", "linalg", "_version"),
     ("constraints", "affine", "blocks", "validation", "leaves"),
-    ("priors", "init", "sequences"),
+    ("priors", "init", "sequences", "newick", "alignment"),
     ("latents",),
     ("families",),
     ("models",),

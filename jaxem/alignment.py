@@ -105,12 +105,11 @@ def _phylip(lines: list[str], source: Any) -> tuple[list[str], list[str]]:
     if len(names) != taxa or {len(p) for p in parts} != {sites}:
         # Interleaved: the first block names the taxa, later blocks go on in their order.
         names = [row[0] for row in rows[:taxa]]
-        parts = [
-            "".join(row[1:]) + "".join("".join(more) for more in rows[i + taxa :: taxa]) for i, row in enumerate(rows[:taxa])
-        ]
+        parts = ["".join(row[1:]) for row in rows[:taxa]]
+        parts = [p + "".join("".join(row) for row in rows[i + taxa :: taxa]) for i, p in enumerate(parts)]
     if len(names) != taxa or {len(p) for p in parts} != {sites}:
-        raise ValueError(f"{source} must hold {taxa} sequences of {sites} sites, as its first line says; got {len(names)}, of"
-                         f" {sorted({len(p) for p in parts})} sites")  # fmt: skip
+        got = ", ".join(f"{name} {len(part)}" for name, part in zip(names, parts, strict=True))
+        raise ValueError(f"{source} must hold {taxa} sequences of {sites} sites, as its first line says; got {got}")
     return names, parts
 
 

@@ -14,6 +14,10 @@ from jaxem.numerics import divided, root_of_decreasing
 from jaxem.types import Params, static, struct
 
 
+#: Grids, each four times as fine as the one before, on which the shape of a gamma density is looked for.
+ZOOMS = 12
+
+
 @struct
 class OneRate:
     """All sites evolve at one rate. The rules for sites that do not: subclasses."""
@@ -22,8 +26,6 @@ class OneRate:
     n_free_params: ClassVar[int] = 0
     needs_key: ClassVar[bool] = False
     constraints: ClassVar[dict[str, Any]] = {}
-    #: Whether Optax is to ascend each parameter.
-    ascended: ClassVar[dict[str, bool]] = {}
 
     def blank(self, dtype: Any) -> Params:
         """Parameters of the right shapes."""
@@ -45,17 +47,25 @@ class OneRate:
         del jumps, exposure
         return rates
 
-    def m_step(self, params: Params, rates: Array, sites: Array) -> Params:
-        """New parameters from rates as `update` left them and the expected number of sites of each class."""
-        del rates, sites
-        return {name: params[name] for name in self.constraints}
+    def m_step(self, params: Params, rates: Array, jumps: Array, exposure: Array, sites: Array) -> Params:
+        """New parameters.
+
+        Args:
+            params: those at which the expectations were taken.
+            rates: (C,) as `update` left them.
+            jumps: (C,) expected substitutions.
+            exposure: (C,) substitutions expected at a rate of one.
+            sites: (C,) expected number of sites.
+        """
+        del params, rates, jumps, exposure, sites
+        return {}
 
 
 @struct
 class GammaRates(OneRate):
     """Rates from a gamma density of mean one in classes of equal weight, each at its mean (Yang 1994).
 
-    Parameter: `shape`; the smaller, the more rates differ. It is ascended by Optax. Above 100 it makes no difference.
+    Parameter: `shape`; the smaller, the more rates differ. Above 100 it makes no difference.
 
     Attributes:
         n_classes: C.
@@ -65,7 +75,6 @@ class GammaRates(OneRate):
 
     n_free_params: ClassVar[int] = 1
     constraints: ClassVar[dict[str, Any]] = {"shape": sets.Positive()}
-    ascended: ClassVar[dict[str, bool]] = {"shape": True}
 
     def blank(self, dtype: Any) -> Params:
         return {"shape": jnp.ones((), dtype)}
@@ -73,6 +82,22 @@ class GammaRates(OneRate):
     def classes(self, params: Params) -> tuple[Array, Array]:
         weights = jnp.full((self.n_classes,), 1 / self.n_classes, params["shape"].dtype)
         return gamma_classes(params["shape"], self.n_classes), weights
+
+    def m_step(self, params: Params, rates: Array, jumps: Array, exposure: Array, sites: Array) -> Params:
+        """The best of ever finer grids about the shape as it was, which is on them: the likelihood cannot fall."""
+        del rates, sites
+
+        def value(log_shape: Array) -> Array:
+            rates = gamma_classes(jnp.exp(log_shape), self.n_classes)
+            return jumps @ jnp.log(rates) - exposure @ rates
+
+        def zoom(i: int, best: Array) -> Array:
+            grid = best + 4.0**-i * jnp.linspace(-1, 1, 9, dtype=best.dtype)
+            return grid[jax.vmap(value)(grid).argmax()]
+
+        log_shape = jnp.log(params["shape"])
+        best = jax.lax.fori_loop(0, ZOOMS, zoom, log_shape)
+        return {"shape": jnp.where(value(best) > value(log_shape), jnp.exp(best), params["shape"])}
 
 
 @struct
@@ -90,7 +115,6 @@ class FreeRates(OneRate):
 
     needs_key: ClassVar[bool] = True
     constraints: ClassVar[dict[str, Any]] = {"class_weights": sets.Simplex(), "class_shares": sets.Simplex()}
-    ascended: ClassVar[dict[str, bool]] = {"class_weights": False, "class_shares": False}
 
     @property
     def n_free_params(self) -> int:  # type: ignore[override]
@@ -114,20 +138,21 @@ class FreeRates(OneRate):
     def update(self, rates: Array, jumps: Array, exposure: Array) -> Array:
         return jnp.where(exposure > 0, divided(jumps, exposure), rates)
 
-    def m_step(self, params: Params, rates: Array, sites: Array) -> Params:
+    def m_step(self, params: Params, rates: Array, jumps: Array, exposure: Array, sites: Array) -> Params:
+        del params, jumps, exposure
         weights = sites / sites.sum()
         shares = weights * rates
         return {"class_weights": weights, "class_shares": shares / shares.sum()}
 
 
 #: Largest shape told apart, and terms of the series that it takes.
-LARGEST_SHAPE, SERIES = 100.0, 300
+LARGEST_SHAPE, SERIES = 100.0, 256
 
 
 def _gamma_below(shape: Array, x: Array) -> Array:
     """Probability that a gamma variable of scale one is below x, by its series, which has derivatives of any order."""
-    ratios = x[..., None] / (shape + jnp.arange(1, SERIES, dtype=x.dtype))
-    return jnp.exp(shape * jnp.log(x) - x - gammaln(shape + 1)) * (1 + jnp.cumprod(ratios, -1).sum(-1))
+    power = shape + jnp.arange(SERIES, dtype=x.dtype)
+    return jnp.exp(power * jnp.log(x[..., None]) - x[..., None] - gammaln(power + 1)).sum(-1)
 
 
 def gamma_classes(shape: Array, n_classes: int) -> Array:
@@ -137,7 +162,8 @@ def gamma_classes(shape: Array, n_classes: int) -> Array:
         return jnp.ones((1,), shape.dtype)
     below = jnp.arange(1, n_classes, dtype=shape.dtype) / n_classes
     low = jnp.full_like(below, jnp.finfo(shape.dtype).tiny * 1e3)
-    cuts = root_of_decreasing(lambda x: below - _gamma_below(shape, x), low, low * 0 + 4 * LARGEST_SHAPE)
+    high = jnp.full_like(below, 20 + shape + 10 * jnp.sqrt(shape))
+    cuts = root_of_decreasing(lambda x: below - _gamma_below(shape, x), low, high)
     # Mass below a cut weighted by the rate: the same with a shape of one more.
     mass = jnp.concatenate([jnp.zeros((1,), shape.dtype), _gamma_below(shape + 1, cuts), jnp.ones((1,), shape.dtype)])
     return n_classes * jnp.diff(mass)

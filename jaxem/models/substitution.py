@@ -58,10 +58,6 @@ class Substitution(Model):
         return {"lengths": sets.NonNegative(), **self.rates.constraints, **self.sites.constraints}
 
     @property
-    def ascended(self) -> dict[str, bool]:
-        return dict.fromkeys(self.constraints, False) | self.sites.ascended
-
-    @property
     def needs_key(self) -> bool:  # type: ignore[override]
         return self.sites.needs_key
 
@@ -121,7 +117,8 @@ class Substitution(Model):
         counts = jnp.maximum(stats["log_weights"], 0)
         scale = speed(self.rates.unscaled(exchange, frequencies), frequencies) * (counts @ rates) / counts.sum()
         new = {"lengths": lengths * scale, "exchange": exchange / exchange.sum(), "frequencies": frequencies}
-        new |= self.sites.m_step(params, rates, counts)
+        exposure = jnp.einsum("cei,i,e->c", dwell, -jnp.diagonal(self.rates.unscaled(exchange, frequencies)), lengths)
+        new |= self.sites.m_step(params, rates, by_class, exposure, counts)
         return {name: new[name] for name in params}
 
     def validate(self, data: Any) -> np.ndarray:

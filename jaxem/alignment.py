@@ -15,7 +15,7 @@ _MEANINGS = ("A", "C", "G", "T", "AG", "CT", "CG", "AT", "GT", "AC", "CGT", "AGT
 #: (14, 4) which bases each code stands for.
 MEANS = np.array([[base in meaning for base in "ACGT"] for meaning in _MEANINGS])
 #: Letters that say nothing: code -1.
-GAPS = "-?NXO.~"
+GAPS = "-?NX"
 
 _CODES = np.full(256, -2, np.int8)
 for _letter in LETTERS + LETTERS.lower():
@@ -57,10 +57,8 @@ def encode(sequences: list[str], names: tuple[str, ...] | None = None) -> np.nda
     codes = _CODES[raw]
     if (codes == -2).any():
         taxon, site = np.argwhere(codes == -2)[0]
-        wanted = f"the nucleotides {LETTERS}, U, or a gap {GAPS}"
-        raise ValueError(
-            f"sequences must consist of {wanted}; got {sequences[taxon][site]!r} in {names[taxon]}, site {site + 1}"
-        )
+        got = f"{sequences[taxon][site]!r} in {names[taxon]}, site {site + 1}"
+        raise ValueError(f"sequences must consist of the nucleotides {LETTERS}, U, or gaps {GAPS}; got {got}")
     return np.ascontiguousarray(codes.T)
 
 
@@ -77,10 +75,8 @@ def read_alignment(source: str | Path) -> Alignment:
     if not lines:
         raise ValueError(f"source must hold sequences; {source} is empty")
     names, sequences = _fasta(lines) if lines[0].startswith(">") else _phylip(lines, source)
-    if len(set(names)) < len(names):
-        raise ValueError(
-            f"sequences must have names of their own; got {sorted(n for n in set(names) if names.count(n) > 1)} twice"
-        )
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"sequences must have names of their own; got {', '.join(twice)} twice")
     return Alignment(tuple(names), encode(sequences, tuple(names)))
 
 

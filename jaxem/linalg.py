@@ -152,10 +152,8 @@ def expm(matrix: Array) -> Array:
     halvings = jnp.clip(jnp.ceil(jnp.log2(jnp.maximum(norm, 1e-30))) + 1, 0, SQUARINGS)[..., None, None]
     scale = jnp.exp2(-halvings)
     small = shifted * scale
-    result = eye
-    for term in range(TERMS, 0, -1):
-        result = eye + _matmul(small, result) / term
+    # Loops rather than many products written out: compiling them, and their derivatives, is what takes time.
+    result = jax.lax.fori_loop(0, TERMS, lambda i, series: eye + _matmul(small, series) / (TERMS - i), eye)
     result = result * jnp.exp(-shift * scale)
-    for i in range(SQUARINGS):
-        result = jnp.where(halvings > i, _matmul(result, result), result)
-    return result
+    square = lambda i, x: jnp.where(halvings > i, _matmul(x, x), x)  # noqa: E731
+    return jax.lax.fori_loop(0, SQUARINGS, square, result)

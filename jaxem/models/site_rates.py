@@ -13,7 +13,6 @@ from jaxem import constraints as sets
 from jaxem.numerics import divided, root_of_decreasing
 from jaxem.types import Params, static, struct
 
-
 #: Grids, each four times as fine as the one before, on which the shape of a gamma density is looked for.
 ZOOMS = 12
 

@@ -50,12 +50,14 @@ class Substitution(Model):
     rates: RateMatrix = JC()
     sites: OneRate = OneRate()
 
-    # Conditional maxima, one after another, only approach the joint one.
-    m_step_is_maximum: ClassVar[bool] = False
-
     @property
     def constraints(self) -> dict[str, Any]:
         return {"lengths": sets.NonNegative(), **self.rates.constraints, **self.sites.constraints}
+
+    @property
+    def m_step_is_maximum(self) -> bool:  # type: ignore[override]
+        """Of branch lengths alone; conditional maxima of several things, one after another, approach the joint one."""
+        return self.rates.n_free_params + self.sites.n_free_params == 0
 
     @property
     def needs_key(self) -> bool:  # type: ignore[override]

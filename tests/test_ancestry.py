@@ -152,6 +152,8 @@ def test_bad_input():
         jaxem.fit(jaxem.Ancestry(2), np.array([[0, 1, 3]]), key=jax.random.key(0))
     with pytest.raises(ValueError, match="a row for each SNP"):
         jaxem.fit(jaxem.Ancestry(2), np.zeros(3), key=jax.random.key(0))
+    with pytest.raises(ValueError, match="at most the number of people, 2; got 3"):
+        jaxem.fit(jaxem.Ancestry(3), np.zeros((3, 2)), key=jax.random.key(0))
     with pytest.raises(ValueError, match="n_populations"):
         jaxem.fit(jaxem.Ancestry(0), np.zeros((3, 2)), key=jax.random.key(0))
 

@@ -30,15 +30,16 @@ TILE = 2_048
 class Ancestry(Model):
     """Each allele of a person comes from one of K ancestral populations, with its frequency of the allele.
 
-    A datum is one SNP: the person's genotype g_i, in copies of one of the two alleles, is Binomial(2, h_i) with
+    A datum is one SNP: the genotype g_i of person i, in copies of one of the two alleles, is Binomial(2, h_i) with
     h_i = sum_k Q_ik P_k. The ancestries Q are shared by all SNPs; the allele frequencies P of a SNP in the K populations
     are its per-datum parameters, and come with the fit as `result.local` (N, K). EM is that of frappe (Tang, Peng, Wang
     and Risch 2005) with P updated before Q rather than beside it. It creeps: fit with `jaxem.QuasiNewton` or
     `jaxem.Squarem`, as Alexander, Novembre and Lange (2009) do; they move P and Q along together.
 
     Parameter: `ancestry` Q (I, K), rows that sum to one. Data: (N, I) genotypes 0, 1, 2 of I people at N SNPs, kept in
-    int8; what is negative or NaN is missing, and left out. log_marginal is log-likelihood as ADMIXTURE reports it,
-    sum g log h + (2 - g) log(1 - h), without the binomial coefficients.
+    int8; what is negative or NaN is missing, and left out. The log-likelihood is what ADMIXTURE reports,
+    sum g log h + (2 - g) log(1 - h), without the binomial coefficients; it is that of Q and P together, so that it
+    bounds the one at the best P from below.
 
     Attributes:
         n_populations: K.
@@ -50,7 +51,7 @@ class Ancestry(Model):
 
     constraints: ClassVar[Any] = {"ancestry": sets.Simplex()}
     local_constraints: ClassVar[Any] = sets.UnitInterval()
-    is_bound: ClassVar[bool] = True  # of the log-likelihood at the best P
+    is_bound: ClassVar[bool] = True
     exchangeable: ClassVar[str] = "n_populations"
 
     def natural(self, params: Params) -> dict[str, Array]:
@@ -103,6 +104,8 @@ class Ancestry(Model):
         if array.ndim != 2:
             raise ValueError(f"data must have shape (N, I), a row for each SNP and a column for each person; got {array.shape}")
         check_size(array, "data")
+        if self.n_populations > array.shape[1]:
+            raise ValueError(f"n_populations must be at most the number of people, {array.shape[1]}; got {self.n_populations}")
         missing = np.isnan(array) | (array < 0)
         check_rows(array, missing | np.isin(array, (0, 1, 2)), "genotypes 0, 1, 2, negative or NaN where missing")
         return np.where(missing, -1, array).astype(np.int8)

@@ -74,17 +74,21 @@ class Held(jaxem.Ancestry):
     local_constraints: ClassVar[Any] = None
 
 
-LATER = pytest.mark.published
-ALGORITHMS = [jaxem.QuasiNewton(), *(pytest.param(a, marks=LATER) for a in (jaxem.Squarem(), jaxem.Anderson()))]
-
-
-@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda algorithm: type(algorithm).__name__)
-def test_accelerators_move_both(x64, algorithm):
-    """In 60 maps they come beyond what they reach where they may move the shared parameters alone, and never fall."""
+@pytest.mark.parametrize(
+    ("algorithm", "n_maps", "gain"),
+    [
+        (jaxem.QuasiNewton(), 60, 0.1),
+        pytest.param(jaxem.Squarem(), 60, 0.1, marks=pytest.mark.published),
+        pytest.param(jaxem.Anderson(), 120, 0.05, marks=pytest.mark.published),  # damped at first
+    ],
+    ids=["QuasiNewton", "Squarem", "Anderson"],
+)
+def test_accelerators_move_both(x64, algorithm, n_maps, gain):
+    """They come beyond what they reach where they may move the shared parameters alone, and never fall."""
     g, truth = simulated()
-    given = {"key": jax.random.key(0), "algorithm": algorithm, "max_steps": 60, "stop": jaxem.Stop(None)}
+    given = {"key": jax.random.key(0), "algorithm": algorithm, "max_steps": n_maps, "stop": jaxem.Stop(None)}
     both, one = jaxem.fit(jaxem.Ancestry(3), g, **given), jaxem.fit(Held(3), g, **given)
-    assert both.loglik > one.loglik + 0.1
+    assert both.loglik > one.loglik + gain
     assert (np.diff(both.history) > -1e-8).all()
     np.testing.assert_allclose(both.loglik, loglik(g, both.params["ancestry"], both.local), rtol=1e-12)
     assert error(both.params["ancestry"], truth) < 0.1

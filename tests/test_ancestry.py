@@ -107,6 +107,7 @@ def test_jumps_that_cross_the_boundary_are_pulled_back(x64):
         assert x < 1e-15
 
 
+@pytest.mark.published
 def test_start_is_near_and_needs_no_tuning():
     g, truth = simulated(2000, 60, missing=0.05)
     model = jaxem.Ancestry(3)

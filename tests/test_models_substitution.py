@@ -173,6 +173,7 @@ def test_equal_eigenvalues_are_nothing_special(dtype):
             np.testing.assert_allclose(value[2], wanted, rtol=1e3 * np.finfo(dtype).eps)
 
 
+@pytest.mark.published
 def test_zero_branch_stays_zero_and_recovery():
     model = jaxem.Substitution(PARENTS, jaxem.HKY(estimated=True))
     truth = {"lengths": jnp.array([0.1, 0.2, 0.0, 0.3, 0.15]), "exchange": jnp.array([0.8, 0.2])}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,21 @@ def transition_matrices(log_jumps: Array, exit: Array) -> Array:
     diagonal = np.eye(exit.shape[-1], dtype=bool)
     off = jnp.exp(jnp.where(diagonal, 0, log_jumps))
     return expm(jnp.where(diagonal, exit[..., None], off))
+
+
+def leaf_partials(codes: Array, n_states: int, dtype: Any, means: np.ndarray | None = None) -> Array:
+    """(leaves, S, n) likelihoods of what was seen: one for each state that a code stands for.
+
+    Args:
+        codes: (n, leaves) integers; outside the rows of `means` they say nothing, as a gap.
+        n_states: S.
+        dtype: of the likelihoods.
+        means: (codes, S) bools; None: each code is a state.
+    """
+    means = np.eye(n_states, dtype=bool) if means is None else means
+    table = jnp.asarray(np.concatenate([means, np.ones((1, n_states), bool)]), dtype)
+    known = (codes >= 0) & (codes < len(means))
+    return jnp.moveaxis(table[jnp.where(known, codes, len(means))], 0, -1)
 
 
 def log_partition(transitions: Array, log_root: Array, partials: Array, parents: tuple[int, ...]) -> Array:

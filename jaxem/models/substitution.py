@@ -193,7 +193,4 @@ class Substitution(Model):
 
 
 def _partials(codes: Array, dtype: Any) -> Array:
-    """(taxa, 4, n) likelihoods of what was seen: one for each nucleotide that a code stands for."""
-    table = jnp.asarray(np.concatenate([MEANS, np.ones((1, N_STATES), bool)]), dtype)
-    known = (codes >= 0) & (codes < len(MEANS))
-    return jnp.moveaxis(table[jnp.where(known, codes, len(MEANS))], 0, -1)
+    return tree.leaf_partials(codes, N_STATES, dtype, MEANS)

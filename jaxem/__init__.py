@@ -2,6 +2,7 @@
 
 from jaxem import constraints, datasets, distributed, init, latents, online, operators, sources
 from jaxem._version import __version__
+from jaxem.alignment import Alignment, read_alignment
 from jaxem.archive import FileError
 from jaxem.check import LawError, check_model
 from jaxem.documents import Documents, documents
@@ -38,6 +39,7 @@ from jaxem.families.product import Product
 from jaxem.families.regression import AutoRegression, LinearRegression
 from jaxem.families.student_t import StudentT
 from jaxem.families.von_mises import VonMises
+from jaxem.models.ancestry import Ancestry
 from jaxem.models.chain_inference import Forecast, expected_durations
 from jaxem.models.hmm import HMM
 from jaxem.models.lda import LDA
@@ -45,10 +47,13 @@ from jaxem.models.local_level import LocalLevel
 from jaxem.models.markov_autoregression import MarkovAutoregression
 from jaxem.models.mixture import GaussianMixture, Mixture
 from jaxem.models.plsa import PLSA
+from jaxem.models.rate_matrix import F81, GTR, HKY, JC, UNREST, RateMatrix
+from jaxem.models.site_rates import FreeRates, GammaRates, OneRate
 from jaxem.models.substitution import Substitution
 from jaxem.models.superposition import Superposition
 from jaxem.models.transition import Transition, banded, left_right, sticky
 from jaxem.models.user import log_joint, log_marginal
+from jaxem.newick import Tree, read_newick
 from jaxem.online import OnlineEM
 from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart, Smoothness
 from jaxem.saved import load, save
@@ -59,13 +64,20 @@ from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopRea
 __all__ = [
     "ECM",
     "EM",
+    "F81",
     "GEM",
+    "GTR",
+    "HKY",
     "HMM",
+    "JC",
     "L1",
     "L2",
     "LDA",
     "PLSA",
+    "UNREST",
     "Algorithm",
+    "Alignment",
+    "Ancestry",
     "Anderson",
     "AutoRegression",
     "BatchError",
@@ -83,8 +95,10 @@ __all__ = [
     "FileError",
     "FitError",
     "Forecast",
+    "FreeRates",
     "Gamma",
     "GammaPrior",
+    "GammaRates",
     "Gaussian",
     "GaussianMixture",
     "HardEM",
@@ -99,12 +113,14 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "NormalInverseWishart",
+    "OneRate",
     "OnlineEM",
     "OrderedSubsets",
     "Plan",
     "Poisson",
     "Product",
     "QuasiNewton",
+    "RateMatrix",
     "Restarts",
     "Result",
     "Rounds",
@@ -122,6 +138,7 @@ __all__ = [
     "Substitution",
     "Superposition",
     "Transition",
+    "Tree",
     "VonMises",
     "__version__",
     "aic",
@@ -155,6 +172,8 @@ __all__ = [
     "online",
     "operators",
     "plan",
+    "read_alignment",
+    "read_newick",
     "save",
     "select",
     "sequences",

@@ -21,6 +21,9 @@ from jaxem.types import struct
 
 PyTree = Any
 
+#: Of the way to a boundary that would be crossed, this much is left.
+SHORT = 0.1
+
 
 @struct
 class Real:
@@ -40,6 +43,11 @@ class Real:
         """Whether traced `x` lies in the set's interior; entries that are zero in `like` are structural."""
         del like
         return jnp.isfinite(x).all()
+
+    def pulled_back(self, x: Array, start: Array) -> Array:
+        """`x` with each entry that crosses the boundary stopped short of it on its way from `start`, which lies inside."""
+        del start
+        return x
 
     def to_affine(self, x: Array) -> Array:
         """Coordinates, linear in `x`, of which any combination whose weights sum to one lies in the set's affine hull."""
@@ -80,6 +88,9 @@ class Positive(Real):
         del like
         return (jnp.isfinite(x) & (x > 0)).all()
 
+    def pulled_back(self, x: Array, start: Array) -> Array:
+        return jnp.where(x <= 0, SHORT * start, x)
+
     def violation(self, x: np.ndarray) -> str | None:
         return None if (np.isfinite(x) & (x > 0)).all() else "positive"
 
@@ -101,6 +112,9 @@ class NonNegative(Real):
 
     def inside(self, x: Array, like: Array) -> Array:
         return (jnp.isfinite(x) & jnp.where(like > 0, x > 0, x == 0)).all()
+
+    def pulled_back(self, x: Array, start: Array) -> Array:
+        return jnp.where(x <= 0, SHORT * start, x)
 
     def violation(self, x: np.ndarray) -> str | None:
         return None if (np.isfinite(x) & (x >= 0)).all() else "non-negative"
@@ -128,6 +142,9 @@ class UnitInterval(Real):
     def inside(self, x: Array, like: Array) -> Array:
         del like
         return ((x > 0) & (x < 1)).all()
+
+    def pulled_back(self, x: Array, start: Array) -> Array:
+        return jnp.where(x <= 0, SHORT * start, jnp.where(x >= 1, 1 - SHORT * (1 - start), x))
 
     def violation(self, x: np.ndarray) -> str | None:
         return None if ((x > 0) & (x < 1)).all() else "strictly between 0 and 1"
@@ -178,6 +195,10 @@ class Simplex(Real):
     def inside(self, x: Array, like: Array) -> Array:
         return jnp.where(like > 0, x > 0, x == 0).all()
 
+    def pulled_back(self, x: Array, start: Array) -> Array:
+        stopped = jnp.where(x <= 0, SHORT * start, x)
+        return stopped / stopped.sum(-1, keepdims=True)
+
     def to_affine(self, x: Array) -> Array:
         return x[..., :-1]
 
@@ -222,6 +243,11 @@ class PartSimplex(Simplex):
         rest = jnp.where(self.known, 0, like).sum(-1, keepdims=True)
         shares = super().from_free(free, self._shares(like))
         return jnp.where(self.known | (rest <= 0), like, rest * shares)
+
+    def pulled_back(self, x: Array, start: Array) -> Array:
+        rest = jnp.where(self.known, 0, start).sum(-1, keepdims=True)
+        shares = super().pulled_back(self._shares(x), self._shares(start))
+        return jnp.where(self.known, start, rest * shares)
 
     def from_affine(self, coordinates: Array, like: Array) -> Array:
         return jnp.where(self.known, like, super().from_affine(coordinates, like))
@@ -344,6 +370,12 @@ def from_affine(constraints: PyTree, coordinates: PyTree, like: PyTree) -> PyTre
     """Parameters at affine `coordinates`; `like` gives shapes, fixed values and structural zeros."""
     full = broadcast(constraints, like)
     return jax.tree.map(lambda c, a, x: c.from_affine(a, x), full, coordinates, like, is_leaf=_is_constraint)
+
+
+def pulled_back(constraints: PyTree, params: PyTree, start: PyTree) -> PyTree:
+    """`params` with what crosses a boundary stopped short of it on its way from `start`; see `Real.pulled_back`."""
+    full = broadcast(constraints, params)
+    return jax.tree.map(lambda c, x, s: c.pulled_back(x, s), full, params, start, is_leaf=_is_constraint)
 
 
 def inside(constraints: PyTree, params: PyTree, like: PyTree) -> Array:

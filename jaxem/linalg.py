@@ -132,3 +132,28 @@ def _(primals, tangents):
 def eye_like(matrix: Array) -> Array:
     """Identities in the shape and dtype of a stack of square matrices."""
     return jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
+
+
+#: Terms of the Taylor series of `expm`, and squarings at most.
+TERMS, SQUARINGS = 14, 12
+
+
+def expm(matrix: Array) -> Array:
+    """(..., S, S) exponentials of matrices whose entries off the diagonal are not negative.
+
+    By scaling and squaring of exp(M + aI) exp(-a) with M + aI non-negative: no term cancels another, no system is
+    solved, and equal eigenvalues are nothing special, also to its derivatives of any order.
+    """
+    diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
+    shift = jax.lax.stop_gradient(-diagonal.min(-1))[..., None, None]
+    eye = eye_like(matrix)
+    shifted = matrix + shift * eye
+    norm = jax.lax.stop_gradient(shifted.sum(-1).max(-1))
+    halvings = jnp.clip(jnp.ceil(jnp.log2(jnp.maximum(norm, 1e-30))) + 1, 0, SQUARINGS)[..., None, None]
+    scale = jnp.exp2(-halvings)
+    small = shifted * scale
+    # Loops rather than many products written out: compiling them, and their derivatives, is what takes time.
+    result = jax.lax.fori_loop(0, TERMS, lambda i, series: eye + _matmul(small, series) / (TERMS - i), eye)
+    result = result * jnp.exp(-shift * scale)
+    square = lambda i, x: jnp.where(halvings > i, _matmul(x, x), x)  # noqa: E731
+    return jax.lax.fori_loop(0, SQUARINGS, square, result)

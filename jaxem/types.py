@@ -121,6 +121,8 @@ class Model:
     scores: ClassVar[Any] = None
     #: (packed natural, data, previous or None) -> per-datum parameters; else None.
     local: ClassVar[Any] = None
+    #: Prefix tree of `jaxem.constraints` over what `local` returns: accelerators then move it along. None: they do not.
+    local_constraints: ClassVar[Any] = None
     #: (stats, params) -> params, the closed-form M-step; else None.
     m_step: ClassVar[Any] = None
     #: (params, data, weight, rows) -> (loglik, stats), where faster or steadier than the derived one; else None.

@@ -77,7 +77,7 @@ def lda():
     shares, topics = RNG.dirichlet([0.3] * 3, 30), RNG.dirichlet([0.2] * 12, 3)
     counts = np.stack([RNG.multinomial(60, share @ topics) for share in shares]).astype(float)
     skipped = DERIVED | BOUND
-    del skipped["local"]  # the one model here that has it
+    del skipped["local"]
     return jaxem.LDA(3), counts, skipped
 
 
@@ -92,10 +92,28 @@ def sparse_lda():
     return jaxem.LDA(3, learn_alpha=True), jaxem.documents(counts), skipped | learned
 
 
+def ancestry():
+    """What is learned of each SNP is of no other: the log-likelihood at the best frequencies is no log-density."""
+    shares, frequencies = RNG.dirichlet([0.5] * 3, 12), RNG.uniform(0.1, 0.9, (60, 3))
+    genotypes = RNG.binomial(2, frequencies @ shares.T)
+    skipped = DERIVED | BOUND
+    del skipped["local"]
+    return jaxem.Ancestry(3), np.where(RNG.random(genotypes.shape) < 0.1, -1, genotypes), skipped
+
+
 def four_taxa():
     model = jaxem.Substitution((5, 4, 4, 5, 5, -1))
     params = {"lengths": jnp.asarray([0.1, 0.2, 0.15, 0.3, 0.1])}
-    return model, np.asarray(model.sample(jax.random.key(0), params, 150)), DERIVED | NO_POSTERIOR
+    return model, np.asarray(model.sample(jax.random.key(0), params, 150)), DERIVED
+
+
+def three_taxa_by_unrest():
+    """Every kind of parameter; gaps and ambiguity codes."""
+    model = jaxem.Substitution((4, 3, 3, 4, -1), jaxem.UNREST(estimated=True), jaxem.FreeRates(2))
+    params = {**model.blank(None), "frequencies": jnp.asarray([0.4, 0.3, 0.2, 0.1]), "class_shares": jnp.asarray([0.2, 0.8])}
+    data = np.array(model.sample(jax.random.key(0), params, 150))
+    data[::7, 0], data[::5, 1] = -1, 4
+    return model, data, DERIVED | {"m-step-stationary": "m_step does not claim the maximum"}
 
 
 def two_means(params, x):
@@ -111,7 +129,7 @@ def users_function():
 
 CASES = [
     two_state_poisson_hmm, superposition_of_a_matrix, superposition_of_a_function, superposition_of_views, local_level, lda,
-    plsa, sparse_lda, four_taxa, users_function,
+    plsa, sparse_lda, ancestry, four_taxa, three_taxa_by_unrest, users_function,
 ]  # fmt: skip
 
 

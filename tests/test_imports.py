@@ -13,7 +13,7 @@ ROOT = Path(jaxem.__file__).parent
 LAYERS = (
     ("types", "numerics", "linalg", "distributed", "_version"),
     ("constraints", "affine", "blocks", "validation", "leaves", "archive", "progress"),
-    ("priors", "init", "sequences", "documents", "sources"),
+    ("priors", "init", "sequences", "documents", "sources", "newick", "alignment"),
     ("latents", "operators"),
     ("families",),
     ("models",),

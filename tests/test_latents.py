@@ -95,8 +95,9 @@ def test_tree_superposition_and_gaussian_chain_give_the_models_e_steps():
     codes = jnp.asarray(rng.integers(-1, 4, (30, 4)))
 
     def sites(eta, codes):
-        transitions = tree.transition_matrices(eta["log_jumps"], eta["exit"])
-        return tree.log_partition(transitions, eta["log_root"], tree.leaf_partials(codes, 4, jnp.float64), parents)
+        (transitions,), (log_weight,) = tree.transition_matrices(eta["log_jumps"], eta["exit"]), eta["log_weights"]
+        partials = tree.leaf_partials(codes, 4, jnp.float64)
+        return tree.log_partition(transitions, eta["log_root"], partials, parents) + log_weight
 
     def emitted(eta, data):
         mean = data["row"] @ jnp.exp(eta["log_rate"])

@@ -2,6 +2,9 @@
 
 Parameters move in affine coordinates: all entries of a simplex but the last, the lower triangle of a symmetric
 matrix, all else as it is. A jump leaves the parameter space only by crossing its boundary; then it is shortened.
+
+Where a model has per-datum parameters, the EM map acts on both: from what an M-step gave and the per-datum parameters
+it came from, an E-step makes new ones of these and the next M-step new ones of those. Both jump together.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxem import constraints as sets
 from jaxem.engine.algorithm import EM, Algorithm, Move, Point
+from jaxem.engine.e_step import update_local
 from jaxem.engine.problem import Problem
 from jaxem.numerics import tree_where
 from jaxem.types import Params, static, struct
@@ -26,13 +30,50 @@ PyTree = Any
 HALVINGS = 5
 
 
-def flat(problem: Problem, params: Params) -> Array:
-    """(P,) affine coordinates of all parameters in one vector."""
-    return ravel_pytree(sets.to_affine(problem.constraints(params), params))[0]
+@struct
+class State:
+    """What an EM map acts on.
+
+    Attributes:
+        params: parameters.
+        local: per-datum parameters; None where the model has none, or does not say in what set they live.
+    """
+
+    params: Params
+    local: PyTree = None
 
 
-def jump_from(problem: Problem, mapped: Params, jump: Array, wanted: Array) -> tuple[Params, Array]:
-    """`mapped` + `jump`, halved until it lies inside the parameter space, above every floor.
+def _moves_local(problem: Problem) -> bool:
+    """Whether per-datum parameters jump along: not those of a stream, which are dropped, nor of which others hold a part."""
+    return problem.model.local_constraints is not None and problem.blocks.data is not None and not problem.blocks.axes
+
+
+def begun(problem: Problem, params: Params) -> State:
+    """A lane's first state."""
+    if not _moves_local(problem):
+        return State(params)
+    return State(params, update_local(problem.model.at(params), params, problem.blocks, None))
+
+
+def states(problem: Problem, point: Point, mapped: Params) -> tuple[State, State]:
+    """The states before and after the EM map at `point`, whose M-step gave `mapped`."""
+    if not _moves_local(problem):
+        return State(point.params), State(mapped)
+    return State(point.params, point.began), State(mapped, point.local)
+
+
+def spaces(problem: Problem, state: State) -> State:
+    """Prefix tree of constraints."""
+    return State(problem.constraints(state.params), None if state.local is None else problem.model.local_constraints)
+
+
+def flat(problem: Problem, state: State) -> Array:
+    """(P,) affine coordinates of all of a state in one vector."""
+    return ravel_pytree(sets.to_affine(spaces(problem, state), state))[0]
+
+
+def jump_from(problem: Problem, mapped: State, jump: Array, wanted: Array) -> tuple[State, Array]:
+    """`mapped` + `jump`, pulled back and halved until it lies inside the parameter space, above every floor.
 
     Args:
         problem: for the model's constraints.
@@ -41,17 +82,19 @@ def jump_from(problem: Problem, mapped: Params, jump: Array, wanted: Array) -> t
         wanted: whether to jump at all.
 
     Returns:
-        The parameters, and whether they are a jump; `mapped` where none is wanted or fits.
+        The state, and whether it is a jump; `mapped` where none is wanted or fits.
     """
-    constraints = problem.constraints(mapped)
+    constraints = spaces(problem, mapped)
     start, unravel = ravel_pytree(sets.to_affine(constraints, mapped))
 
-    def at(size: Array) -> Params:
-        return sets.from_affine(constraints, unravel(start + size * jump), mapped)
+    def at(size: Array) -> State:
+        # Of many entries a few cross the boundary at any length: they alone are pulled back.
+        jumped = sets.from_affine(constraints, unravel(start + size * jump), mapped)
+        return sets.pulled_back(constraints, jumped, mapped)
 
     def fits(size: Array) -> Array:
         inside = sets.inside(constraints, at(size), mapped)
-        return inside & ~jnp.asarray(problem.model.degenerate(at(size)))
+        return inside & ~jnp.asarray(problem.model.degenerate(at(size).params))
 
     def outside(carry):
         _, fit, halvings = carry
@@ -106,7 +149,7 @@ class Cycle:
     start: Array
     value: Array
     gain: Array
-    fallback: Params
+    fallback: State
     jumper: PyTree
     inner: PyTree
 
@@ -132,14 +175,16 @@ class TwoMapsAndJump(Accelerator):
         return jumper
 
     def begin(self, problem: Problem, params: Params) -> Cycle:
-        start = flat(problem, params)
+        state = begun(problem, params)
+        start = flat(problem, state)
         jumper = self.begin_jumper(start.dtype, start.size)
         zero = jnp.zeros((), start.dtype)
-        return Cycle(jnp.int32(START), start, zero, zero, params, jumper, self.algorithm.begin(problem, params))
+        return Cycle(jnp.int32(START), start, zero, zero, state, jumper, self.algorithm.begin(problem, params))
 
     def next(self, problem: Problem, point: Point, memory: Cycle) -> Move:
         mapped, inner = self.map(problem, point, memory.inner)
-        here, there = flat(problem, point.params), flat(problem, mapped)
+        before, after = states(problem, point, mapped)
+        here, there = flat(problem, before), flat(problem, after)
         phase = memory.phase
 
         kept = (phase == SETTLING) & point.accepted
@@ -151,18 +196,20 @@ class TwoMapsAndJump(Accelerator):
         second = phase == SECOND
 
         jump, learnt = self.jump(memory.start, here, there, jumper)
-        target, leaps = jump_from(problem, mapped, jump, second & (jump != 0).any())
+        target, leaps = jump_from(problem, after, jump, second & (jump != 0).any())
+        target = tree_where(failed, memory.fallback, target)
         after_second = jnp.where(leaps, LANDING, START)
         new_phase = jnp.where(second, after_second, jnp.where(starts, SECOND, jnp.where(landed, SETTLING, START)))
         return Move(
-            params=tree_where(failed, memory.fallback, target),
+            params=target.params,
+            local=target.local,
             trial=leaps | (landed & ~point.accepted),
             memory=Cycle(
                 phase=new_phase.astype(jnp.int32),
                 start=jnp.where(starts, here, memory.start),
                 value=jnp.where(starts | second, point.value, memory.value),
                 gain=jnp.where(second, point.value - memory.value, memory.gain),
-                fallback=tree_where(second, mapped, memory.fallback),
+                fallback=tree_where(second, after, memory.fallback),
                 jumper=tree_where(second, learnt, jumper),
                 inner=inner,
             ),

@@ -31,6 +31,7 @@ class Point:
         params: where the E-step was taken.
         stats: expected sufficient statistics.
         local: per-datum parameters.
+        began: the per-datum parameters from which the E-step made these.
         value: objective.
         accepted: whether the lane now stands here; else it stands where it stood before.
         sound: whether the objective is a finite number.
@@ -40,6 +41,7 @@ class Point:
     params: Params
     stats: PyTree
     local: PyTree
+    began: PyTree
     value: Array
     accepted: Array
     sound: Array
@@ -55,11 +57,13 @@ class Move:
         trial: False where they are the EM map of where the lane stands, which cannot lower the objective; True
             where they may: then the lane goes there only if the objective rises.
         memory: what the algorithm remembers.
+        local: the per-datum parameters from which the E-step is to go on; None: those of where the lane stands.
     """
 
     params: Params
     trial: Array
     memory: PyTree
+    local: PyTree = None
 
 
 class Algorithm:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.engine.accelerate import Accelerator, flat, jump_from
+from jaxem.engine.accelerate import Accelerator, State, begun, flat, jump_from, states
 from jaxem.engine.algorithm import EM, Algorithm, Move, Point
 from jaxem.engine.problem import Problem
 from jaxem.numerics import tree_where
@@ -32,7 +32,7 @@ class Window:
     count: Array
     confidence: Array
     jumped: Array
-    fallback: Params
+    fallback: State
     inner: PyTree
 
 
@@ -55,15 +55,17 @@ class Anderson(Accelerator):
     algorithm: Algorithm = EM()
 
     def begin(self, problem: Problem, params: Params) -> Window:
-        start = flat(problem, params)
+        state = begun(problem, params)
+        start = flat(problem, state)
         empty = jnp.zeros((self.depth + 1, start.size), start.dtype)
         inner = self.algorithm.begin(problem, params)
-        return Window(empty, empty, jnp.int32(0), jnp.int32(0), jnp.array(False), params, inner)
+        return Window(empty, empty, jnp.int32(0), jnp.int32(0), jnp.array(False), state, inner)
 
     def next(self, problem: Problem, point: Point, memory: Window) -> Move:
         mapped, inner = self.map(problem, point, memory.inner)
-        here = flat(problem, point.params)
-        residual = flat(problem, mapped) - here
+        before, after = states(problem, point, mapped)
+        here = flat(problem, before)
+        residual = flat(problem, after) - here
         failed = ~point.accepted
         step = jnp.where(failed, -self.depth, memory.jumped.astype(jnp.int32))
         confidence = jnp.maximum(memory.confidence + step, -2 * KAPPA)
@@ -77,13 +79,15 @@ class Anderson(Accelerator):
         # Where the change is already small, an EM map in full decides whether to stop.
         wanted = (count > 1) & ~(point.small & memory.jumped)
         jump = self._jump(points, residuals, count, confidence)
-        target, leaps = jump_from(problem, mapped, jump, wanted)
+        target, leaps = jump_from(problem, after, jump, wanted)
+        target = tree_where(failed, memory.fallback, target)
         return Move(
-            params=tree_where(failed, memory.fallback, target),
+            params=target.params,
+            local=target.local,
             trial=leaps,
             memory=Window(
                 points, residuals, count, confidence, leaps,
-                tree_where(failed, memory.fallback, mapped), inner,
+                tree_where(failed, memory.fallback, after), inner,
             ),
         )  # fmt: skip
 

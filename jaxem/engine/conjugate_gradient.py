@@ -8,7 +8,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxem import constraints as sets
-from jaxem.engine.accelerate import Accelerator, flat, jump_from
+from jaxem.engine.accelerate import Accelerator, State, flat, jump_from
 from jaxem.engine.algorithm import EM, Algorithm, Move, Point, expected_objective
 from jaxem.engine.problem import Problem
 from jaxem.numerics import tree_where
@@ -56,14 +56,14 @@ class ConjugateGradient(Accelerator):
     algorithm: Algorithm = EM()
 
     def begin(self, problem: Problem, params: Params) -> Search:
-        start = flat(problem, params)
+        start = flat(problem, State(params))
         zero = jnp.zeros_like(start)
         inner = self.algorithm.begin(problem, params)
         return Search(start, zero, zero, jnp.ones((), start.dtype), jnp.int32(0), params, inner)
 
     def next(self, problem: Problem, point: Point, memory: Search) -> Move:
         mapped, inner = self.map(problem, point, memory.inner)
-        here, there = flat(problem, point.params), flat(problem, mapped)
+        here, there = flat(problem, State(point.params)), flat(problem, State(mapped))
         gradient = _gradient(problem, point)
 
         searching = memory.tries > 0
@@ -92,10 +92,10 @@ class ConjugateGradient(Accelerator):
         length = jnp.where(again, jnp.where(point.accepted, longer, shorter), jnp.clip(memory.length, 1, 64))
         fallback = tree_where(point.accepted, mapped, memory.fallback)
         jump = base + length * direction - there
-        target, leaps = jump_from(problem, mapped, jump, ~plain)
+        target, leaps = jump_from(problem, State(mapped), jump, ~plain)
         tries = jnp.where(leaps, jnp.where(again, memory.tries + 1, 1), 0).astype(jnp.int32)
         return Move(
-            params=tree_where(leaps, target, fallback),
+            params=tree_where(leaps, target.params, fallback),
             trial=leaps,
             memory=Search(
                 base, jnp.where(again, memory.gradient, gradient), direction, length.astype(here.dtype), tries, fallback, inner

@@ -31,6 +31,7 @@ class Lane:
         loglik: log-likelihood at `params`.
         objective: what rises.
         proposal: the parameters to evaluate next.
+        began: the per-datum parameters from which that evaluation goes on.
         trial: whether they may lower the objective (see `Move`).
         memory: what the algorithm remembers.
         n_steps: EM maps evaluated; -1 before the first E-step.
@@ -44,6 +45,7 @@ class Lane:
     loglik: Array
     objective: Array
     proposal: Params
+    began: PyTree
     trial: Array
     memory: PyTree
     n_steps: Array
@@ -56,12 +58,14 @@ def new_lane(problem: Problem, params: Params) -> Lane:
     """A lane at `params` that has not seen the data."""
     dtype = problem.blocks.weight.dtype
     lowest = jnp.full((), -jnp.inf, dtype)
+    local = update_local(problem.model.at(params), params, problem.blocks, None)
     return Lane(
         params=params,
-        local=update_local(problem.model.at(params), params, problem.blocks, None),
+        local=local,
         loglik=lowest,
         objective=lowest,
         proposal=params,
+        began=local,
         trial=jnp.array(False),
         memory=problem.algorithm.begin(problem, params),
         n_steps=jnp.int32(-1),
@@ -76,7 +80,7 @@ def step(problem: Problem, lane: Lane, on: Array | bool = True) -> Lane:
 
     E then M. The first call only evaluates the start.
     """
-    return advance(problem, lane, e_step(problem.model, lane.proposal, problem.blocks, lane.local), on)
+    return advance(problem, lane, e_step(problem.model, lane.proposal, problem.blocks, lane.began), on)
 
 
 def advance(problem: Problem, lane: Lane, expectation: Expectation, on: Array | bool = True) -> Lane:
@@ -97,7 +101,7 @@ def advance(problem: Problem, lane: Lane, expectation: Expectation, on: Array | 
     fired = reason(problem.stop, lane.objective, value, magnitude, lane.params, lane.proposal, constraints)
     fired = jnp.where((lane.n_steps < 0) | ~accepted, 0, fired)
     point = Point(
-        lane.proposal, expectation.stats, expectation.local, value,
+        lane.proposal, expectation.stats, expectation.local, lane.began, value,
         accepted, finite, fired != StopReason.NONE,
     )  # fmt: skip
     move = problem.algorithm.next(problem, point, lane.memory)
@@ -117,6 +121,7 @@ def advance(problem: Problem, lane: Lane, expectation: Expectation, on: Array | 
         loglik=loglik,
         objective=value,
         proposal=move.params,
+        began=local if move.local is None else move.local,
         trial=move.trial,
         memory=move.memory,
         n_steps=n_steps,

@@ -159,7 +159,8 @@ def lane_specs(mesh: Mesh | None) -> Lane:
     """Where the leaves of lanes lie: the lanes along the axis "restarts", their rows along the others."""
     axis = RESTARTS if mesh is not None and RESTARTS in mesh.axis_names else None
     fields: dict[str, Any] = {f.name: P(axis) for f in dataclasses.fields(Lane)}
-    return Lane(**{**fields, "local": P(axis, () if mesh is None else row_axes(mesh))})
+    rows = P(axis, () if mesh is None else row_axes(mesh))
+    return Lane(**{**fields, "local": rows, "began": rows})
 
 
 def map_lanes(problem: Problem, function: Callable[..., Lane], lanes: PyTree, *numbers: Any) -> Lane:
@@ -186,8 +187,8 @@ def map_lanes(problem: Problem, function: Callable[..., Lane], lanes: PyTree, *n
     lanes = jax.tree.map(lambda x: x[full], lanes) if len(full) > count else lanes
     new = on_devices(problem, function, in_specs, specs)(lanes, *map(jnp.asarray, numbers))
     new = jax.tree.map(lambda x: x[:count], new) if len(full) > count else new
-    same = jax.lax.with_sharding_constraint(dataclasses.replace(new, local=()), NamedSharding(mesh, P()))
-    return dataclasses.replace(same, local=new.local)
+    same = jax.lax.with_sharding_constraint(dataclasses.replace(new, local=(), began=()), NamedSharding(mesh, P()))
+    return dataclasses.replace(same, local=new.local, began=new.began)
 
 
 def run(problem: Problem, queue: Queue, budget: Array | int = NEVER) -> Queue:

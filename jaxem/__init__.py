@@ -16,6 +16,7 @@ from jaxem.evaluate.bootstrap import Bootstrap, bootstrap
 from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
 from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
 from jaxem.evaluate.information import Information, SingularInformationError, information, intervals, standard_errors
+from jaxem.evaluate.rotation import varimax
 from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
 from jaxem.families.bernoulli import Bernoulli
 from jaxem.families.categorical import Categorical
@@ -31,11 +32,13 @@ from jaxem.families.regression import AutoRegression, LinearRegression
 from jaxem.families.student_t import StudentT
 from jaxem.families.von_mises import VonMises
 from jaxem.models.chain_inference import Forecast, expected_durations
+from jaxem.models.factor_analysis import PPCA, FactorAnalysis, Factors, rows_of_covariance
 from jaxem.models.hmm import HMM
 from jaxem.models.lda import LDA
 from jaxem.models.local_level import LocalLevel
 from jaxem.models.markov_autoregression import MarkovAutoregression
 from jaxem.models.mixture import GaussianMixture, Mixture
+from jaxem.models.single import MultivariateNormal, MultivariateT, Single
 from jaxem.models.substitution import Substitution
 from jaxem.models.superposition import Superposition
 from jaxem.models.transition import Transition, banded, left_right, sticky
@@ -52,6 +55,7 @@ __all__ = [
     "L1",
     "L2",
     "LDA",
+    "PPCA",
     "Algorithm",
     "Anderson",
     "AutoRegression",
@@ -63,6 +67,8 @@ __all__ = [
     "CrossValidation",
     "Density",
     "Dirichlet",
+    "FactorAnalysis",
+    "Factors",
     "FamilyMixture",
     "FitError",
     "Forecast",
@@ -80,6 +86,8 @@ __all__ = [
     "Mixture",
     "Model",
     "Multinomial",
+    "MultivariateNormal",
+    "MultivariateT",
     "NegativeBinomial",
     "NormalInverseWishart",
     "Poisson",
@@ -91,6 +99,7 @@ __all__ = [
     "Rows",
     "Selection",
     "Sequences",
+    "Single",
     "SingularInformationError",
     "Squarem",
     "Status",
@@ -125,10 +134,12 @@ __all__ = [
     "log_marginal",
     "missing_information",
     "newton",
+    "rows_of_covariance",
     "select",
     "sequences",
     "standard_errors",
     "static",
     "sticky",
     "struct",
+    "varimax",
 ]

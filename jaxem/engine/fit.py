@@ -163,7 +163,7 @@ def _fit_plainly(model, data, key, init, weight, labels, algorithm, stop, max_st
     labels = checked_labels(labels, model.label_shape(data), model.n_labels)
     init = checked_init(model, init, data, options.n_restarts, dtype)
     affine = coordinates(model, data, weight, np) if standardize else None
-    original = model
+    original, model = model, model.prepared(data)
     if affine is not None:
         exact = jax.tree.map(lambda x: np.asarray(x, np.float64), affine)
         volume = _volume(model, data, exact, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, ClassVar
 
@@ -29,6 +30,19 @@ NEAR = 10
 ROUNDING = 1e3
 #: Least share of its noise that a factor explains at the start: loadings of zero would stay there.
 LEAST = 1e-2
+
+
+def _weights(params: Params) -> Array:
+    """(D, Q + 1) of the regression of each column on the factors and 1."""
+    return jnp.concatenate([params["loadings"], params["mean"][:, None]], 1)
+
+
+def _product(left: Array, right: Array) -> Array:
+    return jnp.tensordot(left, right, 1, precision=PRECISION)
+
+
+def _apply(matrices: Array, vectors: Array) -> Array:
+    return jnp.einsum("nij,nj->ni", matrices, vectors, precision=PRECISION)
 
 
 @struct
@@ -72,6 +86,7 @@ class FactorAnalysis(Model):
     noise: str = static(default="diag")
     floor: float | Array = 1e-5
     pattern: Any = None
+    origin: Any = None
 
     needs_key: ClassVar[bool] = False
     missing: ClassVar[str] = "marginal"
@@ -82,13 +97,16 @@ class FactorAnalysis(Model):
         return {"loadings": loadings, "mean": sets.Real(), "noise": sets.Positive()}
 
     # --- the density -------------------------------------------------------------------------
-    def natural(self, params: Params) -> dict[str, Array]:
-        """Of the regression of each column on v = (z, 1).
+    def at(self, params: Params) -> FactorAnalysis:
+        return dataclasses.replace(self, origin=_weights(params))
 
-        Leaves `own` (D,), t = x^2; `cross` (D, Q + 1), t = x v; `outer` (D, Q + 1, Q + 1), t = v v^T; and
+    def natural(self, params: Params) -> dict[str, Array]:
+        """Of the regression of each column on v = (z, 1), r its residual x - origin v at the weights of `at`.
+
+        Leaves `own` (D,), t = r^2; `cross` (D, Q + 1), t = r v; `outer` (D, Q + 1, Q + 1), t = v v^T; and
         `log_det` (D,), t = 1; all zero for a column that the row does not show.
         """
-        weights = jnp.concatenate([params["loadings"], params["mean"][:, None]], 1)
+        weights = _weights(params) if self.origin is None else _weights(params) - self.origin
         noise = jnp.broadcast_to(params["noise"], params["mean"].shape)
         return {
             "own": -1 / (2 * noise),
@@ -97,27 +115,38 @@ class FactorAnalysis(Model):
             "log_det": -jnp.log(noise) / 2,
         }
 
-    def _integrand(self, natural: PyTree, data: Array) -> tuple[Array, Array, Array]:
-        """(n, Q, Q), (n, Q) and (n,): log p(x, z) = constant + linear z - z^T precision z / 2, but for 2 pi of z."""
-        q, there = self.n_factors, ~jnp.isnan(data)
-        x, shown = jnp.where(there, data, 0), there.astype(data.dtype)
+    def pack(self, natural: PyTree) -> PyTree:
+        """Beside the leaves `raw`, `cross` and `outer` as they are about an origin of zero."""
+        own, cross, origin = natural["own"], natural["cross"], self.origin
         outer = (natural["outer"] + transpose(natural["outer"])) / 2
+        raw = {"cross": cross, "outer": outer}
+        if origin is not None:
+            mixed = origin[:, :, None] * (own[:, None] * origin - cross)[:, None, :]
+            raw = {"cross": cross - 2 * own[:, None] * origin, "outer": outer + (mixed + transpose(mixed)) / 2}
+        return {**natural, "outer": outer, "raw": raw}
 
-        def over(left: Array, right: Array) -> Array:
-            return jnp.tensordot(left, right, 1, precision=PRECISION)
-
-        precision = jnp.eye(q, dtype=data.dtype) - 2 * over(shown, outer[:, :q, :q])
-        linear = over(x, natural["cross"][:, :q]) + 2 * over(shown, outer[:, :q, q])
-        normalizer = outer[:, q, q] + natural["log_det"] - math.log(2 * math.pi) / 2
-        constant = over(x * x, natural["own"]) + over(x, natural["cross"][:, q]) + over(shown, normalizer)
-        return precision, linear, constant
+    def _factors(self, packed: PyTree, data: Array) -> tuple[Array, Array]:
+        """(n, Q) posterior means of the factors, and (n, Q, Q) inverse Cholesky factors of their precisions."""
+        q, there = self.n_factors, ~jnp.isnan(data)
+        shown, cross, outer = there.astype(data.dtype), packed["raw"]["cross"], packed["raw"]["outer"]
+        precision = jnp.eye(q, dtype=data.dtype) - 2 * _product(shown, outer[:, :q, :q])
+        linear = _product(jnp.where(there, data, 0), cross[:, :q]) + 2 * _product(shown, outer[:, :q, q])
+        root = inverse_lower(cholesky(precision))
+        return _apply(transpose(root), _apply(root, linear)), root
 
     def log_marginal(self, natural: PyTree, data: Array, rows: Rows) -> Array:
+        """The complete-data density at the mode of z, by residuals, which stay exact where noise is small."""
         del rows
-        precision, linear, constant = self._integrand(natural, data)
-        root = inverse_lower(cholesky(precision))
-        y = jnp.einsum("nij,nj->ni", root, linear, precision=PRECISION)
-        return constant + (y * y).sum(-1) / 2 + jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
+        there = ~jnp.isnan(data)
+        z, root = self._factors(natural, data)
+        v = jnp.concatenate([z, jnp.ones_like(z[:, :1])], 1)
+        fitted = 0 if self.origin is None else _product(v, self.origin.T)
+        r = jnp.where(there, jnp.where(there, data, 0) - fitted, 0)
+        shown = there.astype(data.dtype)
+        mode = _product(r * r, natural["own"]) + (r * _product(v, natural["cross"].T)).sum(-1)
+        mode = mode + (v * _apply(_product(shown, natural["outer"]), v)).sum(-1) - (z * z).sum(-1) / 2
+        normalizer = _product(shown, natural["log_det"] - math.log(2 * math.pi) / 2)
+        return mode + normalizer + jnp.log(jnp.diagonal(root, axis1=-2, axis2=-1)).sum(-1)
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Least squares of each column on its factors (Rubin and Thayer 1982, equations 6 to 8)."""
@@ -126,20 +155,20 @@ class FactorAnalysis(Model):
         free = jnp.ones(cross.shape, bool)
         if self.pattern is not None:
             free = free.at[:, :-1].set(jnp.asarray(self.pattern, bool))
-        present = count > 0
+        present = shown = count > 0
         solvable = free[:, :, None] & free[:, None, :] & present[:, None, None]
         outer = jnp.where(solvable, outer, jnp.eye(cross.shape[1], dtype=cross.dtype))
         root = inverse_lower(cholesky(outer))
-        half = jnp.einsum("dij,dj->di", root, jnp.where(free, cross, 0), precision=PRECISION)
-        weights = jnp.einsum("dji,dj->di", root, half, precision=PRECISION)
+        half = _apply(root, jnp.where(free, cross, 0))
+        weights = _apply(transpose(root), half)
+        weights = weights if self.origin is None else self.origin + weights
         rest = stats["own"] - (half * half).sum(-1)
         if self.noise == "isotropic":
             rest, count, present = rest.sum(), count.sum(), count.sum() > 0
         noise = jnp.where(present, divided(rest, count), params["noise"])
-        shown = (stats["log_det"] > 0)[:, None]
         return {
-            "loadings": jnp.where(shown, weights[:, :-1], params["loadings"]),
-            "mean": jnp.where(shown[:, 0], weights[:, -1], params["mean"]),
+            "loadings": jnp.where(shown[:, None], weights[:, :-1], params["loadings"]),
+            "mean": jnp.where(shown, weights[:, -1], params["mean"]),
             "noise": jnp.maximum(noise, self._least(noise)),
         }
 
@@ -219,10 +248,8 @@ class FactorAnalysis(Model):
     # --- after the fit -----------------------------------------------------------------------
     def posterior(self, params: Params, data: Array) -> Factors:
         """Means (N, Q) and covariances (N, Q, Q) of the factors given what each row shows."""
-        precision, linear, _ = self._integrand(self.natural(params), jnp.asarray(data))
-        root = inverse_lower(cholesky(precision))
-        covariance = jnp.matmul(transpose(root), root, precision=PRECISION)
-        return Factors(jnp.einsum("nij,nj->ni", covariance, linear, precision=PRECISION), covariance)
+        mean, root = self._factors(self.pack(self.natural(params)), jnp.asarray(data))
+        return Factors(mean, jnp.matmul(transpose(root), root, precision=PRECISION))
 
     def impute(self, params: Params, data: Array) -> Array:
         """(N, D) rows with conditional means in place of what is missing."""
@@ -239,8 +266,10 @@ class FactorAnalysis(Model):
     def n_free_params(self, data: Array) -> int:
         """Mean, noise, and the loadings less the rotations that change nothing."""
         d, q = data.shape[1], self.n_factors
-        loadings = d * q - q * (q - 1) // 2 if self.pattern is None else int(np.sum(self.pattern))
-        return d + loadings + (d if self.noise == "diag" else 1)
+        pattern = np.ones((d, q), bool) if self.pattern is None else np.asarray(self.pattern, bool)
+        _, alike = np.unique(pattern, axis=1, return_counts=True)  # only factors of one pattern can be turned
+        rotations = int((alike * (alike - 1) // 2).sum())
+        return d + int(pattern.sum()) - rotations + (d if self.noise == "diag" else 1)
 
     def sample(self, key: Array, params: Params, n: int) -> Array:
         """(n, D) rows."""

@@ -140,12 +140,12 @@ def test_stocks(x64):
 
 @pytest.mark.published
 def test_missing_entries_and_random_starts(x64):
-    """Loadings come back, up to a rotation, from data of which a third is missing; every start finds the same maximum."""
+    """From data of which a third is missing every start finds the same maximum, as far from the truth as it should be."""
     rng = np.random.default_rng(3)
     params = parameters(rng, d=8, noise=(8,))
     x = gaps(FactorAnalysis(2).sample(jax.random.key(0), params, 3_000), 0.33)
     result = jaxem.fit(FactorAnalysis(2), x, key=jax.random.key(1), n_restarts=3, stop=jaxem.Stop(loglik_rtol=1e-11))
     np.testing.assert_allclose(result.restarts.loglik, float(result.loglik), atol=1e-3)
-    common = [p["loadings"] @ p["loadings"].T for p in (params, result.params)]
-    assert np.abs(common[0] - common[1]).max() < 0.25
-    np.testing.assert_allclose(result.params["noise"], params["noise"], atol=0.1)
+    model, n_free = FactorAnalysis(2), FactorAnalysis(2).n_free_params(x)
+    ratio = 2 * (float(result.loglik) - float(model.log_prob(params, jnp.asarray(x)).sum()))
+    assert stats.chi2.ppf(1e-4, n_free) < ratio < stats.chi2.ppf(1 - 1e-4, n_free)  # Wilks, against the truth

@@ -159,6 +159,21 @@ def test_a_part_of_a_product_may_lack_columns(x64):
     np.testing.assert_allclose(got, np.log(np.mean(np.exp(normal), 0)), atol=1e-11)
 
 
+@pytest.mark.published
+def test_inside_jit_and_vmap(x64):
+    """There no table of patterns can be made: the same fit, row by row, with the weights of two bootstraps side by side."""
+    x = gaps(clusters(40, 2, 1, seed=9), 0.2)
+    weight = np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40), 2).astype(float)
+    stop = jaxem.Stop(loglik_rtol=None, param_rtol=1e-9)
+    both = jax.jit(jax.vmap(lambda w: jaxem.fit(MultivariateNormal(), jnp.asarray(x), weight=w, stop=stop)))(
+        jnp.asarray(weight)
+    )
+    for i in range(2):
+        alone = jaxem.fit(MultivariateNormal(), x, weight=weight[i], stop=stop)
+        assert float(both.loglik[i]) == pytest.approx(float(alone.loglik), rel=1e-8)
+        np.testing.assert_allclose(both.params["mean"][i], alone.params["mean"], atol=1e-6)
+
+
 BAD = {
     "a column that is missing whole": (np.array([[1.0, np.nan], [2.0, np.nan]]), r"every column; got only NaN in column 1"),
     "an infinity": (

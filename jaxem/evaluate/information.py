@@ -236,7 +236,7 @@ def information(
         if is_traced(model, params, data, weight, labels):
             return _information(model, params, jax.tree.map(jnp.asarray, data), weight, labels, method, block_size)
         data, weight, labels = checked(model, params, data, weight, labels)
-        return _information_jit(model, params, data, weight, labels, method, block_size)
+        return _information_jit(model.prepared(data), params, data, weight, labels, method, block_size)
 
 
 def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any) -> tuple[PyTree, Any, PyTree]:

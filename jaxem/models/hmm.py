@@ -231,8 +231,9 @@ class HMM(ChainInference, FamilyModel):
         return (data.seen() * each.reshape(data.shape if np.ndim(each) else ())).sum(1)
 
     def prepared(self, data: PyTree) -> Any:
-        data = as_sequences(data)
-        return self._with(self.emission.prepared(self.emission.windows(data).steps()))
+        if self.emission.missing is None:
+            return self
+        return self._with(self.emission.prepared(self.emission.windows(as_sequences(data)).steps()))
 
     @property
     def needs_key(self) -> bool:  # type: ignore[override]

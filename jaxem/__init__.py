@@ -24,6 +24,7 @@ from jaxem.evaluate.bootstrap import Bootstrap, bootstrap
 from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
 from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
 from jaxem.evaluate.information import Information, SingularInformationError, information, intervals, standard_errors
+from jaxem.evaluate.rotation import varimax
 from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
 from jaxem.evaluate.topics import completion_perplexity, split_words, top_words
 from jaxem.families.bernoulli import Bernoulli
@@ -41,6 +42,7 @@ from jaxem.families.student_t import StudentT
 from jaxem.families.von_mises import VonMises
 from jaxem.models.ancestry import Ancestry
 from jaxem.models.chain_inference import Forecast, expected_durations
+from jaxem.models.factor_analysis import PPCA, FactorAnalysis, Factors, rows_of_covariance
 from jaxem.models.hmm import HMM
 from jaxem.models.lda import LDA
 from jaxem.models.local_level import LocalLevel
@@ -48,6 +50,7 @@ from jaxem.models.markov_autoregression import MarkovAutoregression
 from jaxem.models.mixture import GaussianMixture, Mixture
 from jaxem.models.plsa import PLSA
 from jaxem.models.rate_matrix import F81, GTR, HKY, JC, UNREST, RateMatrix
+from jaxem.models.single import MultivariateNormal, MultivariateT, Single
 from jaxem.models.site_rates import FreeRates, GammaRates, OneRate
 from jaxem.models.substitution import Substitution
 from jaxem.models.superposition import Superposition
@@ -74,6 +77,7 @@ __all__ = [
     "L2",
     "LDA",
     "PLSA",
+    "PPCA",
     "UNREST",
     "Algorithm",
     "Alignment",
@@ -91,6 +95,8 @@ __all__ = [
     "Density",
     "Dirichlet",
     "Documents",
+    "FactorAnalysis",
+    "Factors",
     "FamilyMixture",
     "FileError",
     "FitError",
@@ -111,6 +117,8 @@ __all__ = [
     "Mixture",
     "Model",
     "Multinomial",
+    "MultivariateNormal",
+    "MultivariateT",
     "NegativeBinomial",
     "NormalInverseWishart",
     "OneRate",
@@ -127,6 +135,7 @@ __all__ = [
     "Rows",
     "Selection",
     "Sequences",
+    "Single",
     "SingularInformationError",
     "Smoothness",
     "Snapshot",
@@ -174,6 +183,7 @@ __all__ = [
     "plan",
     "read_alignment",
     "read_newick",
+    "rows_of_covariance",
     "save",
     "select",
     "sequences",
@@ -184,4 +194,5 @@ __all__ = [
     "sticky",
     "struct",
     "top_words",
+    "varimax",
 ]

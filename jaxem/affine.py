@@ -50,26 +50,39 @@ class Affine:
         """(..., D) locations in the new coordinates."""
         return self.rows(mean)
 
+    def differences(self, v: Any) -> Any:
+        """(..., D) differences of locations in the new coordinates."""
+        return self._linear(self.matrix, v)
+
     def covariances(self, covariance: Any) -> Any:
         """Covariances in the new coordinates, in the form in which they came.
 
         Args:
             covariance: (..., D, D) with a full matrix, else squared scales that multiply elementwise.
         """
+        return self.matrices(covariance) if self.kind == "full" else covariance * self.matrix**2
+
+    def matrices(self, covariance: Any) -> Any:
+        """(..., D, D) covariances in the new coordinates, whatever the form of the matrix."""
         if self.kind == "full":
             changed = self.matrix @ covariance @ self.matrix.T
             return (changed + changed.swapaxes(-1, -2)) / 2  # float32 products are symmetric only to rounding
-        return covariance * self.matrix**2
+        scale = self.matrix if self.kind == "scalar" else self.matrix[:, None]
+        return scale * covariance * self.matrix
 
     def _linear(self, matrix: Any, x: Any) -> Any:
         return x @ matrix.T if self.kind == "full" else x * matrix
 
-    def log_volume(self) -> Any:
-        """log |det matrix|: what a row's log-density loses in the new coordinates."""
+    def log_volume(self, there: Any = True) -> Any:
+        """log |det matrix|: what a row's log-density loses in the new coordinates.
+
+        Args:
+            there: (N, D) bools, entries of the rows that are not missing; the result is (N,). Not for a full matrix.
+        """
         xp: Any = np if isinstance(self.matrix, np.ndarray | np.generic) else jnp
         if self.kind == "full":
             return xp.linalg.slogdet(self.matrix)[1]
-        return xp.broadcast_to(xp.log(xp.abs(self.matrix)), self.shift.shape).sum()
+        return (there * xp.broadcast_to(xp.log(xp.abs(self.matrix)), self.shift.shape)).sum(-1)
 
     def inverted(self) -> Affine:
         """The change back."""
@@ -102,16 +115,9 @@ def whitening(x: Any, kind: Kind, xp: Any, present: Any = None) -> Affine:
         mean = first + (counts * (x - first)).sum(0) / n
         y = counts * (x - mean)
         covariance = y.T @ y / n if kind == "full" else (y * y).sum(0) / n
-    variance = xp.diagonal(covariance) if kind == "full" else covariance
-    # A column that varies by no more than the rounding of its own values does not vary.
-    rounding = (4 * xp.finfo(x.dtype).eps * xp.abs(mean)) ** 2
-    varies = variance > rounding
-    scale = xp.sqrt(xp.where(varies, variance, 1))
-    if kind == "diagonal":
-        return Affine(mean, 1 / scale, scale, kind)
-    if kind == "scalar":
-        size = xp.where(varies.any(), xp.sqrt(xp.where(varies, variance, 0).mean()), 1)
-        return Affine(mean, 1 / size, 1 * size, kind)
+    if kind != "full":
+        return _scaling(mean, covariance, kind, x.dtype, xp)
+    varies, scale = _scales(mean, xp.diagonal(covariance), x.dtype, xp)
     correlation = covariance / (scale[:, None] * scale) + xp.diag(xp.where(varies, 0, 1))
     values, vectors = xp.linalg.eigh(correlation)
     # The sign of an eigenvector is chance, of another order of the rows or another number of devices: one is chosen.
@@ -119,3 +125,36 @@ def whitening(x: Any, kind: Kind, xp: Any, present: Any = None) -> Affine:
     vectors = vectors * xp.where(weights @ vectors < 0, -1, 1)
     size = xp.sqrt(xp.maximum(values, xp.finfo(x.dtype).eps * values[-1]))
     return Affine(mean, (vectors / size).T / scale, scale[:, None] * (vectors * size), kind)
+
+
+def standardization(x: Any, kind: Kind, xp: Any, present: Any = None) -> Affine:
+    """As `whitening`, of rows that lack entries (NaN): each column by what there is of it.
+
+    Args:
+        x: (N, D).
+        kind: "diagonal" or "scalar"; a full matrix would spread the gaps.
+        xp: numpy or jax.numpy.
+        present: (N,) bools, the rows that count. None: all.
+    """
+    dtype = x.dtype
+    x = x.astype(np.float64) if xp is np else x
+    there = ~xp.isnan(x) if present is None else ~xp.isnan(x) & present[:, None]
+    count = xp.maximum(there.sum(0), 1).astype(x.dtype)
+    first = xp.where(there, x, 0).sum(0) / count
+    mean = first + xp.where(there, x - first, 0).sum(0) / count
+    variance = xp.square(xp.where(there, x - mean, 0)).sum(0) / count
+    return _scaling(mean, variance, kind, dtype, xp)
+
+
+def _scales(mean: Any, variance: Any, dtype: Any, xp: Any) -> tuple[Any, Any]:
+    """(D,) whether columns vary by more than the rounding of their own values, and by how much, 1 where they do not."""
+    varies = variance > (4 * xp.finfo(dtype).eps * xp.abs(mean)) ** 2
+    return varies, xp.sqrt(xp.where(varies, variance, 1))
+
+
+def _scaling(mean: Any, variance: Any, kind: Kind, dtype: Any, xp: Any) -> Affine:
+    varies, scale = _scales(mean, variance, dtype, xp)
+    if kind == "diagonal":
+        return Affine(mean, 1 / scale, scale, kind)
+    size = xp.where(varies.any(), xp.sqrt(xp.where(varies, variance, 0).mean()), 1)
+    return Affine(mean, 1 / size, 1 * size, kind)

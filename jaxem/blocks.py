@@ -132,7 +132,8 @@ def dealt(blocks: Blocks, local: PyTree, n: int) -> tuple[Blocks, PyTree]:
     index = np.where(there, index, np.arange(n).reshape(-1, 1, 1))
     take = lambda x: x.reshape(-1, *x.shape[2:])[index]  # noqa: E731
     weight = jnp.where(there, take(blocks.weight), 0)
-    return Blocks(jax.tree.map(take, blocks.data), weight, jax.tree.map(take, blocks.labels)), jax.tree.map(take, local)
+    subsets = Blocks(jax.tree.map(take, blocks.data), weight, jax.tree.map(take, blocks.labels), blocks.axes)
+    return subsets, jax.tree.map(take, local)
 
 
 def fold(term: Callable[..., PyTree], *blocked: PyTree) -> PyTree:

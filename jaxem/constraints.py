@@ -72,6 +72,26 @@ class Real:
 
 
 @struct
+class PartReal(Real):
+    """Real numbers of which some are constants. Free coordinates of a constant are there, and mean nothing.
+
+    Attributes:
+        known: bools shaped like the parameters, True for constants.
+    """
+
+    known: Any = None
+
+    def from_free(self, free: Array, like: Array) -> Array:
+        return jnp.where(self.known, like, free)
+
+    def from_affine(self, coordinates: Array, like: Array) -> Array:
+        return self.from_free(coordinates, like)
+
+    def edge(self, x: Array, floor: Array) -> Array:
+        return super().edge(x, floor) | self.known
+
+
+@struct
 class Positive(Real):
     """A number above zero; free coordinate log x."""
 

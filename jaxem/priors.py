@@ -89,7 +89,8 @@ class NormalInverseWishart:
 
     def changed(self, affine: Any) -> NormalInverseWishart:
         """The same prior in new coordinates."""
-        return NormalInverseWishart(affine.means(self.mean), self.strength, self.df, affine.covariances(self.scale))
+        change = affine.matrices if jnp.ndim(self.scale) == 2 else affine.covariances
+        return NormalInverseWishart(affine.means(self.mean), self.strength, self.df, change(self.scale))
 
     def pseudo_stats(self, family: Any, blank: PyTree) -> PyTree:
         """Pseudo-statistics shaped like `family.natural`, about the family's origin."""

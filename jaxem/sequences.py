@@ -69,7 +69,7 @@ def sequences(parts: Sequence[Any], round_to: int = 1) -> Sequences:
     """Ragged sequences as one structure.
 
     A step of floats that are all NaN is missing. So is none else: NaN in some columns only is for emissions that
-    can do without them (`Product`).
+    can do without them (`Product`, `Gaussian(missing="marginal")`).
 
     Args:
         parts: arrays (T_b,) or (T_b, D), or trees of such arrays, one for each sequence.

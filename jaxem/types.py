@@ -208,6 +208,11 @@ class Model:
         """Check data on the host and convert them to arrays; raises ValueError or TypeError."""
         return data
 
+    def prepared(self, data: PyTree) -> Model:
+        """This model with what its data share, read from validated data on the host: a table of missing patterns."""
+        del data
+        return self
+
     def blank(self, data: PyTree) -> Params | None:
         """Valid parameters of the shapes that `data` call for, against which `init` is checked; None: no check."""
         del data

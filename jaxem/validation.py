@@ -65,12 +65,29 @@ def check_finite(array: np.ndarray, name: str) -> None:
 
 
 def matrix(data: Any, name: str = "data") -> np.ndarray:
-    """(N, D) finite floats."""
+    """(N, D) floats."""
     array = numeric(data, name)
     if array.ndim != 2:
         raise ValueError(f"{name} must have shape (N, D); got shape {array.shape}{rows_hint(array)}")
     check_size(array, name)
     return floating(array, name)
+
+
+def matrix_with_missing(data: Any, name: str = "data") -> np.ndarray:
+    """(N, D) floats, in which NaN stands for a missing entry; every column holds something.
+
+    Raises:
+        ValueError: for another rank, an infinite entry, or a column that is missing whole, which it names.
+    """
+    columns = getattr(data, "columns", None)
+    array = matrix(data, name)
+    check_rows(array, ~np.isinf(array), "finite, or NaN where an entry is missing", name)
+    gone = np.isnan(array).all(0)
+    if gone.any():
+        first = int(gone.argmax())
+        label = f"{first} ({list(columns)[first]})" if columns is not None else str(first)
+        raise ValueError(f"{name} must hold something in every column; got only NaN in column {label}")
+    return array
 
 
 def matrix_with_gaps(data: Any, name: str = "data") -> np.ndarray:

@@ -224,6 +224,8 @@ def _fit_plainly(
     init = _shared_start(mesh, init)
     exact = exact_coordinates(model, data, weight, mesh) if standardize else None
     original = model
+    if solve is None and not spans_processes(mesh):  # this process has all the data
+        model = model.prepared(given)
     if exact is not None:
         volume, data = standardized(model, data, exact, dtype, mesh)
         model, init = changed(model, init, exact)

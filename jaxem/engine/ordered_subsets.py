@@ -59,8 +59,10 @@ class OrderedSubsets(Accelerator):
 
         Raises:
             ValueError: for more subsets than rows.
-            TypeError: for a model with scores: posteriors of different subsets never add.
+            TypeError: for a model with scores: posteriors of different subsets never add; for a stream.
         """
+        if problem.blocks.data is None:
+            raise TypeError("OrderedSubsets needs all the data at hand; a stream has them in batches: see jaxem.online")
         n = problem.blocks.weight.size
         if not 1 <= self.n_subsets <= n:
             raise ValueError(f"OrderedSubsets.n_subsets must be from 1 to the number of rows, {n}; got {self.n_subsets}")
@@ -85,14 +87,14 @@ class OrderedSubsets(Accelerator):
     def _epoch(self, problem: Problem, point: Point, inner: PyTree, pooled: Array) -> tuple[Params, PyTree]:
         """Parameters and memory after each subset has been visited once."""
         blocks, local = dealt(problem.blocks, point.local, self.n_subsets)
-        total = problem.blocks.weight.sum()
+        total = problem.total_weight
         nothing = (jax.tree.map(jnp.zeros_like, point.stats), jnp.zeros_like(total))
 
         def visit(carry: tuple[Params, PyTree, tuple[PyTree, Array]], subset: PyTree) -> tuple[PyTree, None]:
             params, inner, (stats, weight) = carry
             i, blocks, local = subset
             found = e_step(problem.model, params, blocks, local)
-            stats, weight = tree_add(stats, found.stats), weight + blocks.weight.sum()
+            stats, weight = tree_add(stats, found.stats), weight + blocks.total_weight()
             scale = divided(total, weight)
             whole = dataclasses.replace(point, params=params, stats=jax.tree.map(lambda s: scale * s, stats))
             due = ((i + 1) % pooled == 0) | (i == self.n_subsets - 1)

@@ -113,10 +113,15 @@ class Information:
         values, vectors = np.linalg.eigh(np.asarray(scaled(self.matrix, self.boundary)[1], np.float64))
         largest = np.abs(vectors[:, 0]) > 0.1 * np.abs(vectors[:, 0]).max()
         leaves = list(dict.fromkeys(np.array(self._names())[largest]))
-        what = "not positive definite" if values[0] < -_tolerance(self.matrix.dtype) else "singular"
+        what, why = "singular", "the data do not determine them, or params is no maximum"
+        if values[0] < -_tolerance(self.matrix.dtype):
+            what, why = (
+                "not positive definite",
+                "params is no maximum, the log-likelihood rises that way",
+            )
         return (
             f"the information is {what} (least eigenvalue {values[0]:.2g}, coordinates scaled to unit information) in a"
-            f" direction of {', '.join(leaves)}: the data do not determine them, or params is no maximum"
+            f" direction of {', '.join(leaves)}: {why}"
         )
 
     def __str__(self) -> str:
@@ -232,7 +237,7 @@ def information(
         if is_traced(model, params, data, weight, labels):
             return _information(model, params, jax.tree.map(jnp.asarray, data), weight, labels, method, block_size)
         data, weight, labels = checked(model, params, data, weight, labels)
-        return _information_jit(model, params, data, weight, labels, method, block_size)
+        return _information_jit(model.prepared(data), params, data, weight, labels, method, block_size)
 
 
 def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any) -> tuple[PyTree, Any, PyTree]:

@@ -30,7 +30,7 @@ class Family:
     #: (params, rows) -> (n, K) log-densities, for what has no finite statistics; else None.
     log_density: ClassVar[Any] = None
     #: "marginal" where rows may lack entries (NaN), which are summed out; None where they may not.
-    missing: ClassVar[str | None] = None
+    missing: str | None = None
 
     def natural(self, params: Params) -> PyTree:
         """Natural parameters; the log-density is linear in them."""
@@ -93,10 +93,24 @@ class Family:
         spread = x.std(0)
         return (x - x.mean(0)) / jnp.where(spread > 0, spread, 1)
 
+    def completed(self, data: Array) -> tuple[Family, Array]:
+        """This family for rows without gaps, and such rows, from which starting values are taken."""
+        return self, data
+
+    def prepared(self, data: Any) -> Family:
+        """See `Model.prepared`."""
+        del data
+        return self
+
     def coordinates(self, data: Any, xp: Any, present: Any = None) -> Any:
         """See `Model.coordinates`."""
         del data, xp, present
         return None
+
+    def log_volume(self, data: Any, affine: Any) -> Any:
+        """See `Model.log_volume`."""
+        del data
+        return affine.log_volume()
 
     def changed(self, affine: Any) -> Family:
         """This family, priors included, in new coordinates."""
@@ -110,6 +124,10 @@ class Family:
 
     def n_free_params(self, n_components: int, data: Array) -> int:
         """Free parameters of all components."""
+        raise NotImplementedError
+
+    def impute(self, params: Params, data: Array) -> Array:
+        """(K, n, D) rows in which each component put the conditional means of what is missing."""
         raise NotImplementedError
 
     def sample(self, key: Array, params: Params, component: Array) -> Array:

@@ -64,6 +64,10 @@ class Full:
     def symmetrized(self, square: Array) -> Array:
         return _symmetric(square)
 
+    def each(self, covariance: Array, k: int, d: int) -> Array:
+        """(K, D, D) matrices or (K, D) variances, one for each component."""
+        return jnp.broadcast_to(covariance, (k, d, d))
+
     def outer(self, v: Array) -> Array:
         """v v^T for (K, D), in this shape."""
         return v[..., :, None] * v[..., None, :]
@@ -185,6 +189,9 @@ class Diagonal(Full):
 
     def _wide(self, factor: Array) -> Array:
         return factor
+
+    def each(self, covariance: Array, k: int, d: int) -> Array:
+        return jnp.broadcast_to(self._wide(covariance), (k, d))
 
     def symmetrized(self, square: Array) -> Array:
         return square

@@ -119,6 +119,12 @@ class FamilyMixture(Family):
     def features(self, data: PyTree) -> Array:
         return self.family.features(data)
 
+    def prepared(self, data: Any) -> FamilyMixture:
+        return self._with(self.family.prepared(data))
+
+    def log_volume(self, data: Any, affine: Any) -> Any:
+        return self.family.log_volume(data, affine)
+
     def coordinates(self, data: Any, xp: Any, present: Any = None) -> Any:
         return self.family.coordinates(data, xp, present)
 

@@ -18,13 +18,14 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.affine import Affine, whitening
+from jaxem.affine import Affine, standardization, whitening
 from jaxem.families.base import Family, columns
 from jaxem.families.covariance import SHAPES, Full
+from jaxem.families.missing import Observed, conditional_means, filled, patterns_of, roots
 from jaxem.numerics import PRECISION, divided
 from jaxem.priors import NormalInverseWishart
 from jaxem.types import Params, static, struct
-from jaxem.validation import matrix
+from jaxem.validation import matrix, matrix_with_missing
 
 PyTree = Any
 
@@ -43,11 +44,15 @@ class Gaussian(Family):
             column's variance ("diag") or to their mean ("spherical"). A component at the floor makes a
             lane DEGENERATE. The estimate is the constrained maximum, eigenvalues clipped.
         prior: normal-inverse-Wishart prior, or None.
+        missing: "marginal" where entries may be NaN: missing at random, and summed out (Little and Rubin 2002). A row
+            without any entry tells nothing. Floors are then relative to each column's variance. None refuses NaN.
     """
 
     covariance: str = static(default="full")
     floor: float | Array = 1e-8
     prior: NormalInverseWishart | None = None
+    missing: str | None = static(default=None)
+    patterns: Any = None
     form: str = static(default="product")
     origin: Any = None
     factor: Any = None
@@ -80,6 +85,8 @@ class Gaussian(Family):
         return {**stats, "linear": weight[:, None] * after, "square": square}
 
     def forms(self, params: Params) -> tuple[Array | int, tuple[Gaussian, ...]]:
+        if self.missing:
+            return 0, (self,)  # by residuals, always
         inverse = self.shape.inverse(self.shape.factor(params["covariance"])) if self.inverse is None else self.inverse
         narrow = self.shape.largest_precision(inverse) > NARROW
         return narrow.astype(jnp.int32), (self, self._with(form="residual"))
@@ -107,6 +114,8 @@ class Gaussian(Family):
 
     def pack(self, natural: PyTree) -> PyTree:
         """Product form: W (K, 1 + D + F), and the shared square of tied covariances. Residual form: A, b, constant."""
+        if self.missing:
+            return self.pack_observed(natural)
         d = natural["linear"].shape[-1]
         return self.pack_quadratic(natural, natural["log_det"] - d * math.log(2 * math.pi) / 2)
 
@@ -130,7 +139,27 @@ class Gaussian(Family):
             return {"weights": affine, "shared": shape.coefficients(square)}
         return {"weights": jnp.concatenate([affine, shape.coefficients(square)], -1)}
 
+    def pack_observed(self, natural: PyTree) -> Observed:
+        """The components in moments: what integrates missing entries out for any pattern."""
+        shape, linear = self.shape, natural["linear"]
+        k, d = linear.shape
+        lower = shape.factor(-2 * shape.symmetrized(natural["square"]))
+        spread = shape.gram(shape.inverse(lower))
+        mean, log_det = shape.apply(spread, linear), -shape.log_det(lower, d)
+        center = natural["center"] + (linear * mean).sum(-1) / 2
+        if self.origin is not None:
+            mean = self.origin + shape.apply(self.factor, mean)
+            spread, log_det = shape.congruent(self.factor, spread), log_det + shape.log_det(self.factor, d)
+        packed = Observed(mean, shape.each(spread, k, d), center, natural["log_det"] + log_det)
+        if self.patterns is None:
+            return packed
+        root, log_det = roots(packed.covariance, jnp.asarray(self.patterns))
+        return dataclasses.replace(packed, root=root, log_det=log_det)
+
     def scores(self, natural: PyTree, data: Array) -> Array:
+        if self.missing:
+            quadratic, constant, _ = natural.terms(data, self.patterns)
+            return quadratic + constant
         x = columns(data)
         if self.form == "residual":
             y = self.shape.residuals(natural["a"], natural["b"], x - natural["center"][:, None])
@@ -180,23 +209,44 @@ class Gaussian(Family):
         return {"mean": jnp.zeros((n_components, d), data.dtype), "covariance": identity}
 
     def validate(self, data: Any) -> Any:
-        return matrix(data)
+        if self.missing not in (None, "marginal"):
+            raise ValueError(f"missing must be None or 'marginal'; got {self.missing!r}")
+        return matrix_with_missing(data) if self.missing else matrix(data)
 
     def features(self, data: Array) -> Array:
-        return data
+        return filled(data) if self.missing else data
+
+    def completed(self, data: Array) -> tuple[Gaussian, Array]:
+        return (self._with(missing=None, patterns=None), filled(data)) if self.missing else (self, data)
+
+    def prepared(self, data: Any) -> Gaussian:
+        return self._with(patterns=patterns_of(np.asarray(data))) if self.missing else self
 
     def coordinates(self, data: Any, xp: Any, present: Any = None) -> Affine:
-        return whitening(data, self.shape.affine_kind, xp, present)
+        kind = self.shape.affine_kind
+        if self.missing:
+            return standardization(data, "scalar" if kind == "scalar" else "diagonal", xp, present)
+        return whitening(data, kind, xp, present)
+
+    def log_volume(self, data: Any, affine: Affine) -> Any:
+        if not self.missing:
+            return affine.log_volume()
+        return affine.log_volume(~(np if isinstance(data, np.ndarray) else jnp).isnan(data))
 
     def changed(self, affine: Affine) -> Gaussian:
         return self if self.prior is None else self._with(prior=self.prior.changed(affine))
 
     def change_params(self, params: Params, affine: Affine) -> Params:
-        return {"mean": affine.means(params["mean"]), "covariance": affine.covariances(params["covariance"])}
+        change = affine.matrices if self.shape.affine_kind == "full" else affine.covariances
+        return {"mean": affine.means(params["mean"]), "covariance": change(params["covariance"])}
 
     def n_free_params(self, n_components: int, data: Array) -> int:
         d = data.shape[1]
         return n_components * d + self.shape.n_free(n_components, d)
+
+    def impute(self, params: Params, data: Array) -> Array:
+        mean = params["mean"]
+        return conditional_means(mean, self.shape.each(params["covariance"], *mean.shape), data)
 
     def sample(self, key: Array, params: Params, component: Array) -> Array:
         mean, factor = params["mean"][component], self.shape.factor(params["covariance"])

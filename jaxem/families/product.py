@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.families.base import Family
+from jaxem.families.missing import filled
 from jaxem.types import Params, static, struct
 from jaxem.validation import floating, matrix_with_gaps
 
@@ -23,8 +24,8 @@ ANYTHING = 1.0
 class Product(Family):
     """p(x | k) = product over parts of family(x[columns] | k). Parameters: a tuple with those of each part.
 
-    Data (N, D). A part whose columns are all NaN in a row is missing there, and summed out; to let single columns
-    be missing make each a part of its own.
+    Data (N, D). A part whose columns are all NaN in a row is missing there, and summed out. Single columns may be
+    missing where each is a part of its own, or in a part that says so itself: `Gaussian(missing="marginal")`.
 
     Attributes:
         families: the parts.
@@ -52,9 +53,11 @@ class Product(Family):
     def _m_step(self, stats: PyTree, params: Params) -> Params:
         return tuple(f.m_step(s, p) for f, s, p in zip(self.families, stats, params, strict=True))
 
-    def _part(self, data: Array, columns: tuple[int, ...]) -> tuple[Array, Array]:
-        """(n, d) columns of one part, with values in place of what is missing, and (n,) where they are there."""
+    def _part(self, family: Family, data: Array, columns: tuple[int, ...]) -> tuple[Array, Array]:
+        """(n, d) columns of one part, with values in place of what it cannot miss, and (n,) where they are there."""
         x = data[:, np.array(columns)]
+        if family.missing:
+            return x, jnp.ones(x.shape[:1], bool)
         there = ~jnp.isnan(x).any(1)
         return jnp.where(there[:, None], x, ANYTHING), there
 
@@ -67,12 +70,24 @@ class Product(Family):
     def scores(self, natural: PyTree, data: Array) -> Array:
         parts = []
         for family, eta, columns in zip(self.families, natural, self.columns, strict=True):
-            x, there = self._part(data, columns)
+            x, there = self._part(family, data, columns)
             parts.append(jnp.where(there, family.scores(eta, x), 0))
         return sum(parts[1:], start=parts[0])
 
     def start(self, stats: PyTree, blank: Params) -> Params:
         return tuple(f.start(s, b) for f, s, b in zip(self.families, stats, blank, strict=True))
+
+    def completed(self, data: Array) -> tuple[Product, Array]:
+        families = []
+        for family, columns in zip(self.families, self.columns, strict=True):
+            family, x = family.completed(data[:, np.array(columns)])
+            families.append(family)
+            data = data.at[:, np.array(columns)].set(x)
+        return self._with(families), data
+
+    def prepared(self, data: Any) -> Product:
+        parts = zip(self.families, self.columns, strict=True)
+        return self._with(f.prepared(np.asarray(data)[:, np.array(c)]) for f, c in parts)
 
     def _with(self, families: Any) -> Product:
         return Product(tuple(families), self.columns)
@@ -104,7 +119,7 @@ class Product(Family):
 
     def blank(self, data: Array, n_components: int) -> Params:
         parts = zip(self.families, self.columns, strict=True)
-        return tuple(f.blank(self._part(jnp.asarray(data), c)[0], n_components) for f, c in parts)
+        return tuple(f.blank(self._part(f, jnp.asarray(data), c)[0], n_components) for f, c in parts)
 
     def validate(self, data: Any) -> Any:
         """(N, D) floats; NaN where a part is missing.
@@ -120,6 +135,9 @@ class Product(Family):
         out = array.copy()
         for family, columns in zip(self.families, self.columns, strict=True):
             x = array[:, columns]
+            if family.missing:
+                out[:, columns] = family.validate(x)
+                continue
             gone = np.isnan(x)
             if (gone.any(1) & ~gone.all(1)).any():
                 row = int(np.argmax(gone.any(1) & ~gone.all(1)))
@@ -132,9 +150,8 @@ class Product(Family):
     def features(self, data: Array) -> Array:
         parts = []
         for family, columns in zip(self.families, self.columns, strict=True):
-            x, there = self._part(data, columns)
-            mean = jnp.where(there[:, None], x, 0).sum(0) / jnp.maximum(there.sum(), 1)
-            x = jnp.where(there[:, None], x, mean)
+            x, there = self._part(family, data, columns)
+            x = filled(jnp.where(there[:, None], x, jnp.nan))
             parts.append(family.features(x).reshape(len(data), -1))
         return jnp.concatenate(parts, 1)
 

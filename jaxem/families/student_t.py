@@ -37,17 +37,19 @@ class StudentT(Family):
         covariance: shape of `scale`: "full" (K, D, D), "tied" (D, D), "diag" (K, D) or "spherical" (K,).
         df: degrees of freedom to hold all components at, or None to estimate those of each.
         floor: least eigenvalue of a scale, as `Gaussian` has it; a component at the floor makes a lane DEGENERATE.
+        missing: "marginal" where entries may be NaN, as `Gaussian` has it; None refuses them.
     """
 
     covariance: str = static(default="full")
     df: float | Array | None = None
     floor: float | Array = 1e-8
+    missing: str | None = static(default=None)
     about: Gaussian | None = None
 
     @property
     def gaussian(self) -> Gaussian:
         """The density given u = 1, with the origin and the form that its statistics have."""
-        return Gaussian(self.covariance, self.floor) if self.about is None else self.about
+        return Gaussian(self.covariance, self.floor, missing=self.missing) if self.about is None else self.about
 
     def _with(self, about: Gaussian) -> StudentT:
         return dataclasses.replace(self, about=about)
@@ -77,20 +79,27 @@ class StudentT(Family):
 
     def pack(self, natural: PyTree) -> PyTree:
         """The quadratic that multiplies u, packed by `Gaussian`, and what does not."""
+        if self.missing:
+            observed = self.gaussian.pack_observed(natural)
+            return {"quadratic": observed, "constant": natural["normalizer"], "half_df": natural["half_df"]}
         d = natural["linear"].shape[-1]
         constant = natural["log_det"] - d * math.log(2 * math.pi) / 2 + natural["normalizer"]
         return {"quadratic": self.gaussian.pack_quadratic(natural, 0), "constant": constant, "half_df": natural["half_df"]}
 
     def scores(self, natural: PyTree, data: Array) -> Array:
-        quadratic = self.gaussian.scores(natural["quadratic"], data)
-        half, half_d = natural["half_df"][:, None], data.shape[1] / 2
+        half, constant, half_d = natural["half_df"][:, None], natural["constant"][:, None], data.shape[1] / 2
+        if self.missing:
+            quadratic, rest, n_there = natural["quadratic"].terms(data, self.gaussian.patterns)
+            constant, half_d = constant + rest, n_there / 2
+        else:
+            quadratic = self.gaussian.scores(natural["quadratic"], data)
         # The integral over u leaves gammaln(shape) - shape log(half - quadratic), by Stirling's formula.
         mixed = half > 0
         shape = jnp.where(mixed, half, 1) + half_d
         ratio = jnp.where(mixed, -quadratic - half_d, 0) / shape  # (half - quadratic) / shape - 1
         integral = stirling_rest(shape) - half_d - jnp.log(shape) / 2 - shape * jnp.log1p(ratio)
         # Natural parameters of zero ask for moments: u = 1.
-        return natural["constant"][:, None] + jnp.where(mixed, integral, quadratic)
+        return constant + jnp.where(mixed, integral, quadratic)
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Moments weighted by u, and the shape of u's density; a component without data keeps its parameters."""
@@ -131,6 +140,16 @@ class StudentT(Family):
     def features(self, data: Array) -> Array:
         return self.gaussian.features(data)
 
+    def completed(self, data: Array) -> tuple[StudentT, Array]:
+        family, data = self.gaussian.completed(data)
+        return dataclasses.replace(self, missing=None, about=family), data
+
+    def prepared(self, data: Any) -> StudentT:
+        return self._with(self.gaussian.prepared(data))
+
+    def log_volume(self, data: Any, affine: Affine) -> Any:
+        return self.gaussian.log_volume(data, affine)
+
     def coordinates(self, data: Any, xp: Any, present: Any = None) -> Affine:
         return self.gaussian.coordinates(data, xp, present)
 
@@ -140,6 +159,9 @@ class StudentT(Family):
 
     def n_free_params(self, n_components: int, data: Array) -> int:
         return self.gaussian.n_free_params(n_components, data) + (n_components if self.df is None else 0)
+
+    def impute(self, params: Params, data: Array) -> Array:
+        return self.gaussian.impute(_as_gaussian(params), data)
 
     def sample(self, key: Array, params: Params, component: Array) -> Array:
         first, second = jax.random.split(key)

@@ -96,6 +96,12 @@ class FamilyModel(Model):
     def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> Any:
         return self._family.coordinates(data, xp, present)
 
+    def log_volume(self, data: PyTree, affine: Any) -> Any:
+        return self._family.log_volume(data, affine)
+
+    def prepared(self, data: PyTree) -> Any:
+        return self._with(self._family.prepared(data))
+
     def changed(self, affine: Any) -> Any:
         """This model, priors included, in new coordinates."""
         return self._with(self._family.changed(affine))

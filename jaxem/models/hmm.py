@@ -227,7 +227,13 @@ class HMM(ChainInference, FamilyModel):
 
     def log_volume(self, data: PyTree, affine: Any) -> Array:
         data = as_sequences(data)
-        return affine.log_volume() * (data.length if data.observed is None else data.seen().sum(1))
+        each = self.emission.log_volume(self.emission.windows(data).steps(), affine)
+        return (data.seen() * each.reshape(data.shape if np.ndim(each) else ())).sum(1)
+
+    def prepared(self, data: PyTree) -> Any:
+        if self.emission.missing is None:
+            return self
+        return self._with(self.emission.prepared(self.emission.windows(as_sequences(data)).steps()))
 
     @property
     def needs_key(self) -> bool:  # type: ignore[override]

@@ -17,7 +17,7 @@ from jaxem.families.gaussian import Gaussian
 from jaxem.init import KMeansPlusPlus
 from jaxem.latents.mixture import label_bias, log_partition, posterior
 from jaxem.models.family_model import FamilyModel
-from jaxem.numerics import safe_log
+from jaxem.numerics import PRECISION, safe_log
 from jaxem.priors import Dirichlet
 from jaxem.types import Params, Rows, static, struct
 from jaxem.validation import check_positive_int
@@ -116,10 +116,11 @@ class Mixture(FamilyModel):
             weight: (N,).
             smooth: add to each component one row's worth of the statistics of all, so that none is empty or flat.
         """
-        blank = self.blank(data)
+        family, data = self.family.completed(data)
+        model, blank = self._with(family), self.blank(data)
         # With all natural parameters at zero every score is equal: the posterior is what is given.
         natural = jax.tree.map(jnp.zeros_like, self.natural(blank))
-        packed, pull = jax.vjp(self.pack, natural)
+        packed, pull = jax.vjp(model.pack, natural)
         labels = responsibilities
         if jnp.issubdtype(labels.dtype, jnp.floating):
             labels = safe_log(labels)
@@ -130,8 +131,8 @@ class Mixture(FamilyModel):
         share = self.n_components / weight.sum() if smooth else 0.0
 
         def total(eta, block):
-            given = self.log_marginal(eta, block.data, Rows(labels=block.labels))
-            return block.weight @ (given + share * self.log_marginal(eta, block.data, Rows()))
+            given = model.log_marginal(eta, block.data, Rows(labels=block.labels))
+            return block.weight @ (given + share * model.log_marginal(eta, block.data, Rows()))
 
         (stats,) = pull(fold(lambda block: jax.grad(total)(packed, block), blocks))
         weights = stats["log_weights"] / stats["log_weights"].sum()
@@ -146,6 +147,11 @@ class Mixture(FamilyModel):
     def predict(self, params: Params, data: PyTree) -> Array:
         """(N,) most probable component."""
         return self.posterior(params, data).argmax(1)
+
+    def impute(self, params: Params, data: PyTree) -> Array:
+        """(N, D) rows with conditional means in place of what is missing, for families that take NaN as missing."""
+        each = self.family.impute(params["components"], data)
+        return jnp.einsum("nk,knd->nd", self.posterior(params, data), each, precision=PRECISION)
 
     def n_free_params(self, data: PyTree) -> int:
         return self.n_components - 1 + self.family.n_free_params(self.n_components, data)
@@ -162,7 +168,7 @@ def GaussianMixture(n_components: int, covariance: str = "full", **options: Any)
     Args:
         n_components: K.
         covariance: "full", "tied", "diag" or "spherical".
-        **options: `floor`, `prior` of `Gaussian`; `weights_prior`, a `Dirichlet`.
+        **options: `floor`, `prior`, `missing` of `Gaussian`; `weights_prior`, a `Dirichlet`.
 
     Raises:
         ValueError: for an unknown covariance.

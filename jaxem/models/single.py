@@ -1,0 +1,171 @@
+"""One density for all data: what EM is for here are missing entries and the weights of a t density."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem.families.base import Family
+from jaxem.families.gaussian import Gaussian
+from jaxem.families.student_t import StudentT
+from jaxem.models.mixture import Mixture
+from jaxem.types import Model, Params, Rows, struct
+
+PyTree = Any
+
+
+def _stacked(params: Params) -> Params:
+    """Parameters of K = 1 components."""
+    return jax.tree.map(lambda x: x[None], params)
+
+
+def _only(params: Params) -> Params:
+    return jax.tree.map(lambda x: x[0], params)
+
+
+@struct
+class Single(Model):
+    """p(x) = family(x): a family by itself, as a model to fit.
+
+    Parameters: the family's, without the axis of components. Data: whatever the family takes.
+    Starting values are the M-step from all rows, gaps filled by the means of their columns; with a key each row
+    counts a random amount there (exponential weights), which breaks the symmetry of a saddle.
+
+    Attributes:
+        family: the density; not with tied covariances, of which there is nothing to tie.
+    """
+
+    family: Family
+
+    needs_key: ClassVar[bool] = False
+
+    @property
+    def constraints(self) -> Any:
+        return self.family.constraints
+
+    @property
+    def m_step(self) -> Any:
+        return None if self.family.m_step is None else self._m_step
+
+    def _m_step(self, stats: PyTree, params: Params) -> Params:
+        return _only(self.family.m_step(stats, _stacked(params)))
+
+    @property
+    def m_step_is_maximum(self) -> bool:
+        return self.family.m_step_is_maximum
+
+    @property
+    def missing(self) -> str | None:
+        return self.family.missing
+
+    def _with(self, family: Family) -> Single:
+        return dataclasses.replace(self, family=family)
+
+    def natural(self, params: Params) -> PyTree:
+        """Leaves of the family, K = 1."""
+        return self.family.natural(_stacked(params))
+
+    def pack(self, natural: PyTree) -> PyTree:
+        return self.family.pack(natural)
+
+    @property
+    def scores(self) -> Any:
+        """Rows of log-densities, where the family has no finite statistics."""
+        return None if self.family.log_density is None else self._density_scores
+
+    def _density_scores(self, params: Params, data: PyTree) -> Array:
+        return self.family.log_density(_stacked(params), data)[:, 0]
+
+    def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
+        return self.family.scores(natural, data)[0] if rows.scores is None else rows.scores  # type: ignore[return-value]
+
+    def at(self, params: Params) -> Single:
+        return self._with(self.family.at(_stacked(params)))
+
+    def forms(self, params: Params) -> tuple[Array | int, tuple[Single, ...]]:
+        which, families = self.family.forms(_stacked(params))
+        return which, tuple(self._with(family) for family in families)
+
+    def pseudo_stats(self, params: Params) -> PyTree | None:
+        return self.family.pseudo_stats(_stacked(params))
+
+    def degenerate(self, params: Params) -> Array | bool:
+        return self.family.degenerate(_stacked(params))
+
+    def at_floor(self, params: Params) -> PyTree:
+        return _only(self.family.at_floor(_stacked(params)))
+
+    # --- the boundary of fit -----------------------------------------------------------------
+    def validate(self, data: PyTree) -> PyTree:
+        if getattr(self.family, "covariance", None) == "tied":
+            raise ValueError("covariance must be 'full', 'diag' or 'spherical' for a single density; got 'tied'")
+        return self.family.validate(data)
+
+    def prepared(self, data: PyTree) -> Single:
+        return self._with(self.family.prepared(data))
+
+    def blank(self, data: PyTree) -> Params:
+        return _only(self.family.blank(data, 1))
+
+    def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> Any:
+        return self.family.coordinates(data, xp, present)
+
+    def log_volume(self, data: PyTree, affine: Any) -> Any:
+        return self.family.log_volume(data, affine)
+
+    def changed(self, affine: Any) -> Single:
+        return self._with(self.family.changed(affine))
+
+    def change_params(self, params: Params, affine: Any) -> Params:
+        return _only(self.family.change_params(_stacked(params), affine))
+
+    def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
+        if key is not None:
+            weight = weight * jax.random.exponential(key, weight.shape, weight.dtype)
+        rows = jnp.zeros(weight.shape, jnp.int32)
+        return _only(Mixture(1, self.family).start(rows, data, weight, smooth=False)["components"])
+
+    # --- after the fit -----------------------------------------------------------------------
+    def impute(self, params: Params, data: PyTree) -> Array:
+        """(N, D) rows with conditional means in place of what is missing, for families that take NaN as missing."""
+        return self.family.impute(_stacked(params), jnp.asarray(data))[0]
+
+    def n_free_params(self, data: PyTree) -> int:
+        return self.family.n_free_params(1, data)
+
+    def sample(self, key: Array, params: Params, n: int) -> PyTree:
+        return self.family.sample(key, _stacked(params), jnp.zeros((n,), jnp.int32))
+
+
+def MultivariateNormal(covariance: str = "full", missing: str | None = "marginal", **options: Any) -> Single:  # noqa: N802
+    """A multivariate normal density with entries missing at random (Dempster, Laird and Rubin 1977, section 4.1.3).
+
+    Parameters: `mean` (D,) and `covariance` (D, D), (D,) or (). Data: (N, D), NaN where an entry is missing.
+
+    Args:
+        covariance: "full", "diag" or "spherical".
+        missing: "marginal", or None to refuse NaN.
+        **options: `floor`, `prior` of `Gaussian`.
+    """
+    return Single(Gaussian(covariance, missing=missing, **options))
+
+
+def MultivariateT(  # noqa: N802
+    df: float | Array | None = None, covariance: str = "full", missing: str | None = "marginal", **options: Any
+) -> Single:
+    """A multivariate t density with entries missing at random (Liu and Rubin 1995; Liu, Rubin and Wu 1998).
+
+    Parameters: `mean` (D,), `scale` (D, D), (D,) or (), and `df` (), the degrees of freedom. Data: (N, D), NaN where
+    an entry is missing.
+
+    Args:
+        df: degrees of freedom to hold, or None to estimate them.
+        covariance: shape of `scale`: "full", "diag" or "spherical".
+        missing: "marginal", or None to refuse NaN.
+        **options: `floor` of `StudentT`.
+    """
+    return Single(StudentT(covariance, df, missing=missing, **options))

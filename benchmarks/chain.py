@@ -196,6 +196,30 @@ def recursions(say: Callable[[str], None], k: int = 5, n_steps: int = 100_000) -
     )
 
 
+def memory(say: Callable[[str], None], k: int = 5, n_steps: int = 1_000_000) -> None:
+    """What one E-step holds besides its data, a single number each step, by XLA's account."""
+    import jax.numpy as jnp
+
+    params = {
+        "initial": jnp.full(k, 1 / k),
+        "transition": jnp.full((k, k), 1 / k),
+        "emission": {"rate": jnp.arange(1.0, k + 1)},
+    }
+    held = []
+    for segment in (n_steps, 1_000):
+        model = jaxem.HMM(k, jaxem.Poisson(), segment=segment)
+
+        def total(natural: Any, x: Any, model: jaxem.HMM = model) -> Any:
+            return model.log_marginal(natural, jaxem.Sequences(x, jnp.array([n_steps])), jaxem.Rows()).sum()
+
+        x = jax.ShapeDtypeStruct((1, n_steps), jnp.float32)
+        step = jax.jit(jax.value_and_grad(total)).lower(model.natural(params), x).compile()
+        held.append(step.memory_analysis().temp_size_in_bytes / 2**20)
+    say(
+        f"\nMemory of an E-step, K={k}, T={n_steps}, float32: {held[0]:.0f} MiB at once, {held[1]:.0f} MiB in segments of 1 000"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", default="abcde")
@@ -222,6 +246,7 @@ def main() -> None:
         for dtype in args.dtype.split(","):
             run_case(name, dtype, args.repeats, args.dynamax, say)
     recursions(say)
+    memory(say)
     if args.out:
         with open(args.out, "w") as file:
             file.write("\n".join(lines) + "\n")

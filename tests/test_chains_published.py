@@ -9,6 +9,7 @@ import pytest
 
 import jaxem
 
+pytestmark = pytest.mark.published
 DATA = Path(__file__).parent / "data"
 TIGHT = jaxem.Stop(loglik_rtol=1e-12)
 
@@ -141,6 +142,22 @@ def hmmlearn_cases():
     peer = hmm.CategoricalHMM(3, n_features=4, **plain)
     peer.emissionprob_ = probs
     yield "categorical", jaxem.Categorical(4), {"probs": probs}, peer, codes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peer = hmm.MultinomialHMM(3, n_trials=6, **plain)
+    peer.emissionprob_, peer.n_features = probs, 4
+    yield (
+        "multinomial",
+        jaxem.Multinomial(n_trials=6),
+        {"probs": probs},
+        peer,
+        rng.multinomial(6, probs[np.arange(120) // 9 % 3]),
+    )
+    weights, means = rng.dirichlet(np.full(2, 5.0), 3), walk[[5, 15, 55, 65, 105, 115]]
+    peer = hmm.GMMHMM(3, 2, covariance_type="diag", min_covar=0, **plain)  # its other priors are off by themselves
+    peer.weights_, peer.means_, peer.covars_ = weights, means.reshape(3, 2, 2), np.ones((3, 2, 2))
+    parts = {"mean": means, "covariance": np.ones((6, 2))}
+    yield "mixture", jaxem.FamilyMixture(2, jaxem.Gaussian("diag")), {"weights": weights, "parts": parts}, peer, walk
 
 
 def read_peer(name, peer):
@@ -151,12 +168,20 @@ def read_peer(name, peer):
             "mean": peer.means_,
             "covariance": covariance[0] if name.endswith("tied") and covariance.ndim == 3 else covariance,
         }
+    if name == "mixture":
+        parts = {"mean": peer.means_.reshape(6, 2), "covariance": peer.covars_.reshape(6, 2)}
+        return {"weights": peer.weights_, "parts": parts}
     return {"rate": peer.lambdas_} if name == "poisson" else {"probs": peer.emissionprob_}
 
 
-@pytest.mark.parametrize(
-    "name", ["gaussian-full", "gaussian-tied", "gaussian-diag", "gaussian-spherical", "poisson", "categorical"]
-)
+#: Every emission that hmmlearn has.
+PEERS = [
+    *(f"gaussian-{kind}" for kind in ("full", "tied", "diag", "spherical")),
+    *"poisson categorical multinomial mixture".split(),
+]
+
+
+@pytest.mark.parametrize("name", PEERS)
 def test_twenty_steps_of_hmmlearn(x64, name):
     """Its priors off, the same start: log-likelihood to 1e-8, parameters to 1e-6, Viterbi paths identical."""
     pytest.importorskip("hmmlearn")

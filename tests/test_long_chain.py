@@ -9,6 +9,7 @@ import pytest
 
 import jaxem
 from jaxem.latents import chain, long_chain
+from jaxem.models import hmm
 
 
 def score(mean, x):
@@ -87,3 +88,16 @@ def test_memory_grows_with_the_root_of_time():
     assert held(1_000_000) < 4 * held(100_000) + copies < scratch(whole, 1_000_000) / 20
     assert scratch(whole, 1_000_000) > 9 * scratch(whole, 100_000)
     assert long_chain.default_segment(k, 1, 1_000_000) == 1024 and long_chain.default_segment(k, 1, 10_000) == 10_000
+
+
+def test_scores_piece_by_piece(x64, monkeypatch):
+    """Of a regression, whose steps are a tree, with a last piece that is not full."""
+    rng = np.random.default_rng(0)
+    data = {"y": rng.normal(size=11), "inputs": rng.normal(size=(11, 2))}
+    line = {"intercept": np.array([0.0, 1]), "coefficients": np.array([[1.0, 2], [0, -1]]), "variance": np.array([1.0, 2])}
+    params = {"initial": np.full(2, 0.5), "transition": np.full((2, 2), 0.5), "emission": line}
+    model = jaxem.HMM(2, jaxem.LinearRegression())
+    value = jax.value_and_grad(lambda p: model.log_prob(p, data).sum())
+    wanted = value(params)
+    monkeypatch.setattr(hmm, "PIECE", 4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), value(params), wanted)

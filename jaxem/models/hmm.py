@@ -31,6 +31,8 @@ from jaxem.validation import check_positive_int, numeric
 
 PyTree = Any
 INITIAL = ("free", "fixed", "uniform", "stationary")
+#: Steps whose local scores are computed together on a CPU.
+PIECE = 4_096
 
 
 def masked(scores: Array, observed: Array | None, labels: Array | None) -> Array:
@@ -46,8 +48,22 @@ def step_scores(inputs: tuple[Family, PyTree], steps: tuple[PyTree, Array | None
     """(K, B, T) scores by a family and its natural parameters of steps (B, T, ...), with what is observed and labelled."""
     (family, natural), (x, observed, labels) = inputs, steps
     shape = jax.tree.leaves(x)[0].shape[:2]
-    scores = family.scores(natural, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x))
+    scores = scores_in_pieces(family, natural, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x))
     return masked(scores.reshape(len(scores), *shape), observed, labels)
+
+
+def scores_in_pieces(family: Family, natural: PyTree, rows: PyTree) -> Array:
+    """(K, n) `family.scores`; many rows on a CPU piece by piece, so that what a family makes of them stays in its cache."""
+    n = len(jax.tree.leaves(rows)[0])
+    if jax.default_backend() != "cpu" or n <= 2 * PIECE:
+        return family.scores(natural, rows)
+    n_pieces = -(-n // PIECE)
+
+    def cut(x: Array) -> Array:
+        return jnp.concatenate([x, jnp.repeat(x[:1], n_pieces * PIECE - n, 0)]).reshape(n_pieces, PIECE, *x.shape[1:])
+
+    scores = jax.lax.map(jax.checkpoint(lambda piece: family.scores(natural, piece)), jax.tree.map(cut, rows))
+    return jnp.moveaxis(scores, 0, 1).reshape(scores.shape[1], -1)[:, :n]
 
 
 @struct

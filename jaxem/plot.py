@@ -371,14 +371,14 @@ def transition_graph(axes: Any, transition: Any, labels: Sequence[str] = (), lea
     hue, names = colors(k), list(labels) or [str(i) for i in range(k)]
     angle = np.pi - 2 * np.pi * np.arange(k) / k  # the first on the left, then clockwise
     place = np.stack([np.cos(angle), np.sin(angle)], 1)
-    size = min(0.3, 1.5 / k)
+    size = min(0.36, 1.5 / k)
     for i, j in zip(*np.nonzero(transition >= least), strict=True):
         p = transition[i, j]
         look = {"lw": 0.8 + 5 * p, "color": hue[i], "zorder": 1}
         if i == j:
             center = place[i] * (1 + 1.35 * size)
             axes.add_patch(patches.Circle(center, 0.75 * size, fill=False, **look))
-            where = place[i] * (1 + 2.75 * size)
+            where = place[i] * (1 + 2.9 * size)
         else:
             length = np.linalg.norm(place[j] - place[i])
             along = (place[j] - place[i]) / length
@@ -395,6 +395,6 @@ def transition_graph(axes: Any, transition: Any, labels: Sequence[str] = (), lea
     for spot, color, name in zip(place, hue, names, strict=True):
         axes.add_patch(patches.Circle(tuple(spot), size, facecolor=color, edgecolor="white", lw=1.5, zorder=2))
         axes.text(*spot, name, ha="center", va="center", color="white", fontweight="bold", fontsize=10, zorder=3)
-    reach = 1.15 + 2.75 * size
+    reach = 1.15 + 2.9 * size
     axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
     axes.axis("off")

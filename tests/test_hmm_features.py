@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 import jaxem
+from jaxem.engine import fit as fit_module
 
 NEVER = jaxem.Stop(loglik_rtol=None)
 
@@ -44,11 +45,9 @@ def test_missing_steps_are_summed_out():
     x = drawn([6])[0].copy()
     x[[2, 3]] = np.nan
     got = MODEL.log_prob(POISSON, x)[0]
-    total = 0.0  # over every value that the two missing counts are likely to take
-    for a in range(40):
-        filled = np.tile(x, (40, 1))
-        filled[:, 2], filled[:, 3] = a, np.arange(40)
-        total += np.exp(MODEL.log_prob(POISSON, jaxem.sequences(list(filled)))).sum()
+    filled = np.tile(x, (1600, 1))  # with every pair of values that the two missing counts are likely to take
+    filled[:, 2], filled[:, 3] = np.divmod(np.arange(1600), 40)
+    total = np.exp(MODEL.log_prob(POISSON, jaxem.sequences(list(filled)))).sum()
     np.testing.assert_allclose(got, np.log(total), rtol=1e-9)
     assert np.isfinite(MODEL.posterior(POISSON, x)).all()
 
@@ -69,17 +68,14 @@ def test_what_is_not_there_contributes_nothing():
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
-def test_rounding_lengths_up_compiles_nothing_again():
-    traces = []
-
-    @jax.jit
-    def log_prob(data):
-        traces.append(1)
-        return MODEL.log_prob(POISSON, data)
-
-    for n in (33, 40, 64):
-        log_prob(jax.tree.map(jnp.asarray, jaxem.sequences(drawn([n, 5]), round_to=64)))
-    assert len(traces) == 1
+def test_a_second_fit_compiles_nothing():
+    """Other data, starts, transitions and lengths that round to the same."""
+    parts, compiled = drawn([64, 5]), []
+    for n, rate in ((33, 2.0), (40, 3.0), (64, 4.0)):
+        init = {**POISSON, "transition": np.full((2, 2), 0.5), "emission": {"rate": np.array([rate, 9.0])}}
+        fitted(jaxem.sequences([parts[0][:n], parts[1]], round_to=64), init=init, steps=n)
+        compiled.append(fit_module._begin_jit._cache_size())
+    assert len(set(compiled)) == 1
 
 
 def test_missing_entries_of_a_product():

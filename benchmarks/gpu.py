@@ -1,4 +1,4 @@
-"""jaxem on an accelerator: ceilings of the device, EM iterations as shares of them, and float32 against float64.
+"""jaxem on an accelerator: ceilings of the device, EM iterations as shares of them, chains, and float32 against float64.
 
     python benchmarks/gpu.py [--small] [--out FILE] [--budget SECONDS]
 
@@ -15,16 +15,19 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from chain import make as chain_data
 from mixture import CASES, make_data, start_from
 
 import jaxem
+from jaxem.latents import chain
 from jaxem.numerics import PRECISION
 
 NEVER = jaxem.Stop(loglik_rtol=None)
@@ -182,6 +185,78 @@ def table(report: Report, ceiling: dict[str, float], small: bool, deadline: floa
     report.say()
 
 
+# --- chains ----------------------------------------------------------------------------------
+#: what, emission, K, D or V, sequences, steps of each, restarts
+CHAINS = [
+    ("one long chain, blocked in time", "gaussian", 5, 10, 1, 1_000_000, 1),
+    ("many sequences", "categorical", 16, 64, 4_096, 1_000, 1),
+    ("restarts", "gaussian", 5, 10, 1, 10_000, 1_024),
+]
+
+
+def chains(report: Report, small: bool, deadline: float) -> None:
+    """Baum-Welch iterations; one long chain at several numbers of blocks in time, whose log-likelihoods must agree."""
+    report.say("## Chains\n")
+    report.say("Steps/s: of all sequences and restarts. Where the number of blocks is a dash jaxem chooses it.\n")
+    report.say("| | sequences x steps, K | R | blocks | ms per iteration | steps/s | first call, s | loglik |")
+    report.say("|---|---|---|---|---|---|---|---|")
+    found: list[float] = []
+    for what, emission, k, d, n, n_steps, n_restarts in CHAINS:
+        if small:
+            n, n_steps, n_restarts = min(n, 32), min(n_steps // 10, 500), min(n_restarts, 8)
+        x, start = chain_data(emission, k, d, n, n_steps)
+        init = jax.tree.map(lambda *leaf: np.stack(leaf).astype(np.float32), *(start(seed) for seed in range(n_restarts)))
+        model = jaxem.HMM(k, jaxem.Gaussian() if emission == "gaussian" else jaxem.Categorical(d))
+        data = jaxem.Sequences(jnp.asarray(x, jnp.float32 if emission == "gaussian" else jnp.int32), jnp.full(n, n_steps))
+        long = n == n_restarts == 1
+        for blocks in (None, 16, 64, 4_096) if long else (None,):
+            head = f"| {what} | {n} x {n_steps}, {k} | {n_restarts} | {blocks or '-'} |"
+            if time.perf_counter() > deadline:
+                report.say(f"{head} not run: out of time | | | |")
+                continue
+            try:
+                with blocks_in_time(blocks):
+                    each, first, loglik = chain_iteration(model, data, init, n_restarts)
+            except jax.errors.JaxRuntimeError as error:
+                report.failures += "RESOURCE_EXHAUSTED" not in str(error)
+                report.say(f"{head} not run: {str(error).splitlines()[0][:120].replace('|', '/')} | | | |")
+                continue
+            found += [loglik] * long
+            report.say(f"{head} {1e3 * each:.2f} | {n * n_steps * n_restarts / each:.2e} | {first:.1f} | {loglik:.2f} |")
+    report.say("\n| what | found | limit | |\n|---|---|---|---|")
+    report.check(
+        "log-likelihood of the long chain across blocks, relative", np.ptp(found) / abs(found[0]) if found else 0, 1e-6
+    )
+    report.say()
+
+
+@contextmanager
+def blocks_in_time(n_blocks: int | None) -> Iterator[None]:
+    """Chains are cut in so many blocks; None: as they would be."""
+    chosen = chain._default_blocks
+    jax.clear_caches()
+    if n_blocks is not None:
+        chain._default_blocks = lambda n_steps: min(n_blocks, n_steps)
+    try:
+        yield
+    finally:
+        chain._default_blocks = chosen
+
+
+def chain_iteration(model: jaxem.HMM, data: Any, init: Any, n_restarts: int) -> tuple[float, float, float]:
+    """Seconds of one iteration, seconds of the first call, and the first lane's log-likelihood after two steps."""
+
+    @jax.jit
+    def run(data, init, steps):
+        result = jaxem.fit(model, data, init=jaxem.init.Each(init), n_restarts=n_restarts, max_steps=steps, stop=NEVER)
+        return result.restarts.loglik
+
+    begin = time.perf_counter()
+    loglik = float(run(data, init, 2)[0])
+    first = time.perf_counter() - begin
+    return differenced(lambda steps: run(data, init, steps), 2, 7), first, loglik
+
+
 # --- numerics --------------------------------------------------------------------------------
 def both(x: np.ndarray, start: dict, covariance: str, steps: int) -> tuple[Any, Any, float]:
     """Fits of the same float32 values in float32 and float64, and the largest gap of a row's log-density."""
@@ -264,6 +339,7 @@ def main() -> int:
     report.say(f"driver {driver()}, jax {jax.__version__}, jaxem {jaxem.__version__}{', small sizes' * args.small}\n")
     ceiling = ceilings(report, args.small)
     table(report, ceiling, args.small, begin + args.budget)
+    chains(report, args.small, begin + args.budget + 60)
     numerics(report, args.small)
     verdict = f"FAIL: {report.failures}" if report.failures else "all checks passed"
     report.say(f"{verdict}; {time.perf_counter() - begin:.0f} s in all")

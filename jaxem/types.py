@@ -282,6 +282,11 @@ class Model:
         """Number of free parameters, as AIC and BIC count them."""
         raise NotImplementedError
 
+    def n_observations(self, data: PyTree) -> Any:
+        """How many observations each datum holds, as BIC counts them: one, or (N,) numbers where data are sequences."""
+        del data
+        return 1
+
     def sample(self, key: Array, params: Params, n: int) -> PyTree:
         """n data drawn from the model, in the shape of the data."""
         raise NotImplementedError

@@ -9,6 +9,7 @@ import pytest
 
 import jaxem
 
+pytestmark = pytest.mark.published
 DATA = Path(__file__).parent / "data"
 TIGHT = jaxem.Stop(loglik_rtol=1e-12)
 
@@ -141,6 +142,17 @@ def hmmlearn_cases():
     peer = hmm.CategoricalHMM(3, n_features=4, **plain)
     peer.emissionprob_ = probs
     yield "categorical", jaxem.Categorical(4), {"probs": probs}, peer, codes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peer = hmm.MultinomialHMM(3, n_trials=6, **plain)
+    peer.emissionprob_, peer.n_features = probs, 4
+    yield (
+        "multinomial",
+        jaxem.Multinomial(n_trials=6),
+        {"probs": probs},
+        peer,
+        rng.multinomial(6, probs[np.arange(120) // 9 % 3]),
+    )
 
 
 def read_peer(name, peer):
@@ -154,9 +166,11 @@ def read_peer(name, peer):
     return {"rate": peer.lambdas_} if name == "poisson" else {"probs": peer.emissionprob_}
 
 
-@pytest.mark.parametrize(
-    "name", ["gaussian-full", "gaussian-tied", "gaussian-diag", "gaussian-spherical", "poisson", "categorical"]
-)
+#: Every emission that hmmlearn has but mixtures.
+PEERS = [*(f"gaussian-{kind}" for kind in ("full", "tied", "diag", "spherical")), "poisson", "categorical", "multinomial"]
+
+
+@pytest.mark.parametrize("name", PEERS)
 def test_twenty_steps_of_hmmlearn(x64, name):
     """Its priors off, the same start: log-likelihood to 1e-8, parameters to 1e-6, Viterbi paths identical."""
     pytest.importorskip("hmmlearn")
@@ -183,6 +197,29 @@ def test_twenty_steps_of_hmmlearn(x64, name):
     else:
         np.testing.assert_array_equal(path, theirs)
     np.testing.assert_allclose(model.posterior(result.params, x), peer.predict_proba(column), atol=1e-7)
+
+
+def test_a_step_of_hmmlearns_mixtures(x64):
+    """hmmlearn takes covariances about the means of the step before, no maximum: one step, and that difference by hand."""
+    hmm = pytest.importorskip("hmmlearn.hmm")
+    rng = np.random.default_rng(0)
+    walk = np.cumsum(rng.normal(size=(120, 2)), 0)
+    weights, means = rng.dirichlet(np.full(2, 5.0), 3), walk[[5, 15, 55, 65, 105, 115]]
+    start, transition = np.array([0.5, 0.3, 0.2]), np.array([[0.8, 0.1, 0.1], [0.2, 0.6, 0.2], [0.3, 0.3, 0.4]])
+    peer = hmm.GMMHMM(3, 2, covariance_type="diag", min_covar=0, init_params="", n_iter=1)
+    peer.startprob_, peer.transmat_, peer.weights_ = start, transition, weights
+    peer.means_, peer.covars_ = means.reshape(3, 2, 2), np.ones((3, 2, 2))
+    parts = {"mean": means, "covariance": np.ones((6, 2))}
+    init = {"initial": start, "transition": transition, "emission": {"weights": weights, "parts": parts}}
+    model = jaxem.HMM(3, jaxem.FamilyMixture(2, jaxem.Gaussian("diag")))
+    result = jaxem.fit(model, walk, init=init, max_steps=1, stop=jaxem.Stop(None))
+    np.testing.assert_allclose(result.history[0], peer.score(walk), rtol=1e-8)
+    peer.fit(walk)
+    new = result.params["emission"]["parts"]
+    moved = np.square(np.asarray(new["mean"]) - means)
+    parts = {"mean": peer.means_.reshape(6, 2), "covariance": peer.covars_.reshape(6, 2) - moved}
+    theirs = {"initial": peer.startprob_, "transition": peer.transmat_, "emission": {"weights": peer.weights_, "parts": parts}}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), result.params, theirs)
 
 
 def test_old_faithful(x64, faithful):

@@ -41,6 +41,7 @@ def test_earthquakes():
     assert (np.diff(result.history) > -1e-9).all()
     np.testing.assert_allclose(np.sort(result.params["emission"]["rate"]), [15.420757, 26.018223], atol=1e-4)
     assert model.n_free_params(earthquakes()) == 5
+    np.testing.assert_allclose(jaxem.bic(result, earthquakes()), 2 * 341.878701 + 5 * np.log(107), rtol=1e-7)
     np.testing.assert_allclose(model.log_prob(result.params, earthquakes())[0], result.loglik, rtol=1e-12)
 
 

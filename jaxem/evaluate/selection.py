@@ -39,15 +39,17 @@ def bic(result: Result, data: PyTree, *, weight: Any = None, n_data: float | Non
     Args:
         result: a finished fit.
         data: what it was fitted to; only its shapes are read.
-        weight: (N,) the weights that it was fitted with; N is then their sum.
-        n_data: N itself, for those who count otherwise: the total length of sequences, say.
+        weight: (N,) the weights that it was fitted with; N is then their sum. Sequences count as many times as they
+            have observed steps.
+        n_data: N itself, for those who count otherwise: the number of sequences, say.
 
     Returns:
         A scalar, or one for each fit of a batched result. Lower is better.
     """
     data = _valid(result.model, data)
     if n_data is None:
-        n_data = n_rows(data) if weight is None else _checked(weight, n_rows(data)).sum()
+        weight = jnp.ones(n_rows(data)) if weight is None else _checked(weight, n_rows(data))
+        n_data = (weight * result.model.n_observations(data)).sum()
     return -2 * result.loglik + jnp.log(jnp.asarray(n_data, result.loglik.dtype)) * result.model.n_free_params(data)
 
 

@@ -69,10 +69,10 @@ def _(n_blocks, primals, tangents):
     along = (found.visits * jnp.moveaxis(d_scores, 2, 0)).sum((0, 1))
     transition = jnp.exp(log_transition)
     change = jnp.where(transition > 0, transition * d_transition, 0)
-    return pairwise_sum(found.log_mass), at_start + along + _pairs(found.before, change, found.after)
+    return pairwise_sum(found.log_mass), at_start + along + pairs_times(found.before, change, found.after)
 
 
-def _pairs(before: Array, change: Array, after: Array) -> Array:
+def pairs_times(before: Array, change: Array, after: Array) -> Array:
     """(n,) sum over steps of before change after, linear in `change`.
 
     Its transpose is the sum over time of before after^T: products of about a thousand terms, which are then added.

@@ -38,7 +38,7 @@ class Smoothed:
     after: Array
 
 
-def _step_forward(transition: Array, belief: Array) -> Array:
+def step_forward(transition: Array, belief: Array) -> Array:
     """(K, m) one step ahead; `transition` already transposed, so that rows are read in order."""
     return jnp.matmul(transition, belief, precision=PRECISION)
 
@@ -62,7 +62,7 @@ def absorb(predicted: Array, scores: Array) -> tuple[Array, Array]:
     return divided(joint, mass), safe_log(mass) + top
 
 
-def _forward(transition: Array, scores: Array, predicted: Array) -> tuple[Array, Array, Array, Array]:
+def forward(transition: Array, scores: Array, predicted: Array) -> tuple[Array, Array, Array, Array]:
     """Beliefs (T, K, m), the scaled likelihoods (T, K, m) that led to them, scaled masses and log-scales (T, m)."""
     turned = transition.T
 
@@ -74,7 +74,7 @@ def _forward(transition: Array, scores: Array, predicted: Array) -> tuple[Array,
             return divided(joint, mass), likelihood, mass, top
 
         def step(belief: Array, s: Array):
-            out = absorbed(_step_forward(turned, belief), s)
+            out = absorbed(step_forward(turned, belief), s)
             return out[0], out
 
         first = absorbed(predicted, scores[0])
@@ -96,7 +96,7 @@ def _forward(transition: Array, scores: Array, predicted: Array) -> tuple[Array,
         return divided(joint, mass), mass
 
     def step(belief: Array, now: Array):
-        out = absorbed(_step_forward(turned, belief), now)
+        out = absorbed(step_forward(turned, belief), now)
         return out[0], out
 
     first = absorbed(predicted, likelihood[0])
@@ -145,22 +145,29 @@ def smooth(initial: Array, transition: Array, scores: Array, valid: Array, n_blo
     linked = valid.at[0].set(False)
     if n_blocks == 1:
         predicted = jnp.broadcast_to(initial[:, None], (k, n))
-        return _smooth(transition, scores, valid, linked, predicted, jnp.zeros_like(predicted), jnp.ones_like(predicted))
+        return smooth_lanes(transition, scores, valid, linked, predicted, jnp.zeros_like(predicted), jnp.ones_like(predicted))
     length = -(-n_steps // n_blocks)
     cut = lambda x: _cut(x, n_blocks, length)  # noqa: E731
     scores, valid, linked = cut(scores), cut(valid), cut(linked)
     maps, log_scale = _block_maps(transition, scores, linked)
     first = jnp.broadcast_to(initial[:, None], (k, n))
     coming, messages = _between_blocks(first, maps, log_scale, scores, valid, transition, n_blocks)
-    predicted = _step_forward(transition.T, coming).at[:, :n].set(first)
-    out = _smooth(transition, scores, valid, linked, predicted, coming, messages)
+    predicted = step_forward(transition.T, coming).at[:, :n].set(first)
+    out = smooth_lanes(transition, scores, valid, linked, predicted, coming, messages)
     return jax.tree.map(lambda x: _join(x, n_blocks, n_steps), out)
 
 
-def _smooth(transition, scores, valid, linked, predicted, coming, last) -> Smoothed:
+def message_before(transition: Array, found: Smoothed, coming: Array, linked: Array) -> Array:
+    """(K, m) message at the step before the first of `found`, where the belief was `coming`; one where nothing follows."""
+    message = jnp.matmul(transition, found.after[0], precision=PRECISION)
+    top = jax.lax.stop_gradient(jnp.where(coming > 0, message, 0).max(0))
+    return jnp.where(linked[0], jnp.where(coming > 0, divided(message, top), 0), 1)
+
+
+def smooth_lanes(transition, scores, valid, linked, predicted, coming, last) -> Smoothed:
     """Each lane by itself: `predicted` (K, m) before its first step, `coming` the belief before that, `last` message."""
     scores = jnp.where(valid[:, None], scores, 0)
-    belief, likelihood, mass, top = _forward(transition, scores, predicted)
+    belief, likelihood, mass, top = forward(transition, scores, predicted)
     messages = _backward(transition, likelihood, belief, linked, last)
     weighted = belief * messages
     total = weighted.sum(1)
@@ -223,7 +230,7 @@ def _between_blocks(first, maps, log_scale, scores, valid, transition, n_blocks)
 
     def through_first(belief: Array, now: tuple[Array, Array]):
         s, on = now
-        new, _ = absorb(_step_forward(transition.T, belief), s)
+        new, _ = absorb(step_forward(transition.T, belief), s)
         return jnp.where(on, new, belief), None
 
     belief, _ = jax.lax.scan(through_first, belief, (head[1:], on))

@@ -10,7 +10,7 @@ from jax import Array
 
 from jaxem.latents import chain
 from jaxem.numerics import divided
-from jaxem.sequences import Sequences
+from jaxem.sequences import Sequences, as_sequences
 from jaxem.types import Params, struct
 
 PyTree = Any
@@ -79,6 +79,10 @@ class ChainInference:
     def chain(self, params: Params, data: PyTree) -> Chain:
         """The chain with its local scores."""
         raise NotImplementedError
+
+    def n_observations(self, data: PyTree) -> Array:
+        """(B,) observed steps of each sequence."""
+        return as_sequences(data).seen().sum(1)
 
     def posterior(self, params: Params, data: PyTree) -> Array:
         """(B, T, K) smoothed probabilities p(z_t | all x), zero in the padding; (T, K) for one sequence as an array."""

@@ -15,14 +15,15 @@ from jaxem.families.base import Family
 from jaxem.families.density import Density
 from jaxem.families.gaussian import Gaussian
 from jaxem.init import KMeansPlusPlus, Labels
-from jaxem.latents import chain
+from jaxem.latents import chain, long_chain
 from jaxem.latents.forward_backward import absorb
+from jaxem.latents.long_chain import default_segment
 from jaxem.latents.mixture import label_bias
 from jaxem.models.chain_inference import Chain, ChainInference, Forecast, last_belief, squeeze
 from jaxem.models.family_model import FamilyModel
 from jaxem.models.mixture import Mixture
 from jaxem.models.transition import Transition
-from jaxem.numerics import divided, inner, safe_log
+from jaxem.numerics import divided, inner, latents_are_hard, safe_log
 from jaxem.priors import Dirichlet
 from jaxem.sequences import Sequences, as_sequences, with_observed
 from jaxem.types import Params, Rows, static, struct
@@ -30,6 +31,39 @@ from jaxem.validation import check_positive_int, numeric
 
 PyTree = Any
 INITIAL = ("free", "fixed", "uniform", "stationary")
+#: Steps whose local scores are computed together on a CPU.
+PIECE = 4_096
+
+
+def masked(scores: Array, observed: Array | None, labels: Array | None) -> Array:
+    """(K, B, T) scores, zero where a step is not observed, -inf where a label excludes a state."""
+    if observed is not None:
+        scores = jnp.where(observed, scores, 0)
+    return (
+        scores if labels is None else scores + label_bias(labels.reshape(-1), len(scores), scores.dtype).reshape(scores.shape)
+    )
+
+
+def step_scores(inputs: tuple[Family, PyTree], steps: tuple[PyTree, Array | None, Array | None]) -> Array:
+    """(K, B, T) scores by a family and its natural parameters of steps (B, T, ...), with what is observed and labelled."""
+    (family, natural), (x, observed, labels) = inputs, steps
+    shape = jax.tree.leaves(x)[0].shape[:2]
+    scores = scores_in_pieces(family, natural, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x))
+    return masked(scores.reshape(len(scores), *shape), observed, labels)
+
+
+def scores_in_pieces(family: Family, natural: PyTree, rows: PyTree) -> Array:
+    """(K, n) `family.scores`; many rows on a CPU piece by piece, so that what a family makes of them stays in its cache."""
+    n = len(jax.tree.leaves(rows)[0])
+    if jax.default_backend() != "cpu" or n <= 2 * PIECE:
+        return family.scores(natural, rows)
+    n_pieces = -(-n // PIECE)
+
+    def cut(x: Array) -> Array:
+        return jnp.concatenate([x, jnp.repeat(x[:1], n_pieces * PIECE - n, 0)]).reshape(n_pieces, PIECE, *x.shape[1:])
+
+    scores = jax.lax.map(jax.checkpoint(lambda piece: family.scores(natural, piece)), jax.tree.map(cut, rows))
+    return jnp.moveaxis(scores, 0, 1).reshape(scores.shape[1], -1)[:, :n]
 
 
 @struct
@@ -50,6 +84,8 @@ class HMM(ChainInference, FamilyModel):
             distribution that the transitions leave as it is (no closed M-step: Optax).
         start: (K,) where a fixed initial distribution stands. None: uniform, or state 0 where no way leads back.
         initial_prior: Dirichlet prior on a free initial distribution, or None.
+        segment: steps whose scores and beliefs are held at a time in a fit, which then takes about twice as long. None:
+            all, and about the root of T for chains of more than 2^24 scores on a CPU.
     """
 
     n_states: int = static()
@@ -58,6 +94,7 @@ class HMM(ChainInference, FamilyModel):
     initial: str = static(default="free")
     start: Any = None
     initial_prior: Dirichlet | None = None
+    segment: int | None = static(default=None)
 
     part: ClassVar[str] = "emission"
     family_field: ClassVar[str] = "emission"
@@ -109,28 +146,34 @@ class HMM(ChainInference, FamilyModel):
         data = self.emission.windows(as_sequences(data, single=False))
         return super().density_scores(params, data.steps()).reshape(*data.shape, self.n_states)
 
+    def _steps(self, data: Sequences, rows: Rows) -> tuple[PyTree, Any, Any]:
+        """What `step_scores` reads: steps, which are observed, and labels."""
+        labels = None if rows.labels is None else rows.labels[:, rows.labels.shape[1] - data.shape[1] :]
+        return data.filled(), data.observed, labels
+
     def local_chain(self, natural: PyTree, data: PyTree, rows: Rows) -> Chain:
         """The chain with its local scores, -inf where a label excludes a state, zero where a step is missing."""
         data = self.emission.windows(as_sequences(data, single=False))
+        steps = self._steps(data, rows)
         if rows.scores is None:
-            scores = self.emission.scores(natural["emission"], data.steps()).reshape(self.n_states, *data.shape)
+            scores = step_scores((self.emission, natural["emission"]), steps)
         else:
-            scores = jnp.moveaxis(rows.scores, -1, 0)  # type: ignore[arg-type]
-        if data.observed is not None:
-            scores = jnp.where(data.observed, scores, 0)
-        if rows.labels is not None:
-            labels = rows.labels[:, rows.labels.shape[1] - data.shape[1] :].reshape(-1)
-            scores = scores + label_bias(labels, self.n_states, scores.dtype).reshape(scores.shape)
+            scores = masked(jnp.moveaxis(rows.scores, -1, 0), *steps[1:])  # type: ignore[arg-type]
         return Chain(natural["log_initial"], natural["log_transition"], scores, jnp.asarray(data.valid()))
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
-        found = self.local_chain(natural, data, rows)
-        observed = self.emission.windows(as_sequences(data, single=False)).observed
-        if observed is not None and rows.labels is None:
+        data = self.emission.windows(as_sequences(data, single=False))
+        valid = jnp.asarray(data.valid())
+        if data.observed is not None and rows.labels is None:
             # Missing steps after the last observed one only slow EM down.
-            seen = found.valid & observed
-            found = dataclasses.replace(found, valid=jnp.flip(jnp.cumsum(jnp.flip(seen, 1), 1), 1) > 0)
-        return chain.log_partition(*found.astuple())
+            valid = jnp.flip(jnp.cumsum(jnp.flip(valid & data.observed, 1), 1), 1) > 0
+        length = self.segment or default_segment(self.n_states, *data.shape)
+        if length >= data.shape[1] or rows.scores is not None or latents_are_hard():
+            found = dataclasses.replace(self.local_chain(natural, data, rows), valid=valid)
+            return chain.log_partition(*found.astuple())
+        inputs, steps = (self.emission, natural["emission"]), self._steps(data, rows)
+        args = natural["log_initial"], natural["log_transition"]
+        return long_chain.log_partition(*args, step_scores, inputs, steps, valid, length)
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Relative counts; the family's closed form where it has one."""
@@ -166,6 +209,8 @@ class HMM(ChainInference, FamilyModel):
             ValueError: for shapes or lengths that do not fit, or steps that the family cannot take.
         """
         check_positive_int(self.n_states, "n_states")
+        if self.segment is not None:
+            check_positive_int(self.segment, "segment")
         if self.initial not in INITIAL:
             raise ValueError(f"initial must be one of {', '.join(INITIAL)}; got {self.initial!r}")
         if self.start is not None and (np.shape(self.start) != (self.n_states,) or sets.Simplex().violation(self.start)):
@@ -188,12 +233,24 @@ class HMM(ChainInference, FamilyModel):
         data = with_observed(Sequences(x, length.astype(np.int32), data.observed))
         self.emission.windows(data)  # raises where a sequence is too short to look back
         seen = np.asarray(data.seen())
-        steps = self.emission.validate(jax.tree.map(lambda leaf: leaf[seen], data.x))
+        steps = self._valid_steps(data, seen)
         if seen.sum() < self.n_states:
             raise ValueError(f"data must have at least n_states={self.n_states} steps; got {seen.sum()}")
         # Whatever padding and missing steps hold, it becomes a copy of a step that `steps` holds.
         where = np.where(seen, np.cumsum(seen.reshape(-1)).reshape(seen.shape) - 1, 0)
         return Sequences(jax.tree.map(lambda leaf: leaf[where], steps), data.length, data.observed)
+
+    def _valid_steps(self, data: Sequences, seen: np.ndarray) -> PyTree:
+        """The observed steps of all sequences as rows that the family takes."""
+        try:
+            return self.emission.validate(jax.tree.map(lambda leaf: leaf[seen], data.x))
+        except ValueError:
+            for b, length in enumerate(data.length):  # the first sequence at fault, in which rows are steps
+                try:
+                    self.emission.validate(jax.tree.map(lambda leaf, b=b, n=length: leaf[b, :n], data.x))
+                except ValueError as error:
+                    raise ValueError(f"sequence {b}: {error}") from None
+            raise
 
     def blank(self, data: PyTree) -> Params:
         """Valid parameters that know nothing, of the right shapes."""

@@ -33,9 +33,11 @@ from jaxem.families.von_mises import VonMises
 from jaxem.models.chain_inference import Forecast, expected_durations
 from jaxem.models.hmm import HMM
 from jaxem.models.lda import LDA
-from jaxem.models.local_level import LocalLevel
 from jaxem.models.markov_autoregression import MarkovAutoregression
 from jaxem.models.mixture import GaussianMixture, Mixture
+from jaxem.models.state_inference import GaussianPath, StateForecast
+from jaxem.models.state_space import StateSpace
+from jaxem.models.structural import DynamicFactor, LocalLevel, LocalLinearTrend
 from jaxem.models.substitution import Substitution
 from jaxem.models.superposition import Superposition
 from jaxem.models.transition import Transition, banded, left_right, sticky
@@ -63,6 +65,7 @@ __all__ = [
     "CrossValidation",
     "Density",
     "Dirichlet",
+    "DynamicFactor",
     "FamilyMixture",
     "FitError",
     "Forecast",
@@ -70,11 +73,13 @@ __all__ = [
     "GammaPrior",
     "Gaussian",
     "GaussianMixture",
+    "GaussianPath",
     "HardEM",
     "Information",
     "LawError",
     "LinearRegression",
     "LocalLevel",
+    "LocalLinearTrend",
     "MarkovAutoregression",
     "MissingInformation",
     "Mixture",
@@ -93,6 +98,8 @@ __all__ = [
     "Sequences",
     "SingularInformationError",
     "Squarem",
+    "StateForecast",
+    "StateSpace",
     "Status",
     "Stop",
     "StopReason",

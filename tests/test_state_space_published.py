@@ -1,0 +1,89 @@
+"""Dynamic factors of US macro data with missing entries against statsmodels, and a hundred thousand steps in float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxem
+
+pytestmark = pytest.mark.published
+
+
+@pytest.fixture(autouse=True)
+def optimized():
+    """Here running takes the time, not compiling."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def macro():
+    """(202, 8) quarterly growth rates, 1959:2 to 2009:3, standardised, a tenth of the entries missing."""
+    macrodata = pytest.importorskip("statsmodels.datasets").macrodata
+    table = macrodata.load_pandas().data
+    levels = table[["realgdp", "realcons", "realinv", "realgovt", "realdpi", "cpi", "m1"]].to_numpy()
+    y = np.column_stack([100 * np.diff(np.log(levels), axis=0), np.diff(table["unemp"])])
+    y = (y - y.mean(0)) / y.std(0)
+    y[np.random.default_rng(0).random(y.shape) < 0.1] = np.nan
+    return y
+
+
+def test_dynamic_factors_of_macro_data(x64):
+    factors = pytest.importorskip("statsmodels.tsa.statespace.dynamic_factor")
+    y, model = macro(), jaxem.DynamicFactor(2)
+    theirs = factors.DynamicFactor(y, k_factors=2, factor_order=1)
+    theirs.ssm.initialize_known(np.zeros(2), np.eye(2))
+    found = theirs.fit(method="lbfgs", maxiter=500, disp=False)
+    found = theirs.smooth(found.params)  # so that matrices are those of the optimum
+    params = {
+        **{name: np.asarray(x) for name, x in model.blank(y).items()},
+        "transition": theirs["transition"], "observation": theirs["design"], "observation_noise": np.diag(theirs["obs_cov"]),
+    }  # fmt: skip
+    loglik = jax.jit(model.log_prob)(params, model.validate(y))
+    np.testing.assert_allclose(loglik, [found.llf], rtol=1e-10)
+    path = jax.jit(model.posterior)(params, model.validate(y))
+    np.testing.assert_allclose(path.mean[0], found.smoothed_state.T, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(path.covariance[0], np.moveaxis(found.smoothed_state_cov, -1, 0), rtol=1e-8, atol=1e-8)
+
+    result = jaxem.fit(model, y, key=jax.random.key(0), n_restarts=4, stop=jaxem.Stop(loglik_rtol=1e-10))
+    print("statsmodels", found.llf, "EM", result.restarts.loglik, result.n_steps)
+    assert (np.diff(result.history) > -1e-8).all()
+    assert float(result.loglik) >= found.llf - 1e-3
+
+
+def test_a_hundred_thousand_steps_in_float32():
+    """A level that wanders, its slope, two observations, gaps: float32 agrees with float64, and EM finds the truth."""
+    n_steps, rng = 100_000, np.random.default_rng(0)
+    transition, observation = np.array([[1.0, 1.0], [0.0, 0.9]]), np.array([[1.0, 0.0], [0.5, 3.0]])
+    noise, variance = np.array([1e-1, 1e-4]), np.array([1.0, 0.25])
+    y, state = np.zeros((n_steps, 2)), np.zeros(2)
+    pushes, errors = np.sqrt(noise) * rng.normal(size=(n_steps, 2)), np.sqrt(variance) * rng.normal(size=(n_steps, 2))
+    for t in range(n_steps):
+        state = transition @ state + pushes[t]
+        y[t] = observation @ state + errors[t]
+    y[rng.random(y.shape) < 0.05] = np.nan
+    known = {"transition": np.array([[1.0, 1.0], [0.0, np.nan]]), "observation": observation}
+    truth = {"transition": transition, "state_noise": noise, "observation": observation, "observation_noise": variance}
+    found = {}
+    for dtype in (np.float32, np.float64):
+        with jax.enable_x64(dtype == np.float64):
+            model = jaxem.StateSpace(2, fixed=known, state_noise="diag", initial="diffuse")
+            data = model.validate(y.astype(dtype))
+            params = {name: jnp.asarray(x, dtype) for name, x in truth.items()}
+            ask = jax.jit(lambda p, d: model.at(p).e_step(p, d, jnp.ones(1, dtype), jaxem.Rows()))
+            loglik, stats = ask(params, data)
+            after = jax.jit(lambda s, p: model.at(p).m_step(s, p))(stats, params)
+            found[dtype] = jax.tree.map(lambda x: np.asarray(x, np.float64), (loglik, after))
+            if dtype == np.float32:
+                result = jaxem.fit(model, y.astype(dtype), max_steps=30)
+    (single, after), (double, wanted) = found[np.float32], found[np.float64]
+    np.testing.assert_allclose(single, double, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), after, wanted)
+    print({name: np.max(np.abs(after[name] - wanted[name])) for name in after}, single, double)
+    # Thirty steps from the model's own start: the objective rose throughout, and the parameters are near.
+    assert result.status in (jaxem.Status.CONVERGED, jaxem.Status.MAX_STEPS)
+    history = np.asarray(result.history)
+    assert (np.diff(history) > -1e-5 * np.abs(history[-1])).all()
+    np.testing.assert_allclose(result.params["observation_noise"], variance, rtol=0.05)

@@ -156,41 +156,6 @@ def test_sums_of_moments_are_written_out(x64):
     np.testing.assert_allclose([stats["state"]["log"][0], stats["observation"]["log"][0]], [99, 100], rtol=1e-12)
 
 
-def test_what_is_fixed_stays_and_the_rest_is_the_maximum(x64):
-    """Known entries in every block, noise that correlates rows: EM ends where the gradient in what is free vanishes."""
-    rng = np.random.default_rng(2)
-    fixed = {
-        "initial_mean": np.array([nan, 0.5]),
-        "initial_covariance": np.array([[nan, 0.0], [0.0, 2.0]]),
-        "transition": np.array([[nan, 0.3], [0.0, nan]]),
-        "transition_input": np.array([[nan], [0.0]]),
-        "state_noise": np.array([[nan, nan], [nan, nan]]),
-        "observation": np.array([[1.0, 0.0], [nan, 1.0], [0.5, nan]]),
-        "observation_input": np.array([[0.0], [nan], [nan]]),
-        "observation_noise": np.array([[nan, nan, 0.0], [nan, nan, 0.0], [0.0, 0.0, 0.7]]),
-    }
-    model = jaxem.StateSpace(2, fixed=fixed, observation_noise="full")
-    truth = model.with_known({
-        "initial_mean": jnp.array([1.0, 0.5]), "initial_covariance": 2 * jnp.eye(2),
-        "transition": jnp.array([[0.8, 0.3], [0.0, 0.5]]), "transition_input": jnp.array([[0.5], [0.0]]),
-        "state_noise": jnp.array([[1.0, 0.4], [0.4, 0.6]]), "observation": jnp.array([[1.0, 0.0], [0.6, 1.0], [0.5, -1.0]]),
-        "observation_input": jnp.array([[0.0], [0.7], [-0.4]]),
-        "observation_noise": jnp.array([[0.8, 0.3, 0.0], [0.3, 0.6, 0.0], [0.0, 0.0, 0.7]]),
-    })  # fmt: skip
-    data = model.sample(jax.random.key(0), truth, 12, inputs=jnp.asarray(rng.normal(size=(12, 12, 1))))
-    y = np.where(rng.random(data.x["y"].shape) < 0.15, nan, data.x["y"])
-    data = jaxem.Sequences({**data.x, "y": y}, np.full(12, 12))
-    result = jaxem.fit(model, data, max_steps=5000, stop=jaxem.Stop(loglik_rtol=None, param_rtol=1e-8))
-    assert result.converged and (np.diff(result.history) > -1e-9).all()
-    for name, value in fixed.items():
-        known = ~np.isnan(value)
-        np.testing.assert_array_equal(np.asarray(result.params[name])[known], value[known])
-    slope = jax.jit(jax.grad(lambda p: model.log_prob(p, data).sum()))(result.params)
-    for name, value in fixed.items():
-        assert np.abs(np.asarray(slope[name])[np.isnan(value)]).max() < 1e-3, name
-    assert model.n_free_params(data) == 1 + 1 + 2 + 1 + 3 + 2 + 2 + 3
-
-
 def test_forecasts_fitted_values_and_draws(x64):
     rng = np.random.default_rng(3)
     params, data = general(rng), with_gaps(rng, 15)
@@ -243,11 +208,7 @@ def test_small_and_singular_noise_in_float32():
         with jax.enable_x64(dtype == np.float64):
             model = jaxem.LocalLevel(None)
             blank = model.blank(y.astype(dtype))
-            ask = jax.jit(
-                lambda p, y, model=model: model.at(p).e_step(
-                    p, y, jnp.ones(1, y.x.dtype), jaxem.Rows()
-                )
-            )
+            ask = jax.jit(lambda p, y, model=model: model.at(p).e_step(p, y, jnp.ones(1, y.x.dtype), jaxem.Rows()))
             for q in (1e-8, 0.0):
                 params = {**blank, "state_noise": jnp.array([q], dtype), "observation_noise": jnp.ones(1, dtype)}
                 found[dtype, q] = jax.tree.map(np.asarray, ask(params, model.validate(y.astype(dtype))))
@@ -270,7 +231,7 @@ def test_many_series_restarts_and_float32():
     np.testing.assert_allclose(result.restarts.loglik, result.loglik, rtol=1e-4)
 
 
-def test_inputs_of_missing_steps_are_kept():
+def test_inputs_of_missing_steps_are_kept(x64):
     data = jaxem.sequences([{"y": np.array([1.0, nan, 3.0]), "inputs": np.array([4.0, 5.0, 6.0])}])
     np.testing.assert_array_equal(data.x["inputs"], [[4, 5, 6]])
     np.testing.assert_array_equal(data.observed, [[True, False, True]])
@@ -336,7 +297,7 @@ def test_bad_input(message):
         jaxem.fit(model, data)
 
 
-def test_bad_init_and_inputs_to_come():
+def test_bad_init_and_inputs_to_come(x64):
     model = jaxem.LocalLevel()
     params = jax.tree.map(np.asarray, model.blank(np.zeros(5)))
     driven = {"y": np.ones(4), "inputs": np.ones(4)}

@@ -248,14 +248,12 @@ def filtered(chain: GaussianChain) -> Filtered:
     """
     n, _, k = chain.shift.shape
     like = chain.shift[:, 0]
-    diffuse = chain.mean is None or chain.covariance is None
     square = jnp.broadcast_to(chain.noise, (n, k, k))
-    mean = jnp.broadcast_to(0 if diffuse else chain.mean, like.shape).astype(like.dtype)
-    start = (
-        mean,
-        jnp.zeros_like(square) if diffuse else jnp.broadcast_to(chain.covariance, square.shape),
-        (eye_like(square), jnp.zeros_like(square), jnp.zeros_like(like)) if diffuse else None,
-    )
+    diffuse = chain.mean is None or chain.covariance is None
+    if chain.mean is None or chain.covariance is None:
+        start = (jnp.zeros_like(like), jnp.zeros_like(square), (eye_like(square), jnp.zeros_like(square), jnp.zeros_like(like)))
+    else:
+        start = (jnp.broadcast_to(chain.mean, like.shape), jnp.broadcast_to(chain.covariance, square.shape), None)
 
     def step(carry: PyTree, now: PyTree):
         mean, covariance, about_first = carry

@@ -33,8 +33,8 @@ class System:
 
     matrix: Array
     noise: Array
-    tilt: Array
-    log_tilt: Array
+    tilt: Array | float = 0.0
+    log_tilt: Array | float = 0.0
 
 
 @struct
@@ -204,13 +204,8 @@ class LinearGaussian:
         floor = jnp.asarray(self.floor, noise.dtype)
         return (free <= floor).any() if self.diagonal else Full().at_floor(free, floor).any()
 
-    def check(self, name: str, noise_name: str, shape: tuple[int, int]) -> None:
-        """Raise ValueError for known entries of the wrong shape, or that no M-step can keep."""
-        d = shape[0]
-        wanted = (d,) if self.diagonal else (d, d)
-        for what, value, size in ((name, self.fixed, shape), (noise_name, self.fixed_noise, wanted)):
-            if value is not None and np.shape(value) != size:
-                raise ValueError(f"fixed[{what!r}] must have shape {size}; got {np.shape(value)}")
+    def check(self, name: str, noise_name: str) -> None:
+        """Raise ValueError for known noise that no M-step can keep; `name` is that of the matrix."""
         if self.fixed_noise is None:
             return
         noise = np.asarray(self.fixed_noise, float)

@@ -56,13 +56,10 @@ def test_what_is_fixed_stays_and_the_rest_is_the_maximum(x64):
 
 
 def macro():
-    """(202, 7) quarterly growth rates, 1959:2 to 2009:3, standardised, a tenth of the entries missing.
-
-    Without GDP, which the others add up to: with it, its noise goes to zero (a Heywood case).
-    """
+    """(202, 8) quarterly growth rates, 1959:2 to 2009:3, standardised, a tenth of the entries missing."""
     macrodata = pytest.importorskip("statsmodels.datasets").macrodata
     table = macrodata.load_pandas().data
-    levels = table[["realcons", "realinv", "realgovt", "realdpi", "cpi", "m1"]].to_numpy()
+    levels = table[["realgdp", "realcons", "realinv", "realgovt", "realdpi", "cpi", "m1"]].to_numpy()
     y = np.column_stack([100 * np.diff(np.log(levels), axis=0), np.diff(table["unemp"])])
     y = (y - y.mean(0)) / y.std(0)
     y[np.random.default_rng(0).random(y.shape) < 0.1] = np.nan
@@ -74,25 +71,25 @@ def test_dynamic_factors_of_macro_data(x64):
     y, model = macro(), jaxem.DynamicFactor(2)
     theirs = factors.DynamicFactor(y, k_factors=2, factor_order=1)
     theirs.ssm.initialize_known(np.zeros(2), np.eye(2))
-    best = theirs.fit(method="lbfgs", maxiter=200, disp=False, cov_type="none").params
-    found = theirs.smooth(best, cov_type="none")
-    theirs.update(best)  # its matrices are those of its last evaluation
+    found = theirs.smooth(theirs.start_params, cov_type="none")
+    theirs.update(theirs.start_params)
     params = {
         **{name: np.asarray(x) for name, x in model.blank(y).items()},
         "transition": theirs["transition"], "observation": theirs["design"], "observation_noise": np.diag(theirs["obs_cov"]),
     }  # fmt: skip
-    print("statsmodels", found.llf, params["observation_noise"])
     loglik = jax.jit(model.log_prob)(params, model.validate(y))
     np.testing.assert_allclose(loglik, [found.llf], rtol=1e-10)
     path = jax.jit(model.posterior)(params, model.validate(y))
     np.testing.assert_allclose(path.mean[0], found.smoothed_state.T, rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(path.covariance[0], np.moveaxis(found.smoothed_state_cov, -1, 0), rtol=1e-8, atol=1e-8)
 
-    stop = jaxem.Stop(loglik_rtol=1e-10)
-    result = jaxem.fit(model, y, key=jax.random.key(0), n_restarts=4, algorithm=jaxem.Squarem(), stop=stop, max_steps=3000)
-    print("EM", result.restarts.loglik, result.n_steps, result.params["observation_noise"])
-    assert (np.diff(result.history) > -1e-8).all()
-    assert float(result.loglik) >= found.llf - 1e-3
+    stop, squarem = jaxem.Stop(loglik_rtol=1e-10), jaxem.Squarem()
+    result = jaxem.fit(model, y, key=jax.random.key(0), n_restarts=16, algorithm=squarem, stop=stop, max_steps=1500)
+    # From there statsmodels' optimizer finds next to nothing: GDP's noise goes to zero (a Heywood case), slowly in EM.
+    end = [np.asarray(result.params[name]).ravel() for name in ("observation", "observation_noise", "transition")]
+    np.testing.assert_allclose(theirs.loglike(np.concatenate(end)), result.loglik, rtol=1e-9)
+    best = theirs.fit(np.concatenate(end), method="lbfgs", maxiter=25, disp=False, cov_type="none")
+    assert float(result.loglik) >= best.llf - 0.05
 
 
 def test_a_hundred_thousand_steps_in_float32():

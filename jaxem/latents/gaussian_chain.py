@@ -170,10 +170,19 @@ def _first(chain: GaussianChain, precision: Array, linear: Array) -> tuple[Array
         covariance = _mul(transpose(inverse), inverse)
         return _apply(covariance, linear), covariance, jnp.log(jnp.diagonal(inverse, axis1=-2, axis2=-1)).sum(-1)
     prior = jnp.broadcast_to(chain.covariance, precision.shape)
-    covariance, log_det = absorb(prior, precision)
-    move = _apply(covariance, linear - _apply(precision, jnp.broadcast_to(chain.mean, linear.shape)))
-    mean = chain.mean + move
-    return mean, covariance, -(_dot(move, linear - _apply(precision, mean)) + log_det) / 2
+    mean = jnp.broadcast_to(chain.mean, linear.shape)
+    through, log_det = absorb(precision, prior)
+    force, move = _force(through, prior, linear - _apply(precision, mean))
+    return mean + move, absorb(prior, precision)[0], -(_dot(move, force) + log_det) / 2
+
+
+def _force(through: Array, noise: Array, pull: Array) -> tuple[Array, Array]:
+    """(I + G S)^-1 pull of a pull on noise S by evidence of precision G, and how far it moves the noise.
+
+    Not as what is left of the pull after the move: there sharp evidence would lose its digits twice.
+    """
+    force = pull - _apply(through, _apply(noise, pull))
+    return force, _apply(noise, force)
 
 
 @struct
@@ -192,24 +201,26 @@ def _path(chain: GaussianChain) -> _Path:
     precision, linear = _backward(chain)
     mean, covariance, log_mass = _first(chain, precision[:, 0], linear[:, 0])
     precision, linear, shift = precision[:, 1:], linear[:, 1:], chain.shift[:, 1:]
-    noise, log_det = absorb(jnp.broadcast_to(chain.noise, precision.shape), precision)
+    noise = jnp.broadcast_to(chain.noise, precision.shape)
+    through, log_det = absorb(precision, noise)
 
     def step(mean: Array, now: tuple[Array, Array, Array, Array]):
-        precision, linear, shift, noise = now
+        precision, linear, shift, through = now
         expected = _apply(chain.transition, mean) + shift
-        push = _apply(noise, linear - _apply(precision, expected))
-        return expected + push, (expected + push, push)
+        force, push = _force(through, chain.noise, linear - _apply(precision, expected))
+        return expected + push, (expected + push, push, force)
 
-    _, (means, push) = _over_time(step, mean, (precision, linear, shift, noise))
+    _, (means, push, force) = _over_time(step, mean, (precision, linear, shift, through))
     # The density of the path divided by that of the path given the evidence: no term is a difference of large ones.
-    moves = -(_dot(push, linear - _apply(precision, means)) + log_det) / 2
+    moves = -(_dot(push, force) + log_det) / 2
     means = jnp.concatenate([mean[:, None], means], 1)
     surprise = chain.target - _apply(chain.rows, means)
     evidence = -_dot(surprise, surprise) / 2
     if chain.tilt is not None and chain.lean is not None:
         evidence = evidence + _dot(means, chain.lean - _apply(chain.tilt, means) / 2)
     log_mass = log_mass + pairwise_sum(evidence.T) + (pairwise_sum(moves.T) if moves.shape[1] else 0)
-    return _Path(means, covariance, push, _mul(noise, precision, chain.transition), noise, log_mass)
+    left, _ = absorb(noise, precision)
+    return _Path(means, covariance, push, _mul(noise, through, chain.transition), left, log_mass)
 
 
 def log_partition(chain: GaussianChain) -> Array:

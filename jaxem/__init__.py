@@ -52,6 +52,9 @@ from jaxem.models.plsa import PLSA
 from jaxem.models.rate_matrix import F81, GTR, HKY, JC, UNREST, RateMatrix
 from jaxem.models.single import MultivariateNormal, MultivariateT, Single
 from jaxem.models.site_rates import FreeRates, GammaRates, OneRate
+from jaxem.models.state_inference import GaussianPath, StateForecast
+from jaxem.models.state_space import StateSpace
+from jaxem.models.structural import DynamicFactor, LocalLevel, LocalLinearTrend
 from jaxem.models.substitution import Substitution
 from jaxem.models.superposition import Superposition
 from jaxem.models.transition import Transition, banded, left_right, sticky
@@ -95,6 +98,7 @@ __all__ = [
     "Density",
     "Dirichlet",
     "Documents",
+    "DynamicFactor",
     "FactorAnalysis",
     "Factors",
     "FamilyMixture",
@@ -107,11 +111,13 @@ __all__ = [
     "GammaRates",
     "Gaussian",
     "GaussianMixture",
+    "GaussianPath",
     "HardEM",
     "Information",
     "LawError",
     "LinearRegression",
     "LocalLevel",
+    "LocalLinearTrend",
     "MarkovAutoregression",
     "MissingInformation",
     "Mixture",
@@ -140,6 +146,8 @@ __all__ = [
     "Smoothness",
     "Snapshot",
     "Squarem",
+    "StateForecast",
+    "StateSpace",
     "Status",
     "Stop",
     "StopReason",

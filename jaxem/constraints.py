@@ -322,6 +322,66 @@ class SPD(Real):
 
 
 @struct
+class Partly(Real):
+    """A set of which some entries are constants, whatever they are: the others alone must lie in `whole`.
+
+    For an `SPD` matrix the constants must be whole blocks, and what lies beside them. Free coordinates of a constant are
+    there, and mean nothing.
+
+    Attributes:
+        whole: `Real`, `Positive` or `SPD`.
+        fixed: the constants in the shape of the parameters, NaN where they are free.
+    """
+
+    whole: Real = Real()
+    fixed: Any = None
+
+    @property
+    def _known(self) -> Any:
+        xp: Any = np if isinstance(self.fixed, np.ndarray) else jnp
+        return ~xp.isnan(self.fixed)
+
+    @property
+    def _idle(self) -> Any:
+        """Which free coordinates belong to constants."""
+        return self._known[np.tril_indices(self.fixed.shape[-1])] if isinstance(self.whole, SPD) else self._known
+
+    def _rest(self, x: Any) -> Any:
+        """`x` with entries whose free coordinates are zero in place of the constants."""
+        xp: Any = np if isinstance(x, np.ndarray) else jnp
+        neutral = {SPD: np.eye(x.shape[-1] if x.ndim else 1), Positive: 1}.get(type(self.whole), 0)
+        return xp.where(self._known, neutral, x).astype(x.dtype)
+
+    def to_free(self, x: Array) -> Array:
+        return self.whole.to_free(self._rest(x))
+
+    def from_free(self, free: Array, like: Array) -> Array:
+        return jnp.where(self._known, like, self.whole.from_free(jnp.where(self._idle, 0, free), like))
+
+    def inside(self, x: Array, like: Array) -> Array:
+        return self.whole.inside(self._rest(x), like)
+
+    def to_affine(self, x: Array) -> Array:
+        return self.whole.to_affine(x)
+
+    def from_affine(self, coordinates: Array, like: Array) -> Array:
+        return jnp.where(self._known, like, self.whole.from_affine(coordinates, like))
+
+    def violation(self, x: np.ndarray) -> str | None:
+        known = np.asarray(self._known)
+        if not np.allclose(x[known], np.asarray(self.fixed)[known], rtol=1e-5, atol=0):
+            return "equal to what is fixed where it is"
+        return self.whole.violation(self._rest(x))
+
+    def edge(self, x: Array, floor: Array) -> Array:
+        return self._idle | self.whole.edge(self._rest(x), floor)
+
+    def interval(self, x: Array, error: Array) -> tuple[Array, Array]:
+        ends = self.whole.interval(self._rest(x), error)
+        return jnp.where(self._known, x, ends[0]), jnp.where(self._known, x, ends[1])
+
+
+@struct
 class Fixed(Real):
     """A constant: no free coordinate, no M-step."""
 

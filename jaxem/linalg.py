@@ -68,7 +68,7 @@ def _join(first: Array, below: Array, second: Array) -> Array:
     return jnp.concatenate([jnp.concatenate([first, above], -1), jnp.concatenate([below, second], -1)], -2)
 
 
-def _cholesky_by_columns(matrix: Array) -> Array:
+def _cholesky_by_columns(matrix: Array, rounding: float | None = None) -> Array:
     d = matrix.shape[-1]
     index = np.arange(d)
 
@@ -76,6 +76,11 @@ def _cholesky_by_columns(matrix: Array) -> Array:
         # Columns from j on are still zero, so the whole row may enter the sum.
         rest = _pick(matrix, j, -1) - (lower * _pick(lower, j, -2)[..., None, :]).sum(-1)
         pivot = jnp.where(index == j, rest, 0).sum(-1, keepdims=True)
+        if rounding is not None:
+            own = jnp.where(index == j, _pick(matrix, j, -1), 0).sum(-1, keepdims=True)
+            pivot = jnp.maximum(pivot, rounding * own)
+            rest = jnp.where(index == j, pivot, jnp.where(pivot > 0, rest, 0))
+            pivot = jnp.where(pivot > 0, pivot, 1)
         value = jnp.where(index >= j, rest / jnp.sqrt(pivot), 0)
         return jnp.where(index == j, value[..., None], lower)
 
@@ -84,6 +89,15 @@ def _cholesky_by_columns(matrix: Array) -> Array:
 
 def _pick(matrix: Array, j: int | Array, axis: int) -> Array:
     return jax.lax.dynamic_index_in_dim(matrix, j, axis, keepdims=False)
+
+
+def semi_cholesky(matrix: Array) -> Array:
+    """(..., D, D) lower Cholesky factors of positive semidefinite matrices, columns of zeros where an entry is certain.
+
+    Pivots are kept above the rounding of the entries that they are left of. It has no derivative where a matrix is
+    singular: give what is computed with it a derivative of its own.
+    """
+    return _cholesky_by_columns(matrix, float(jnp.finfo(matrix.dtype).eps))
 
 
 @cholesky.defjvp
@@ -157,3 +171,31 @@ def expm(matrix: Array) -> Array:
     result = result * jnp.exp(-shift * scale)
     square = lambda i, x: jnp.where(halvings > i, _matmul(x, x), x)  # noqa: E731
     return jax.lax.fori_loop(0, SQUARINGS, square, result)
+
+
+def inverse_spd(matrix: Array) -> tuple[Array, Array]:
+    """(..., D, D) inverses of symmetric positive definite matrices, and (...,) the logarithms of their determinants."""
+    lower = cholesky(matrix)
+    inverse = inverse_lower(lower)
+    log_det = 2 * jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum(-1)
+    return _matmul(transpose(inverse), inverse), log_det
+
+
+def least_squares(gram: Array, right: Array, free: Array | None = None) -> Array:
+    """(..., P) solutions of normal equations; zero where `free` (..., P) is False, or where nothing is known.
+
+    Args:
+        gram: (..., P, P) positive semidefinite.
+        right: (..., P).
+        free: (..., P) bools, or None: all.
+    """
+    diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1)
+    known = diagonal > 0 if free is None else free & (diagonal > 0)
+    scale = jnp.sqrt(jnp.where(known, diagonal, 1))
+    pair = known[..., :, None] & known[..., None, :]
+    # What inputs that do not vary leave undetermined is left to a ridge of the size of rounding.
+    ridge = jnp.where(known, 10 * gram.shape[-1] * jnp.finfo(gram.dtype).eps, 1)
+    system = jnp.where(pair, gram / (scale[..., :, None] * scale[..., None, :]), 0) + ridge[..., None] * eye_like(gram)
+    inverse = inverse_lower(cholesky(system))
+    half = _matmul(inverse, (jnp.where(known, right, 0) / scale)[..., None])
+    return _matmul(transpose(inverse), half)[..., 0] / scale

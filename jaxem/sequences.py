@@ -111,22 +111,29 @@ def _is_array(x: Any) -> bool:
 
 
 def with_observed(data: Sequences) -> Sequences:
-    """Concrete sequences with `observed` set where steps are all NaN, and those steps filled with valid ones."""
-    leaves = [np.asarray(x) for x in jax.tree.leaves(data.x)]
-    missing = np.zeros(data.shape, bool)
-    for x in leaves:
-        if x.dtype.kind == "f":
-            missing |= np.isnan(x).reshape(*data.shape, -1).all(-1)
+    """Concrete sequences with `observed` set where steps are all NaN, and filled with valid ones there.
+
+    Of a missing step, arrays that are not NaN (inputs, say) stay as they are, unless `observed` was given.
+    """
+
+    def absent(x: Any) -> np.ndarray:
+        x = np.asarray(x)
+        return np.isnan(x).reshape(*data.shape, -1).all(-1) if x.dtype.kind == "f" else np.zeros(data.shape, bool)
+
+    given = np.zeros(data.shape, bool) if data.observed is None else ~np.asarray(data.observed, bool)
+    missing = given | np.any([absent(x) for x in jax.tree.leaves(data.x)], 0)
     valid = np.arange(data.shape[1]) < np.asarray(data.length)[:, None]
-    if data.observed is not None:
-        missing |= ~np.asarray(data.observed, bool)
     if not (missing & valid).any():
         return Sequences(data.x, data.length, None)
     found = np.flatnonzero((valid & ~missing).reshape(-1))
     if not found.size:
         raise ValueError("data must hold at least one observed step; got only missing ones")
-    fill = np.where((valid & ~missing).reshape(-1), np.arange(missing.size), found[0])
-    take = lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[fill].reshape(x.shape)  # noqa: E731
+
+    def take(x: Any) -> np.ndarray:
+        kept = (valid & ~given & ~absent(x)).reshape(-1)
+        rows = np.asarray(x).reshape(-1, *x.shape[2:])
+        return rows[np.where(kept, np.arange(missing.size), found[0])].reshape(x.shape)
+
     return Sequences(jax.tree.map(take, data.x), data.length, ~missing)
 
 

@@ -68,9 +68,33 @@ def superposition_of_views():
     return jaxem.Superposition(project_views, (4,), jnp.asarray(1.0), prior=jaxem.Smoothness(0.1)), data, skipped
 
 
+OWN_E_STEP = {
+    "device-count": "there is only one device",
+    "change-of-coordinates": "the model offers no coordinates",
+    "local": "the model has no local",
+    "posterior-rows-sum-to-one": "its posterior is not one array of probabilities",
+}
+
+
 def local_level():
-    levels = np.cumsum(RNG.normal(size=(8, 40)), 1)
-    return jaxem.LocalLevel(), levels + 2 * RNG.normal(size=levels.shape), DERIVED | NO_POSTERIOR
+    levels = np.cumsum(RNG.normal(size=(8, 12)), 1)
+    data = jaxem.sequences(list(levels + 2 * RNG.normal(size=levels.shape)))
+    return jaxem.LocalLevel(10.0), data, OWN_E_STEP
+
+
+def driven_states_with_gaps():
+    """Correlated noise, inputs, missing entries, sequences of several lengths; what is fixed identifies the model."""
+    parts = [{"y": RNG.normal(size=(t, 2)), "inputs": RNG.normal(size=(t, 1))} for t in (6, 7, 5, 6, 7, 5)]
+    for part in parts:
+        part["y"][RNG.random(part["y"].shape) < 0.15] = np.nan
+    model = jaxem.StateSpace(1, fixed={"state_noise": np.eye(1)}, observation_noise="full")
+    return model, jaxem.sequences(parts), OWN_E_STEP
+
+
+def diffuse_trends():
+    trends = np.cumsum(np.cumsum(0.3 * RNG.normal(size=(6, 8)), 1), 1)
+    data = jaxem.sequences(list(trends + RNG.normal(size=trends.shape)))
+    return jaxem.LocalLinearTrend(), data, OWN_E_STEP | NO_SAMPLE
 
 
 def lda():
@@ -128,8 +152,8 @@ def users_function():
 
 
 CASES = [
-    two_state_poisson_hmm, superposition_of_a_matrix, superposition_of_a_function, superposition_of_views, local_level, lda,
-    plsa, sparse_lda, ancestry, four_taxa, three_taxa_by_unrest, users_function,
+    two_state_poisson_hmm, superposition_of_a_matrix, superposition_of_a_function, superposition_of_views, local_level,
+    driven_states_with_gaps, diffuse_trends, lda, plsa, sparse_lda, ancestry, four_taxa, three_taxa_by_unrest, users_function,
 ]  # fmt: skip
 
 

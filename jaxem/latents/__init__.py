@@ -6,7 +6,7 @@ hand the result to `jaxem.log_marginal`, or to any loss: all are differentiable,
 - `mixture`: one discrete variable a datum.
 - `chain`: a Markov chain of discrete states.
 - `tree`: a discrete character along a tree.
-- `gaussian_chain`: a Gaussian random walk seen with noise.
+- `gaussian_chain`: a chain of Gaussian states, each seen through noise.
 - `superposition`: counts that several Poisson sources share.
 """
 

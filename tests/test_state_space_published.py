@@ -1,0 +1,130 @@
+"""What takes EM to the end: known entries in every block, dynamic factors of US macro data, long series in float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxem
+
+pytestmark = pytest.mark.published
+nan = np.nan
+
+
+@pytest.fixture(autouse=True)
+def optimized():
+    """Here running takes the time, not compiling."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def test_what_is_fixed_stays_and_the_rest_is_the_maximum(x64):
+    """Known entries in every block, noise that correlates rows: EM ends where the gradient in what is free vanishes."""
+    rng = np.random.default_rng(2)
+    fixed = {
+        "initial_mean": np.array([nan, 0.5]),
+        "initial_covariance": np.array([[nan, 0.0], [0.0, 2.0]]),
+        "transition": np.array([[nan, 0.3], [0.0, nan]]),
+        "transition_input": np.array([[nan], [0.0]]),
+        "state_noise": np.array([[nan, nan], [nan, nan]]),
+        "observation": np.array([[1.0, 0.0], [nan, 1.0], [0.5, nan]]),
+        "observation_input": np.array([[0.0], [nan], [nan]]),
+        "observation_noise": np.array([[nan, nan, 0.0], [nan, nan, 0.0], [0.0, 0.0, 0.7]]),
+    }
+    model = jaxem.StateSpace(2, fixed=fixed, observation_noise="full")
+    truth = model.with_known({
+        "initial_mean": jnp.array([1.0, 0.5]), "initial_covariance": 2 * jnp.eye(2),
+        "transition": jnp.array([[0.8, 0.3], [0.0, 0.5]]), "transition_input": jnp.array([[0.5], [0.0]]),
+        "state_noise": jnp.array([[1.0, 0.4], [0.4, 0.6]]), "observation": jnp.array([[1.0, 0.0], [0.6, 1.0], [0.5, -1.0]]),
+        "observation_input": jnp.array([[0.0], [0.7], [-0.4]]),
+        "observation_noise": jnp.array([[0.8, 0.3, 0.0], [0.3, 0.6, 0.0], [0.0, 0.0, 0.7]]),
+    })  # fmt: skip
+    data = model.sample(jax.random.key(0), truth, 12, inputs=jnp.asarray(rng.normal(size=(12, 12, 1))))
+    y = np.where(rng.random(data.x["y"].shape) < 0.15, nan, data.x["y"])
+    data = jaxem.Sequences({**data.x, "y": y}, np.full(12, 12))
+    result = jaxem.fit(model, data, max_steps=5000, stop=jaxem.Stop(loglik_rtol=None, param_rtol=1e-8))
+    assert result.converged and (np.diff(result.history) > -1e-9).all()
+    for name, value in fixed.items():
+        known = ~np.isnan(value)
+        np.testing.assert_array_equal(np.asarray(result.params[name])[known], value[known])
+    slope = jax.jit(jax.grad(lambda p: model.log_prob(p, data).sum()))(result.params)
+    for name, value in fixed.items():
+        assert np.abs(np.asarray(slope[name])[np.isnan(value)]).max() < 1e-3, name
+    assert model.n_free_params(data) == 1 + 1 + 2 + 1 + 3 + 2 + 2 + 3
+
+
+def macro():
+    """(202, 8) quarterly growth rates, 1959:2 to 2009:3, standardised, a tenth of the entries missing."""
+    macrodata = pytest.importorskip("statsmodels.datasets").macrodata
+    table = macrodata.load_pandas().data
+    levels = table[["realgdp", "realcons", "realinv", "realgovt", "realdpi", "cpi", "m1"]].to_numpy()
+    y = np.column_stack([100 * np.diff(np.log(levels), axis=0), np.diff(table["unemp"])])
+    y = (y - y.mean(0)) / y.std(0)
+    y[np.random.default_rng(0).random(y.shape) < 0.1] = np.nan
+    return y
+
+
+def test_dynamic_factors_of_macro_data(x64):
+    factors = pytest.importorskip("statsmodels.tsa.statespace.dynamic_factor")
+    y, model = macro(), jaxem.DynamicFactor(2)
+    theirs = factors.DynamicFactor(y, k_factors=2, factor_order=1)
+    theirs.ssm.initialize_known(np.zeros(2), np.eye(2))
+    found = theirs.smooth(theirs.start_params, cov_type="none")
+    theirs.update(theirs.start_params)
+    params = {
+        **{name: np.asarray(x) for name, x in model.blank(y).items()},
+        "transition": theirs["transition"], "observation": theirs["design"], "observation_noise": np.diag(theirs["obs_cov"]),
+    }  # fmt: skip
+    loglik = jax.jit(model.log_prob)(params, model.validate(y))
+    np.testing.assert_allclose(loglik, [found.llf], rtol=1e-10)
+    path = jax.jit(model.posterior)(params, model.validate(y))
+    np.testing.assert_allclose(path.mean[0], found.smoothed_state.T, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(path.covariance[0], np.moveaxis(found.smoothed_state_cov, -1, 0), rtol=1e-8, atol=1e-8)
+
+    stop, squarem = jaxem.Stop(loglik_rtol=1e-10), jaxem.Squarem()
+    result = jaxem.fit(model, y, key=jax.random.key(0), n_restarts=16, algorithm=squarem, stop=stop, max_steps=1500)
+    # From there statsmodels' optimizer finds next to nothing: GDP's noise goes to zero (a Heywood case), slowly in EM.
+    end = [np.asarray(result.params[name]).ravel() for name in ("observation", "observation_noise", "transition")]
+    np.testing.assert_allclose(theirs.loglike(np.concatenate(end)), result.loglik, rtol=1e-9)
+    best = theirs.fit(np.concatenate(end), method="lbfgs", maxiter=25, disp=False, cov_type="none")
+    assert float(result.loglik) >= best.llf - 0.05
+
+
+def test_a_hundred_thousand_steps_in_float32():
+    """A level that wanders, its slope, two observations, gaps: float32 agrees with float64, and EM finds the truth."""
+    n_steps, rng = 100_000, np.random.default_rng(0)
+    transition, observation = np.array([[1.0, 1.0], [0.0, 0.9]]), np.array([[1.0, 0.0], [0.5, 3.0]])
+    noise, variance = np.array([1e-1, 1e-4]), np.array([1.0, 0.25])
+    y, state = np.zeros((n_steps, 2)), np.zeros(2)
+    pushes, errors = np.sqrt(noise) * rng.normal(size=(n_steps, 2)), np.sqrt(variance) * rng.normal(size=(n_steps, 2))
+    for t in range(n_steps):
+        state = transition @ state + pushes[t]
+        y[t] = observation @ state + errors[t]
+    y[rng.random(y.shape) < 0.05] = np.nan
+    known = {"transition": np.array([[1.0, 1.0], [0.0, np.nan]]), "observation": observation}
+    truth = {"transition": transition, "state_noise": noise, "observation": observation, "observation_noise": variance}
+    found = {}
+    for dtype in (np.float32, np.float64):
+        with jax.enable_x64(dtype == np.float64):
+            model = jaxem.StateSpace(2, fixed=known, state_noise="diag", initial="diffuse")
+            data = model.validate(y.astype(dtype))
+            params = {name: jnp.asarray(x, dtype) for name, x in truth.items()}
+            about = model.at(params)
+            ask = jax.jit(about.e_step)
+            loglik, stats = ask(params, data, jnp.ones(1, dtype), jaxem.Rows())
+            after = jax.jit(about.m_step)(stats, params)
+            found[dtype] = jax.tree.map(lambda x: np.asarray(x, np.float64), (loglik, after))
+            if dtype == np.float32:
+                result = jaxem.fit(model, y.astype(dtype), max_steps=30)
+    (single, after), (double, wanted) = found[np.float32], found[np.float64]
+    np.testing.assert_allclose(single, double, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), after, wanted)
+    print({name: np.max(np.abs(after[name] - wanted[name])) for name in after}, single, double)
+    # Thirty steps from the model's own start: the objective rose throughout, and the parameters are near.
+    assert result.status in (jaxem.Status.CONVERGED, jaxem.Status.MAX_STEPS)
+    history = np.asarray(result.history)
+    assert (np.diff(history) > -1e-5 * np.abs(history[-1])).all()
+    print(result)
+    np.testing.assert_allclose(result.params["observation_noise"][0], variance[0], rtol=0.05)

@@ -12,8 +12,8 @@ ROOT = Path(jaxem.__file__).parent
 #: Layers, low to high; a module may import from its own layer and from lower ones, as far as BARRED allows.
 LAYERS = (
     ("types", "numerics", "linalg", "_version"),
-    ("constraints", "affine", "blocks", "validation", "leaves"),
-    ("priors", "init", "sequences"),
+    ("constraints", "affine", "blocks", "validation", "leaves", "least_squares"),
+    ("priors", "init", "sequences", "configurations"),
     ("latents",),
     ("families",),
     ("models",),

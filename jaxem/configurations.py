@@ -151,7 +151,7 @@ def genotype_likelihoods(log_likelihood: Any) -> dict[str, Any]:
     return {"parts": jnp.broadcast_to(pairs, (*x.shape, 2)), "log_weight": x + jnp.log(jnp.asarray([1, 2, 1], x.dtype))}
 
 
-def intervals(left: Any, right: Any) -> tuple[Configurations, np.ndarray]:
+def time_intervals(left: Any, right: Any) -> tuple[Configurations, np.ndarray]:
     """Times known to lie in (left, right], and the innermost intervals that can hold mass (Turnbull 1976).
 
     Args:

@@ -21,12 +21,12 @@ LAYERS = (
     ("evaluate",),
     ("check",),
     ("datasets", "io"),
-    ("plot", "sklearn", "hmmlearn"),
+    ("plot", "sklearn", "hmmlearn", "skfolio"),
     ("cli",),
     ("__main__",),
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
-FACADE = {"datasets", "io", "plot", "sklearn", "hmmlearn", "cli", "__main__"}
+FACADE = {"datasets", "io", "plot", "sklearn", "hmmlearn", "skfolio", "cli", "__main__"}
 #: The engine knows no model.
 BARRED = {"engine": {"priors", "latents", "families", "models"}}
 

@@ -49,7 +49,11 @@ CASES = {
     "negative weight": (dict(weight=-np.ones(20)), ValueError, "weight must be finite and non-negative"),
     "short weight": (dict(weight=np.ones(19)), ValueError, r"weight must have shape \(20,\).*got shape \(19,\)"),
     "zero weight": (dict(weight=np.zeros(20)), ValueError, "weight must not be all zero"),
-    "labels": (dict(labels=np.zeros(5, int)), ValueError, r"labels must be integers of shape \(20,\).*got int.* of shape \(5,\)"),
+    "labels": (
+        dict(labels=np.zeros(5, int)),
+        ValueError,
+        r"labels must be integers of shape \(20,\).*got int.* of shape \(5,\)",
+    ),
     "labels beyond K": (dict(labels=np.full(20, 2)), ValueError, r"labels must be in 0..1 or -1.*got 2 in row 0"),
     "no key": (dict(key=None), ValueError, "key must be a JAX random key.*got None"),
     "seed for a key": (dict(key=3), TypeError, "key must be a JAX random key.*got int"),

@@ -94,7 +94,9 @@ class LinearRegression(Family):
         r = data["y"] - jnp.matmul(natural["origin"], z, precision=PRECISION)
         rows, cols = np.triu_indices(z.shape[0])
         gram = natural["gram"] + jnp.swapaxes(natural["gram"], 1, 2)
-        quadratic = jnp.matmul(gram[:, rows, cols] * np.where(rows == cols, 0.5, 1).astype(gram.dtype), z[rows] * z[cols], precision=PRECISION)
+        quadratic = jnp.matmul(
+            gram[:, rows, cols] * np.where(rows == cols, 0.5, 1).astype(gram.dtype), z[rows] * z[cols], precision=PRECISION
+        )
         linear = r * jnp.matmul(natural["cross"], z, precision=PRECISION)
         return natural["log_scale"][:, None] + natural["square"][:, None] * r * r + linear + quadratic
 
@@ -190,7 +192,6 @@ class LinearRegression(Family):
         scale = jnp.sqrt(jnp.broadcast_to(params["variance"], (k,)))[component]
         noise = jax.random.normal(key, component.shape, line.dtype)
         return (line[..., :-1] * inputs).sum(-1) + line[..., -1] + scale * noise
-
 
 
 @struct

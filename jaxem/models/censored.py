@@ -84,9 +84,15 @@ class CensoredRegression(Model):
         Raises:
             ValueError: for missing or unknown keys, lengths that differ, intervals without inside.
         """
-        if not isinstance(data, dict) or not {"lower", "upper"} <= set(data) <= set(KEYS) or ("above" in data) != ("below" in data):
+        if (
+            not isinstance(data, dict)
+            or not {"lower", "upper"} <= set(data) <= set(KEYS)
+            or ("above" in data) != ("below" in data)
+        ):
             got = sorted(data) if isinstance(data, dict) else type(data).__name__
-            raise ValueError(f"data must be a dict of 'lower', 'upper', perhaps 'inputs', perhaps 'above' and 'below'; got {got}")
+            raise ValueError(
+                f"data must be a dict of 'lower', 'upper', perhaps 'inputs', perhaps 'above' and 'below'; got {got}"
+            )
         out = {name: floating(numeric(value, f"data[{name!r}]"), f"data[{name!r}]") for name, value in data.items()}
         check_size(out["lower"], "data['lower']")
         n = len(out["lower"])

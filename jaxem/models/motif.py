@@ -37,14 +37,14 @@ class Motif(Model):
         width: W.
         both_strands: whether sites may lie on the reverse strand.
         every: whether every sequence has a site (OOPS).
-        pseudo_count: letters added to each position of the motif, in background proportions of a quarter: a Dirichlet
-            prior, part of the objective.
+        pseudo_count: letters added to each position of the motif, a quarter of it to each letter: a Dirichlet prior, part
+            of the objective. Half a letter each is Krichevsky and Trofimov's; MEME adds next to nothing.
     """
 
     width: int = static()
     both_strands: bool = static(default=False)
     every: bool = static(default=False)
-    pseudo_count: float | Array = 0.01
+    pseudo_count: float | Array = 2.0
 
     needs_key: ClassVar[bool] = False
 

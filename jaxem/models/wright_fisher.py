@@ -88,7 +88,9 @@ class WrightFisher(ChainInference, Model):
         if not float(self.population) >= 2:
             raise ValueError(f"population must be at least 2 gene copies; got {self.population}")
         if not isinstance(data, dict) or set(data) != {"count", "total"}:
-            raise ValueError(f"data must be a dict of 'count' and 'total' (B, T); got {data if isinstance(data, str) else type(data)}")
+            raise ValueError(
+                f"data must be a dict of 'count' and 'total' (B, T); got {data if isinstance(data, str) else type(data)}"
+            )
         out = {}
         for name in ("count", "total"):
             array = np.atleast_2d(numeric(data[name], f"data[{name!r}]"))

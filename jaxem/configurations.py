@@ -176,5 +176,8 @@ def time_intervals(left: Any, right: Any) -> tuple[Configurations, np.ndarray]:
     ends = sorted([(x, 0 if e else 2, "left") for x, e in zip(left, exact)] + [(x, 1, "right") for x in right])
     support = [(a[0], b[0]) for a, b in itertools.pairwise(ends) if a[2] == "left" and b[2] == "right"]
     support = np.array(sorted(set(support)))
-    inside = (left[:, None] <= support[:, 0]) & (support[:, 1] <= right[:, None])
+    # An exact time lies in (left, right] only beyond its open end.
+    begins = np.where(support[:, 0] == support[:, 1], left[:, None] < support[:, 0], left[:, None] <= support[:, 0])
+    same = exact[:, None] & (left[:, None] == support[:, 0])
+    inside = (begins | same) & (support[:, 1] <= right[:, None])
     return configurations([np.flatnonzero(row) for row in inside]), support

@@ -94,9 +94,8 @@ class LinearRegression(Family):
         r = data["y"] - jnp.matmul(natural["origin"], z, precision=PRECISION)
         rows, cols = np.triu_indices(z.shape[0])
         gram = natural["gram"] + jnp.swapaxes(natural["gram"], 1, 2)
-        quadratic = jnp.matmul(
-            gram[:, rows, cols] * np.where(rows == cols, 0.5, 1).astype(gram.dtype), z[rows] * z[cols], precision=PRECISION
-        )
+        halved = np.where(rows == cols, 0.5, 1).astype(gram.dtype)
+        quadratic = jnp.matmul(gram[:, rows, cols] * halved, z[rows] * z[cols], precision=PRECISION)
         linear = r * jnp.matmul(natural["cross"], z, precision=PRECISION)
         return natural["log_scale"][:, None] + natural["square"][:, None] * r * r + linear + quadratic
 

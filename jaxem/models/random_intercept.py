@@ -37,7 +37,7 @@ class RandomIntercept(Model):
     missing: ClassVar[str] = "marginal"  # type: ignore[misc]
 
     def natural(self, params: Params) -> dict[str, Any]:
-        """`noise` as `least_squares.normal_natural`, t those of y - level; `level_square` (t = level^2), `level_log` (t = 1)."""
+        """`noise` as `least_squares.normal_natural`, of y - level; `level_square` (t = level^2), `level_log` (t = 1)."""
         level = params["level_variance"]
         return {
             "noise": normal_natural(params["coefficients"], params["noise_variance"]),

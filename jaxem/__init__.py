@@ -5,6 +5,7 @@ from jaxem._version import __version__
 from jaxem.alignment import Alignment, read_alignment
 from jaxem.archive import FileError
 from jaxem.check import LawError, check_model
+from jaxem.configurations import equivalence_classes, genotype_likelihoods, genotypes, haplotype_pairs, time_intervals
 from jaxem.documents import Documents, documents
 from jaxem.engine.accelerate import QuasiNewton, Squarem
 from jaxem.engine.algorithm import ECM, EM, GEM, Algorithm, HardEM
@@ -24,9 +25,12 @@ from jaxem.evaluate.bootstrap import Bootstrap, bootstrap
 from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
 from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
 from jaxem.evaluate.information import Information, SingularInformationError, information, intervals, standard_errors
+from jaxem.evaluate.local_fdr import TwoGroups, two_groups
+from jaxem.evaluate.predictive import predictive_moments
 from jaxem.evaluate.rotation import varimax
 from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
 from jaxem.evaluate.topics import completion_perplexity, split_words, top_words
+from jaxem.evaluate.unlabelled import UnlabelledWeight, fit_labelled, unlabelled_weight
 from jaxem.families.bernoulli import Bernoulli
 from jaxem.families.categorical import Categorical
 from jaxem.families.density import Density, density
@@ -41,14 +45,19 @@ from jaxem.families.regression import AutoRegression, LinearRegression
 from jaxem.families.student_t import StudentT
 from jaxem.families.von_mises import VonMises
 from jaxem.models.ancestry import Ancestry
+from jaxem.models.censored import CensoredRegression
 from jaxem.models.chain_inference import Forecast, expected_durations
 from jaxem.models.factor_analysis import PPCA, FactorAnalysis, Factors, rows_of_covariance
+from jaxem.models.grammar import Grammar
 from jaxem.models.hmm import HMM
+from jaxem.models.item_response import ItemResponse
 from jaxem.models.lda import LDA
-from jaxem.models.local_level import LocalLevel
 from jaxem.models.markov_autoregression import MarkovAutoregression
 from jaxem.models.mixture import GaussianMixture, Mixture
+from jaxem.models.motif import Motif, dna
 from jaxem.models.plsa import PLSA
+from jaxem.models.proportions import Proportions
+from jaxem.models.random_intercept import RandomIntercept
 from jaxem.models.rate_matrix import F81, GTR, HKY, JC, UNREST, RateMatrix
 from jaxem.models.single import MultivariateNormal, MultivariateT, Single
 from jaxem.models.site_rates import FreeRates, GammaRates, OneRate
@@ -59,6 +68,7 @@ from jaxem.models.substitution import Substitution
 from jaxem.models.superposition import Superposition
 from jaxem.models.transition import Transition, banded, left_right, sticky
 from jaxem.models.user import log_joint, log_marginal
+from jaxem.models.wright_fisher import WrightFisher
 from jaxem.newick import Tree, read_newick
 from jaxem.online import OnlineEM
 from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart, Smoothness
@@ -92,6 +102,7 @@ __all__ = [
     "Bootstrap",
     "Candidate",
     "Categorical",
+    "CensoredRegression",
     "Checkpoint",
     "ConjugateGradient",
     "CrossValidation",
@@ -112,8 +123,10 @@ __all__ = [
     "Gaussian",
     "GaussianMixture",
     "GaussianPath",
+    "Grammar",
     "HardEM",
     "Information",
+    "ItemResponse",
     "LawError",
     "LinearRegression",
     "LocalLevel",
@@ -122,6 +135,7 @@ __all__ = [
     "MissingInformation",
     "Mixture",
     "Model",
+    "Motif",
     "Multinomial",
     "MultivariateNormal",
     "MultivariateT",
@@ -133,7 +147,9 @@ __all__ = [
     "Plan",
     "Poisson",
     "Product",
+    "Proportions",
     "QuasiNewton",
+    "RandomIntercept",
     "RateMatrix",
     "Restarts",
     "Result",
@@ -156,7 +172,10 @@ __all__ = [
     "Superposition",
     "Transition",
     "Tree",
+    "TwoGroups",
+    "UnlabelledWeight",
     "VonMises",
+    "WrightFisher",
     "__version__",
     "aic",
     "banded",
@@ -169,11 +188,17 @@ __all__ = [
     "datasets",
     "density",
     "distributed",
+    "dna",
     "documents",
     "em_rate",
+    "equivalence_classes",
     "expected_durations",
     "fit",
+    "fit_labelled",
     "fit_stream",
+    "genotype_likelihoods",
+    "genotypes",
+    "haplotype_pairs",
     "icl",
     "information",
     "init",
@@ -189,6 +214,7 @@ __all__ = [
     "online",
     "operators",
     "plan",
+    "predictive_moments",
     "read_alignment",
     "read_newick",
     "rows_of_covariance",
@@ -201,6 +227,9 @@ __all__ = [
     "static",
     "sticky",
     "struct",
+    "time_intervals",
     "top_words",
+    "two_groups",
+    "unlabelled_weight",
     "varimax",
 ]

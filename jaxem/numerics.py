@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.custom_batching import custom_vmap
-from jax.scipy.special import gammaln
+from jax.scipy.special import gammaln, log_ndtr
 
 PyTree = Any
 
@@ -226,3 +226,24 @@ def any_lane(flag: Array) -> Array:
 def _(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
     del axis_size
     return (flag.any(0) if in_batched[0] else flag), False
+
+
+def log_normal_mass(lower: Array, upper: Array, mean: Array, scale: Array) -> Array:
+    """log P(lower < y <= upper) for y ~ Normal(mean, scale^2), ends perhaps infinite; exact in both tails.
+
+    Values and derivatives are finite for any finite width.
+    """
+
+    def standardized(end: Array) -> Array:
+        finite = jnp.isfinite(end)
+        # Beyond 1e4 a tail holds nothing, and an infinite end has no derivative.
+        z = jnp.clip((jnp.where(finite, end, 0) - mean) / scale, -1e4, 1e4)
+        return jnp.where(finite, z, jnp.sign(end) * 1e4)
+
+    lower, upper = standardized(lower), standardized(upper)
+    right = lower > 0
+    low, high = jnp.where(right, -upper, lower), jnp.where(right, -lower, upper)
+    top = log_ndtr(high)
+    gap = jnp.minimum(log_ndtr(low) - top, -jnp.finfo(top.dtype).tiny)
+    near = gap > -math.log(2)
+    return top + jnp.where(near, jnp.log(-jnp.expm1(jnp.where(near, gap, -1))), jnp.log1p(-jnp.exp(jnp.where(near, -1, gap))))

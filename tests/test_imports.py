@@ -12,8 +12,8 @@ ROOT = Path(jaxem.__file__).parent
 #: Layers, low to high; a module may import from its own layer and from lower ones, as far as BARRED allows.
 LAYERS = (
     ("types", "numerics", "linalg", "distributed", "_version"),
-    ("constraints", "affine", "blocks", "validation", "leaves", "archive", "progress"),
-    ("priors", "init", "sequences", "documents", "sources", "newick", "alignment"),
+    ("constraints", "affine", "blocks", "validation", "leaves", "least_squares", "archive", "progress"),
+    ("priors", "init", "sequences", "configurations", "documents", "sources", "newick", "alignment"),
     ("latents", "operators"),
     ("families",),
     ("models",),
@@ -22,12 +22,12 @@ LAYERS = (
     ("evaluate",),
     ("check",),
     ("datasets", "io", "saved"),
-    ("plot", "sklearn", "hmmlearn"),
+    ("plot", "sklearn", "hmmlearn", "skfolio"),
     ("cli",),
     ("__main__",),
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
-FACADE = {"datasets", "io", "saved", "plot", "sklearn", "hmmlearn", "cli", "__main__"}
+FACADE = {"datasets", "io", "saved", "plot", "sklearn", "hmmlearn", "skfolio", "cli", "__main__"}
 #: The engine knows no model.
 BARRED = {"engine": {"priors", "latents", "families", "models"}}
 

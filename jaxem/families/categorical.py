@@ -39,10 +39,12 @@ class Categorical(Family):
     Attributes:
         n_categories: V.
         prior: Dirichlet prior on the probabilities, or None.
+        missing: "marginal" where codes may be -1 or NaN: not seen, and summed out.
     """
 
     n_categories: int = static()
     prior: Dirichlet | None = None
+    missing: str | None = static(default=None)
 
     @property
     def constraints(self) -> dict[str, Any]:
@@ -75,8 +77,12 @@ class Categorical(Family):
     def validate(self, data: Any) -> Any:
         check_positive_int(self.n_categories, "n_categories")
         array = vector_or_matrix(data)
-        wanted = f"codes 0..{self.n_categories - 1}"
-        check_rows(array, np.isfinite(array) & (array >= 0) & (array < self.n_categories) & (array == np.floor(array)), wanted)
+        wanted, least = f"codes 0..{self.n_categories - 1}", 0
+        if self.missing == "marginal":
+            wanted, least = f"{wanted}, or -1 where missing", -1
+            array = np.where(np.isnan(array), -1, array)
+        valid = np.isfinite(array) & (array >= least) & (array < self.n_categories) & (array == np.floor(array))
+        check_rows(array, valid, wanted)
         return array.astype(np.int32)
 
     def features(self, data: Array) -> Array:

@@ -14,7 +14,7 @@ from jaxem import constraints as sets
 from jaxem.families.base import Family, columns
 from jaxem.numerics import PRECISION
 from jaxem.priors import GammaPrior
-from jaxem.types import Params, struct
+from jaxem.types import Params, static, struct
 from jaxem.validation import check_finite, check_rows, floating, vector_or_matrix
 
 PyTree = Any
@@ -34,13 +34,18 @@ class Poisson(Family):
 
     Attributes:
         prior: gamma prior on the rates, or None.
+        zero_inflated: whether the first component is a point mass at zero: its rate is zero and stays it.
     """
 
     prior: GammaPrior | None = None
+    zero_inflated: bool = static(default=False)
 
     @property
     def constraints(self) -> dict[str, Any]:
-        return {"rate": sets.Positive()}
+        return {"rate": sets.NonNegative() if self.zero_inflated else sets.Positive()}
+
+    def _inflated(self, rate: Array) -> Array:
+        return rate.at[0].set(0) if self.zero_inflated else rate
 
     def natural(self, params: Params) -> dict[str, Array]:
         """Leaves `log_rate` (t = x) and `exposure` = -rate (t = 1)."""
@@ -58,7 +63,7 @@ class Poisson(Family):
         """Weighted mean count; a component without data keeps its rate."""
         exposure = stats["exposure"]
         rate = stats["log_rate"] / jnp.where(exposure > 0, exposure, 1)
-        return {"rate": jnp.where(exposure > 0, jnp.maximum(rate, 0), params["rate"])}
+        return {"rate": self._inflated(jnp.where(exposure > 0, jnp.maximum(rate, 0), params["rate"]))}
 
     def pseudo_stats(self, blank: Params) -> PyTree | None:
         if self.prior is None:
@@ -68,13 +73,13 @@ class Poisson(Family):
         return {"log_rate": fill(self.prior.shape) - 1, "exposure": fill(self.prior.inverse_scale)}
 
     def blank(self, data: Array, n_components: int) -> Params:
-        return {"rate": jnp.ones((n_components, *data.shape[1:]), data.dtype)}
+        return {"rate": self._inflated(jnp.ones((n_components, *data.shape[1:]), data.dtype))}
 
     def validate(self, data: Any) -> Any:
         return validate_counts(data)
 
     def n_free_params(self, n_components: int, data: Array) -> int:
-        return n_components * int(np.prod(data.shape[1:], dtype=int))
+        return (n_components - self.zero_inflated) * int(np.prod(data.shape[1:], dtype=int))
 
     def sample(self, key: Array, params: Params, component: Array) -> Array:
         rate = params["rate"][component]

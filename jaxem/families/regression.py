@@ -17,6 +17,7 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.families.base import Family
+from jaxem.least_squares import solve
 from jaxem.numerics import PRECISION, divided
 from jaxem.sequences import Sequences, lagged
 from jaxem.types import Params, static, struct
@@ -100,9 +101,8 @@ class LinearRegression(Family):
         r = data["y"] - jnp.matmul(natural["origin"], z, precision=PRECISION)
         rows, cols = np.triu_indices(z.shape[0])
         gram = natural["gram"] + jnp.swapaxes(natural["gram"], 1, 2)
-        quadratic = jnp.matmul(
-            gram[:, rows, cols] * np.where(rows == cols, 0.5, 1).astype(gram.dtype), z[rows] * z[cols], precision=PRECISION
-        )
+        halved = np.where(rows == cols, 0.5, 1).astype(gram.dtype)
+        quadratic = jnp.matmul(gram[:, rows, cols] * halved, z[rows] * z[cols], precision=PRECISION)
         linear = r * jnp.matmul(natural["cross"], z, precision=PRECISION)
         return natural["log_scale"][:, None] + natural["square"][:, None] * r * r + linear + quadratic
 
@@ -123,7 +123,7 @@ class LinearRegression(Family):
         origin = jnp.zeros_like(before) if self.origin is None else self.origin
         present = count > 0
         if self.switching_intercept and self.switching_coefficients:
-            change = _solve(gram, cross, present)
+            change = solve(gram, cross, present)
         else:
             design = jnp.asarray(self._design(k, width), cross.dtype)
             precision = 1 / jnp.broadcast_to(params["variance"], (k,))
@@ -131,7 +131,7 @@ class LinearRegression(Family):
             wanted = cross + jnp.einsum("kpq,kq->kp", gram, origin, precision=PRECISION)
             system = jnp.einsum("kpm,k,kpq,kqn->mn", design, precision, gram, design, precision=PRECISION)
             right = jnp.einsum("kpm,k,kp->m", design, precision, wanted, precision=PRECISION)
-            found = _solve(system[None], right[None], (system != 0).any()[None])[0]
+            found = solve(system[None], right[None], (system != 0).any()[None])[0]
             change = jnp.einsum("kpm,m->kp", design, found, precision=PRECISION) - origin
         explained = 2 * (change * cross).sum(-1) - jnp.einsum("kp,kpq,kq->k", change, gram, change, precision=PRECISION)
         left = jnp.maximum(square - explained, 0)
@@ -198,17 +198,6 @@ class LinearRegression(Family):
         scale = jnp.sqrt(jnp.broadcast_to(params["variance"], (k,)))[component]
         noise = jax.random.normal(key, component.shape, line.dtype)
         return (line[..., :-1] * inputs).sum(-1) + line[..., -1] + scale * noise
-
-
-def _solve(gram: Array, right: Array, present: Array) -> Array:
-    """(K, P) solutions of least squares, of least norm where inputs do not vary."""
-    scale = jnp.sqrt(jnp.diagonal(gram, axis1=-2, axis2=-1))
-    scale = jnp.where(scale > 0, scale, 1)
-    values, vectors = jnp.linalg.eigh(gram / (scale[..., :, None] * scale[..., None, :]))
-    kept = values > 10 * jnp.finfo(gram.dtype).eps * gram.shape[-1] * values[..., -1:]
-    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
-    turned = inverse * jnp.einsum("kpq,kp->kq", vectors, right / scale, precision=PRECISION)
-    return jnp.where(present[:, None], jnp.einsum("kpq,kq->kp", vectors, turned, precision=PRECISION) / scale, 0)
 
 
 @struct

@@ -1,0 +1,74 @@
+"""Which of many tests found something: the two-groups model of local false-discovery rates (Efron 2004)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem.engine.fit import fit
+from jaxem.families.gaussian import Gaussian
+from jaxem.init import Labels
+from jaxem.models.mixture import Mixture
+from jaxem.types import Params, Result, struct
+from jaxem.validation import check_finite, floating, numeric
+
+
+@struct
+class TwoGroups:
+    """z-scores as a mixture of an empirical null and of effects on either side of it.
+
+    Attributes:
+        result: the fit of three normal components: effects below, the null, effects above.
+    """
+
+    result: Result
+
+    @property
+    def null(self) -> Params:
+        """`share`, `mean` and `std` of the null distribution, estimated rather than assumed to be N(0, 1)."""
+        params = self.result.params
+        return {
+            "share": params["weights"][1],
+            "mean": params["components"]["mean"][1, 0],
+            "std": jnp.sqrt(params["components"]["covariance"][1, 0, 0]),
+        }
+
+    def local_fdr(self, z: Any) -> Array:
+        """(N,) probability that a test with score z is null: its local false-discovery rate."""
+        return self.result.model.posterior(self.result.params, jnp.asarray(z)[:, None])[:, 1]
+
+    def discoveries(self, z: Any, rate: float = 0.1) -> Array:
+        """(N,) bools: the largest set of tests, by local fdr, of which at most `rate` are expected to be null."""
+        local = self.local_fdr(z)
+        order = jnp.argsort(local)
+        mean = jnp.cumsum(local[order]) / jnp.arange(1, len(local) + 1)
+        return jnp.zeros(len(local), bool).at[order].set(mean <= rate)
+
+
+def two_groups(z: Any, **options: Any) -> TwoGroups:
+    """Fit the two-groups model to z-scores.
+
+    Starts from scores more than twice the robust spread away from their median, so that the middle component is the
+    null; it stays so where most tests are null, as the model supposes.
+
+    Args:
+        z: (N,) scores, about N(0, 1) where nothing is to be found.
+        **options: for `jaxem.fit`.
+
+    Raises:
+        ValueError: for a wrong shape, fewer than 100 scores, or what is not finite.
+    """
+    array = floating(numeric(z, "z"), "z")
+    if array.ndim != 1 or len(array) < 100:
+        raise ValueError(f"z must be (N,) scores of at least 100 tests: a null distribution is to be found; got {array.shape}")
+    check_finite(array, "z")
+    middle = np.median(array)
+    spread = 1.4826 * np.median(np.abs(array - middle)) or 1.0
+    away = (array - middle) / spread
+    edge = min(2.0, float(np.sort(np.abs(away))[-20]))  # at least a few scores for the outer components
+    share = np.stack([away < -edge, np.abs(away) <= edge, away > edge], 1) + 0.01
+    start = Labels((share / share.sum(1, keepdims=True)).astype(array.dtype))
+    return TwoGroups(fit(Mixture(3, Gaussian()), array[:, None], init=start, **options))

@@ -1,0 +1,147 @@
+"""Linear regression with responses known only in part: censored, in intervals, binned, truncated."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem import constraints as sets
+from jaxem.least_squares import normal_m_step, normal_natural
+from jaxem.numerics import PRECISION, log_normal_mass
+from jaxem.types import Model, Params, Rows, struct
+from jaxem.validation import check_finite, check_rows, check_size, floating, numeric
+
+PyTree = Any
+KEYS = ("lower", "upper", "inputs", "above", "below")
+
+
+@struct
+class CensoredRegression(Model):
+    """y ~ Normal(intercept + inputs . coefficients, variance), of which a row tells that lower < y <= upper.
+
+    Equal ends are an observed y; an infinite one is censored on that side; finite ones are intervals or bins, a bin's
+    count being its weight (Dempster, Laird and Rubin 1977, section 4.2; Schmee and Hahn 1979). Where rows could be seen
+    only if above < y <= below, the sample is truncated: the rows that were not seen are latent, too (section 4.2).
+
+    Parameters: `coefficients` (P + 1,), the intercept last, and `variance`.
+    Data: a dict of `lower` and `upper` (N,); and perhaps `inputs` (N, P); `above` and `below` (N,), where truncated.
+
+    Attributes:
+        floor: least variance, in the squared units of y.
+    """
+
+    floor: float | Array = 0.0
+
+    constraints: ClassVar[Any] = {"coefficients": sets.Real(), "variance": sets.Positive()}
+    needs_key: ClassVar[bool] = False
+
+    def natural(self, params: Params) -> dict[str, Array]:
+        """As `least_squares.normal_natural`."""
+        return normal_natural(params["coefficients"], params["variance"])
+
+    def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
+        del rows
+        lower, upper, z = data["lower"], data["upper"], _design(data)
+        fixed = jnp.einsum("np,pq,nq->n", z, natural["gram"], z, precision=PRECISION) + natural["log_scale"]
+        linear = jnp.matmul(z, natural["cross"], precision=PRECISION)
+        mean, variance = -linear / (2 * natural["square"]), -1 / (2 * natural["square"])
+        scale = jnp.sqrt(variance)
+
+        def log_integral(low: Array, high: Array) -> Array:
+            """Of exp(square y^2 + linear y) over an interval."""
+            mass = log_normal_mass(low, high, mean, scale)
+            return mass + (math.log(2 * math.pi) + jnp.log(variance)) / 2 - linear * linear / (4 * natural["square"])
+
+        known = lower == upper
+        y = jnp.where(known, lower, 0)
+        inside = log_integral(jnp.where(known, -jnp.inf, lower), jnp.where(known, jnp.inf, upper))
+        total = jnp.where(known, natural["square"] * y * y + linear * y, inside) + fixed
+        if "above" not in data:
+            return total
+        # Each row seen comes with a geometric number of rows unseen, each of probability `outside`: their sum over
+        # all numbers is 1 / (1 - outside), whose logarithm's gradient are the statistics that they would have had.
+        above, below = data["above"], data["below"]
+        ends = [log_integral(jnp.full_like(above, -jnp.inf), above), log_integral(below, jnp.full_like(below, jnp.inf))]
+        sides = [jnp.where(jnp.isfinite(end), jnp.exp(log + fixed), 0) for end, log in zip((above, below), ends, strict=True)]
+        return total - jnp.log1p(-sum(sides))
+
+    def m_step(self, stats: PyTree, params: Params) -> Params:
+        """Least squares on expected moments."""
+        coefficients, variance = normal_m_step(stats, params["variance"], self.floor)
+        return {"coefficients": coefficients, "variance": variance}
+
+    def degenerate(self, params: Params) -> Array:
+        return params["variance"] <= self.floor
+
+    def validate(self, data: Any) -> dict[str, np.ndarray]:
+        """Floats of the right shapes.
+
+        Raises:
+            ValueError: for missing or unknown keys, lengths that differ, intervals without inside.
+        """
+        if (
+            not isinstance(data, dict)
+            or not {"lower", "upper"} <= set(data) <= set(KEYS)
+            or ("above" in data) != ("below" in data)
+        ):
+            got = sorted(data) if isinstance(data, dict) else type(data).__name__
+            raise ValueError(
+                f"data must be a dict of 'lower', 'upper', perhaps 'inputs', perhaps 'above' and 'below'; got {got}"
+            )
+        out = {name: floating(numeric(value, f"data[{name!r}]"), f"data[{name!r}]") for name, value in data.items()}
+        check_size(out["lower"], "data['lower']")
+        n = len(out["lower"])
+        for name, value in out.items():
+            if value.shape[:1] != (n,) or value.ndim != (2 if name == "inputs" else 1):
+                wanted = f"({n}, P)" if name == "inputs" else f"({n},)"
+                raise ValueError(f"data[{name!r}] must have shape {wanted}; got {value.shape}")
+        if "inputs" in out:
+            check_finite(out["inputs"], "data['inputs']")
+        lower, upper = out["lower"], out["upper"]
+        sensible = (lower <= upper) & (np.isfinite(lower) | (lower < upper))
+        check_rows(upper, sensible, "at least data['lower'], and no NaN", "data['upper']")
+        if "above" in out:
+            check_rows(lower, lower >= out["above"], "at least data['above']", "data['lower']")
+            check_rows(upper, upper <= out["below"], "at most data['below']", "data['upper']")
+            check_rows(out["below"], out["below"] > out["above"], "greater than data['above']", "data['below']")
+        return out
+
+    #: Infinite ends are no missing rows.
+    missing: ClassVar[str] = "marginal"  # type: ignore[misc]
+
+    def blank(self, data: PyTree) -> Params:
+        dtype = data["lower"].dtype
+        width = _design(jax.tree.map(lambda x: x[:1], data)).shape[1]
+        return {"coefficients": jnp.zeros((width,), dtype), "variance": jnp.ones((), dtype)}
+
+    def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
+        """Least squares on the ends that are known, midpoints where both are."""
+        del key
+        low, high, z = data["lower"], data["upper"], _design(data)
+        either = jnp.where(jnp.isfinite(low), low, high)
+        middle = jnp.where(jnp.isfinite(low) & jnp.isfinite(high), low / 2 + high / 2, either)
+        weight = weight * jnp.isfinite(middle)
+        y = jnp.where(jnp.isfinite(middle), middle, 0)
+        stats = {
+            "square": weight @ (y * y),
+            "cross": (weight * y) @ z,
+            "gram": jnp.einsum("n,np,nq->pq", weight, z, z, precision=PRECISION),
+            "log_scale": weight.sum(),
+        }
+        spread = weight @ jnp.square(y - weight @ y / weight.sum()) / weight.sum()
+        coefficients, variance = normal_m_step(stats, jnp.ones((), y.dtype), self.floor)
+        return {"coefficients": coefficients, "variance": jnp.maximum(variance, jnp.where(spread > 0, spread / 100, 1))}
+
+    def n_free_params(self, data: PyTree) -> int:
+        return _design(jax.tree.map(lambda x: x[:1], data)).shape[1] + 1
+
+
+def _design(data: PyTree) -> Array:
+    """(n, P + 1) inputs and one."""
+    one = jnp.ones_like(data["lower"])[:, None]
+    return jnp.concatenate([data["inputs"], one], 1) if "inputs" in data else one

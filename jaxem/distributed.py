@@ -165,13 +165,19 @@ def leave(reason: str) -> None:
     os._exit(LOST)
 
 
+def _from_the_runtime(error: Exception) -> bool:
+    """Whether XLA's runtime raised it: also where a program is launched, whence its errors come as ValueError."""
+    codes = ("UNKNOWN:", "UNAVAILABLE:", "INTERNAL:", "ABORTED:", "DEADLINE_EXCEEDED:", "FAILED_PRECONDITION:")
+    return isinstance(error, jax.errors.JaxRuntimeError) or str(error).startswith(codes)
+
+
 @contextmanager
 def no_survivors(mesh: Mesh | None) -> Iterator[None]:
     """Leave when a collective over `mesh` fails, for then another process is gone."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if not spans_processes(mesh):
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not spans_processes(mesh) or not _from_the_runtime(error):
             raise
         leave(f"work with the other processes failed, one may be lost ({error})")
 

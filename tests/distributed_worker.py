@@ -1,9 +1,13 @@
 """One of two processes of `test_distributed.py`: fits, says what it got, then fits for ever.
 
-Arguments: port, process, what to do: "results" writes them to a file named next; "endless" takes seconds of patience.
+Arguments: port, process, what to do: "results" writes them to a file named next; "endless" takes seconds of patience;
+"resumable" saves in the directory named next, what it found too, and dies at step 30 where the file `die` is there.
 """
 
+import os
+import signal
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -51,6 +55,21 @@ if task == "results":
     except (ValueError, RuntimeError) as error:
         found |= {"refusal": str(error)}
     np.savez(argument, **found)
+elif task == "resumable":
+    folder = Path(argument)
+
+    def look(snapshot):
+        with (folder / f"steps-{me}").open("a") as file:
+            print(snapshot.n_steps.max(), file=file)
+        if me == 1 and (folder / "die").exists() and snapshot.n_steps.max() >= 30:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    x = np.random.default_rng(0).normal(size=(50, 2)) + np.arange(50)[:, None] % 2
+    found = jaxem.fit(
+        jaxem.GaussianMixture(2), own(x), key=jax.random.key(0), n_restarts=3, mesh=mesh, max_steps=2000, callback=look,
+        stop=jaxem.Stop(loglik_rtol=None), checkpoint=jaxem.Checkpoint(folder / "saved", every_seconds=0),
+    )  # fmt: skip
+    np.savez(folder / f"{me}.npz", mean=found.params["components"]["mean"], loglik=found.restarts.loglik)
 else:
     jaxem.distributed.PATIENCE = float(argument)
     compiled = segments._run

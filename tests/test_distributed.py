@@ -80,3 +80,32 @@ def test_the_others_end_when_one_is_lost(blow, says):
         for process in (survivor, victim):
             process.kill()
             process.communicate()
+
+
+@pytest.mark.published
+def test_a_restarted_job_goes_on_from_its_checkpoint(tmp_path):
+    """One process of two is killed in mid-fit; the job started again ends with the bits of one that was left alone."""
+    plain, broken = tmp_path / "plain", tmp_path / "broken"
+    for folder in (plain, broken):
+        folder.mkdir()
+    for process in start("resumable", str(plain), str(plain)):
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 0, out + err
+
+    (broken / "die").touch()
+    survivor, victim = start("resumable", str(broken), str(broken))
+    _, err = survivor.communicate(timeout=600)
+    victim.communicate(timeout=60)
+    assert victim.returncode == -signal.SIGKILL and survivor.returncode == jaxem.distributed.LOST, err
+    assert list((broken / "saved").glob("checkpoint-*")) and not list(broken.glob("*.npz"))
+
+    (broken / "die").unlink()
+    (broken / "steps-0").unlink()
+    for process in start("resumable", str(broken), str(broken)):
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == 0, out + err
+    assert int((broken / "steps-0").read_text().split()[0]) > 2, "it began afresh"
+    for i in (0, 1):
+        whole, resumed = (dict(np.load(folder / f"{i}.npz")) for folder in (plain, broken))
+        for name in whole:
+            assert np.array_equal(whole[name], resumed[name]), name

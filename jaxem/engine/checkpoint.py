@@ -70,15 +70,20 @@ class Checkpoint:
         directory.mkdir(parents=True, exist_ok=True)
         paths = self.paths()
         path = directory / f"checkpoint-{_number(paths[-1]) + 1 if paths else 1:08d}.npz"
+        # Of several processes one writes what all hold, once all have seen what is there.
+        several = not all(getattr(x, "is_fully_addressable", True) for x in arrays.values())
+        if several:
+            sharded.wait_for_all(f"before {path.name}")
         if self.backend == "orbax" or (self.backend == "auto" and not all(map(sharded.held_whole, arrays.values()))):
             arrays = sharded.write(path.with_suffix(".orbax"), arrays)
             about = {**(about or {}), "sharded": True}
-        if jax.process_index() == 0:
+        if not several or jax.process_index() == 0:
             archive.write(path, "checkpoint", about or {}, arrays)
             for old in paths[: max(0, len(paths) + 1 - self.keep)]:
                 old.unlink(missing_ok=True)
                 sharded.remove(old.with_suffix(".orbax"))
-        sharded.wait_for_all(path.name)
+        if several:
+            sharded.wait_for_all(path.name)
         return path
 
     def about(self) -> dict[str, Any] | None:
@@ -140,5 +145,13 @@ def _filled(path: Path, template: PyTree, arrays: dict[str, Any]) -> PyTree:
         # A copy: what is restored may be donated, and a file's buffer must not be.
         x = x if isinstance(x, jax.Array) else jnp.array(x)
         sharding = getattr(like, "sharding", None)
-        filled.append(x if sharding is None or x.sharding == sharding else jax.device_put(x, sharding))
+        filled.append(x if sharding is None or x.sharding == sharding else _laid(x, sharding))
     return jax.tree.unflatten(jax.tree.structure(template), filled)
+
+
+def _laid(x: jax.Array, sharding: Any) -> jax.Array:
+    """`x`, which this process holds whole, over devices that may be other processes' too."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(x, sharding)
+    # `device_put` would compare the processes' values, to which NaN is never equal.
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

@@ -249,3 +249,34 @@ def test_an_interrupt_keeps_the_last_pass(x64):
     whole = jaxem.fit(POISSON, x, max_steps=2, **options)
     np.testing.assert_array_equal(result.restarts.n_steps, whole.restarts.n_steps)
     close(result.params, whole.params, 1e-9)
+
+
+def test_a_bad_batch_leaves_the_checkpoint_and_the_call_made_again_goes_on(x64, tmp_path):
+    """The same bits as a stream that was never broken, after a source that failed in a later pass; time limits end it too."""
+    x = counts(203)
+    pieces, passes = np.array_split(x, 4), []
+
+    def batches(broken):
+        passes.append(0)
+        for i, piece in enumerate(pieces):
+            if broken and i == 2 and len(passes) > 6:
+                raise OSError("the disk is gone")
+            yield piece
+
+    options = {"init": STARTS, "n_restarts": 3, "max_steps": 12, "stop": jaxem.Stop(loglik_rtol=None)}
+    plain = jaxem.fit_stream(POISSON, lambda: batches(False), **options)
+    passes.clear()
+    saving = {"checkpoint": jaxem.Checkpoint(tmp_path, every_seconds=0)}
+    with pytest.raises(jaxem.BatchError, match="batch 2"):
+        jaxem.fit_stream(POISSON, lambda: batches(True), **options, **saving)
+    seen = []
+    again = jaxem.fit_stream(
+        POISSON, lambda: batches(False), **options, **saving, callback=lambda s: seen.append(s.n_steps.max())
+    )
+    assert seen[0] > 1, "it began afresh"
+    for a, b in zip(jax.tree.leaves(plain.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(plain.restarts.history, again.restarts.history)
+
+    short = jaxem.fit_stream(POISSON, lambda: batches(False), **options, max_seconds=1e-9)
+    assert (np.asarray(short.restarts.status) == jaxem.Status.INTERRUPTED).all()

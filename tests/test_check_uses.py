@@ -13,6 +13,8 @@ from jaxem.check import LAWS
 
 pytestmark = pytest.mark.laws
 RNG = np.random.default_rng(0)
+MOMENTS = {"posterior-rows-sum-to-one": "its posterior is not one array of probabilities"}
+BY_OPTAX = {"m-step-stationary": "the model has no closed M-step"}
 
 
 def proportions_of_a_table():
@@ -47,14 +49,14 @@ def censored_and_truncated():
 def random_intercept():
     y = 1 + RNG.normal(size=(60, 1)) + 0.5 * RNG.normal(size=(60, 4))
     y[0, 2:] = np.nan
-    return jaxem.RandomIntercept(), {"y": y, "inputs": RNG.normal(size=(60, 4, 1))}, DERIVED | NO_SAMPLE
+    return jaxem.RandomIntercept(), {"y": y, "inputs": RNG.normal(size=(60, 4, 1))}, DERIVED | NO_SAMPLE | MOMENTS
 
 
 def item_response():
     logit = RNG.normal(size=(150, 1)) * [1.0, 0.7, 1.5, 1.2] + [0.5, -0.5, 0.0, 1.0]
     answers = (RNG.random(logit.shape) < 1 / (1 + np.exp(-logit))).astype(float)
     answers[RNG.random(answers.shape) < 0.1] = np.nan
-    return jaxem.ItemResponse(n_nodes=15), answers, DERIVED
+    return jaxem.ItemResponse(n_nodes=15), answers, DERIVED | MOMENTS | BY_OPTAX
 
 
 def grammar():

@@ -50,7 +50,7 @@ def test_unlabelled_texts_help(x64):
 
 def test_weight_goes_to_zero_where_they_mislead(x64):
     """A theme stronger than the classes: what EM finds in the unlabelled texts is the theme."""
-    x, z = texts(400, 0.25, rival=1.5)
+    x, z = texts(400, 0.4, rival=1.5)
     labels = few_labels(z, 40, 0)
     found = jaxem.unlabelled_weight(MODEL, x, labels, key=jax.random.key(0), candidates=(0.0, 1.0), n_folds=4)
     assert found.accuracy[0] > found.accuracy[1] + 0.1

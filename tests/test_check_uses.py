@@ -32,7 +32,7 @@ def gene_counting_with_groups():
 def motif_on_both_strands():
     letters = np.array(list("ACGT"))
     texts = ["".join(letters[RNG.integers(4, size=n)]) for n in RNG.integers(12, 20, 60)]
-    return jaxem.Motif(3, both_strands=True), jaxem.dna(texts), DERIVED
+    return jaxem.Motif(3, both_strands=True), jaxem.dna(texts), DERIVED | NO_POSTERIOR
 
 
 def censored_and_truncated():

@@ -88,6 +88,7 @@ def test_lsat(x64):
 
 
 @pytest.mark.parametrize("k, loglik", [(2, -317.2568373), (3, -293.70497878), (4, -289.2858488)])
+@pytest.mark.published
 def test_latent_classes(x64, k, loglik):
     """Seven pathologists on 118 slides (Agresti 2013, table 14.1); with four classes the best of many starts."""
     options = dict(init=jaxem.init.RandomResponsibilities(), n_restarts=64, stop=jaxem.Stop(loglik_rtol=1e-11))
@@ -163,6 +164,7 @@ def parses(rules, n_symbols, string):
     return inside(0, string)
 
 
+@pytest.mark.published
 def test_grammar(x64):
     """Inside equals the enumeration of parse trees, and one M-step the expected uses of the rules by differences."""
     rng = np.random.default_rng(1)

@@ -24,6 +24,7 @@ def best(model, data, **options):
     return jaxem.fit(model, data, init=starts, n_restarts=len(starts.params["motif"]), **options)
 
 
+@pytest.mark.published
 def test_crp_sites(x64):
     """Every subsequence as a start: at least 14 of MEME's 16 sites within 2 bases."""
     model, data = jaxem.Motif(15), crp()
@@ -94,6 +95,7 @@ def test_equals_the_sum_over_all_sites(x64, both, every):
     np.testing.assert_allclose(model.log_prob(params, data), enumerated(model, params, data), rtol=1e-10)
 
 
+@pytest.mark.published
 def test_both_strands(x64):
     """A motif planted on either strand at random."""
     data, place = planted(3)
@@ -108,8 +110,9 @@ def test_both_strands(x64):
     assert max(strands.mean(), 1 - strands.mean()) == 1  # up to turning everything round
 
 
+@pytest.mark.published
 def test_erasing_finds_the_next_motif(x64):
-    data, place = planted(1)
+    data, _ = planted(1)
     model = jaxem.Motif(10)
     first = best(model, data, max_steps=50)
     erased = model.erased(first.params, model.validate(data))

@@ -39,6 +39,7 @@ def test_zero_weight_is_the_supervised_estimate(x64):
     np.testing.assert_allclose(params["components"]["probs"], counts / counts.sum(1, keepdims=True), rtol=1e-10)
 
 
+@pytest.mark.published
 def test_unlabelled_texts_help(x64):
     x, z = texts(400, 0.5)
     labels = few_labels(z, 4, 1)
@@ -48,6 +49,7 @@ def test_unlabelled_texts_help(x64):
     assert accuracy(found.result.params, x, z, labels) > accuracy(supervised.params, x, z, labels) + 0.03
 
 
+@pytest.mark.published
 def test_weight_goes_to_zero_where_they_mislead(x64):
     """A theme stronger than the classes: what EM finds in the unlabelled texts is the theme."""
     x, z = texts(400, 0.4, rival=1.5)

@@ -39,6 +39,7 @@ def test_a_generation_of_drift(x64):
     assert np.abs(np.cumsum(moves[100]) - exact).max() < 0.02
 
 
+@pytest.mark.published
 def test_filter_equals_enumeration_of_paths(x64):
     model = jaxem.WrightFisher(6.0, n_grid=5)
     params = {"selection": jnp.array(-0.2)}

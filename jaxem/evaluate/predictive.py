@@ -11,6 +11,7 @@ from jaxem.families.gaussian import Gaussian
 from jaxem.families.student_t import StudentT
 from jaxem.latents.chain import forecast
 from jaxem.models.chain_inference import last_belief
+from jaxem.models.factor_analysis import FactorAnalysis
 from jaxem.models.hmm import HMM
 from jaxem.models.mixture import Mixture
 from jaxem.numerics import PRECISION, safe_log
@@ -25,7 +26,8 @@ def predictive_moments(model: Model, params: Params, data: PyTree) -> tuple[Arra
     The spread of the components' means counts, and for a chain what the data say of the state that comes next.
 
     Args:
-        model: a `Mixture`, or an `HMM` (then of the first sequence), of `Gaussian` or `StudentT` components.
+        model: a `Mixture`, or an `HMM` (then of the first sequence), of `Gaussian` or `StudentT` components; or a
+            `FactorAnalysis`.
         params: parameters.
         data: what came before; a mixture does not look at it.
 
@@ -35,12 +37,14 @@ def predictive_moments(model: Model, params: Params, data: PyTree) -> tuple[Arra
     """
     if isinstance(model, Mixture):
         family, components, share = model.family, params["components"], params["weights"]
+    elif isinstance(model, FactorAnalysis):
+        return params["mean"], model.covariance(params)
     elif isinstance(model, HMM):
         family, components = model.emission, params["emission"]
         now = last_belief(model.chain(params, data))
         share = forecast(now, safe_log(params["transition"]), 1)[:, 0, 0]
     else:
-        raise TypeError(f"model must be a Mixture or an HMM; got {type(model).__name__}")
+        raise TypeError(f"model must be a Mixture, an HMM or a FactorAnalysis; got {type(model).__name__}")
     means, covariances = _moments(family, components)
     mean = share @ means
     gaps = means - mean

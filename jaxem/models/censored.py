@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, ClassVar
 
@@ -36,17 +37,25 @@ class CensoredRegression(Model):
     """
 
     floor: float | Array = 0.0
+    origin: Any = None
 
     constraints: ClassVar[Any] = {"coefficients": sets.Real(), "variance": sets.Positive()}
     needs_key: ClassVar[bool] = False
 
+    def at(self, params: Params) -> CensoredRegression:
+        """Statistics are those of residuals about the current coefficients, so that a good fit does not cancel."""
+        return dataclasses.replace(self, origin=params["coefficients"])
+
     def natural(self, params: Params) -> dict[str, Array]:
-        """As `least_squares.normal_natural`."""
-        return normal_natural(params["coefficients"], params["variance"])
+        """As `least_squares.normal_natural`, of y - inputs . origin."""
+        change = params["coefficients"] if self.origin is None else params["coefficients"] - self.origin
+        return normal_natural(change, params["variance"])
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         del rows
-        lower, upper, z = data["lower"], data["upper"], _design(data)
+        z = _design(data)
+        about = 0 if self.origin is None else jnp.matmul(z, jax.lax.stop_gradient(self.origin), precision=PRECISION)
+        lower, upper = data["lower"] - about, data["upper"] - about
         fixed = jnp.einsum("np,pq,nq->n", z, natural["gram"], z, precision=PRECISION) + natural["log_scale"]
         linear = jnp.matmul(z, natural["cross"], precision=PRECISION)
         mean, variance = -linear / (2 * natural["square"]), -1 / (2 * natural["square"])
@@ -57,7 +66,7 @@ class CensoredRegression(Model):
             mass = log_normal_mass(low, high, mean, scale)
             return mass + (math.log(2 * math.pi) + jnp.log(variance)) / 2 - linear * linear / (4 * natural["square"])
 
-        known = lower == upper
+        known = data["lower"] == data["upper"]
         y = jnp.where(known, lower, 0)
         inside = log_integral(jnp.where(known, -jnp.inf, lower), jnp.where(known, jnp.inf, upper))
         total = jnp.where(known, natural["square"] * y * y + linear * y, inside) + fixed
@@ -65,15 +74,15 @@ class CensoredRegression(Model):
             return total
         # Each row seen comes with a geometric number of rows unseen, each of probability `outside`: their sum over
         # all numbers is 1 / (1 - outside), whose logarithm's gradient are the statistics that they would have had.
-        above, below = data["above"], data["below"]
+        above, below = data["above"] - about, data["below"] - about
         ends = [log_integral(jnp.full_like(above, -jnp.inf), above), log_integral(below, jnp.full_like(below, jnp.inf))]
         sides = [jnp.where(jnp.isfinite(end), jnp.exp(log + fixed), 0) for end, log in zip((above, below), ends, strict=True)]
         return total - jnp.log1p(-sum(sides))
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Least squares on expected moments."""
-        coefficients, variance = normal_m_step(stats, params["variance"], self.floor)
-        return {"coefficients": coefficients, "variance": variance}
+        change, variance = normal_m_step(stats, params["variance"], self.floor)
+        return {"coefficients": change if self.origin is None else self.origin + change, "variance": variance}
 
     def degenerate(self, params: Params) -> Array:
         return params["variance"] <= self.floor

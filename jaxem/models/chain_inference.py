@@ -84,18 +84,21 @@ class ChainInference:
         """(B,) observed steps of each sequence."""
         return as_sequences(data).seen().sum(1)
 
+    def _as_given(self, found: PyTree, data: Any, axis: int = 0) -> PyTree:
+        return squeeze(found, data, axis)
+
     def posterior(self, params: Params, data: PyTree) -> Array:
         """(B, T, K) smoothed probabilities p(z_t | all x), zero in the padding; (T, K) for one sequence as an array."""
-        return squeeze(jnp.moveaxis(chain.posterior(*self.chain(params, data).astuple()), 0, -1), data)
+        return self._as_given(jnp.moveaxis(chain.posterior(*self.chain(params, data).astuple()), 0, -1), data)
 
     def filter(self, params: Params, data: PyTree) -> Array:
         """(B, T, K) causal probabilities p(z_t | x up to t), zero in the padding."""
         belief, _ = chain.filtered(*self.chain(params, data).astuple())
-        return squeeze(jnp.moveaxis(belief, 0, -1), data)
+        return self._as_given(jnp.moveaxis(belief, 0, -1), data)
 
     def pairwise(self, params: Params, data: PyTree) -> Array:
         """(B, T - 1, K, K) probabilities p(z_t, z_{t+1} | all x), the state before first."""
-        return squeeze(jnp.moveaxis(chain.pairwise(*self.chain(params, data).astuple()), (0, 1), (2, 3)), data)
+        return self._as_given(jnp.moveaxis(chain.pairwise(*self.chain(params, data).astuple()), (0, 1), (2, 3)), data)
 
     def predict(self, params: Params, data: PyTree) -> Array:
         """(B, T), or (T,), most probable state of each step by itself; `viterbi` gives the most probable path."""
@@ -103,15 +106,15 @@ class ChainInference:
 
     def viterbi(self, params: Params, data: PyTree) -> Array:
         """(B, T) int32, the most probable path (Viterbi 1967); in the padding the last state goes on."""
-        return squeeze(chain.viterbi(*self.chain(params, data).astuple()), data)
+        return self._as_given(chain.viterbi(*self.chain(params, data).astuple()), data)
 
     def sample_posterior(self, key: Array, params: Params, data: PyTree, n_samples: int = 1) -> Array:
         """(n_samples, B, T) paths drawn from p(z | x)."""
-        return squeeze(chain.sample_posterior(key, *self.chain(params, data).astuple(), n_samples), data, 1)
+        return self._as_given(chain.sample_posterior(key, *self.chain(params, data).astuple(), n_samples), data, 1)
 
     def step_log_prob(self, params: Params, data: PyTree) -> Array:
         """(B, T) log p(x_t | x before t), zero in the padding: how surprising each step was."""
-        return squeeze(chain.filtered(*self.chain(params, data).astuple())[1], data)
+        return self._as_given(chain.filtered(*self.chain(params, data).astuple())[1], data)
 
     def impossible(self, params: Params, data: PyTree) -> str | None:
         """Where an observation has probability zero in every state that can be reached, in words; None: nowhere."""

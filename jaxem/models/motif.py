@@ -38,7 +38,8 @@ class Motif(Model):
         both_strands: whether sites may lie on the reverse strand.
         every: whether every sequence has a site (OOPS).
         pseudo_count: letters added to each position of the motif, a quarter of it to each letter: a Dirichlet prior, part
-            of the objective. Half a letter each is Krichevsky and Trofimov's; MEME adds next to nothing.
+            of the objective. Half a letter each is Krichevsky and Trofimov's. MEME adds next to nothing: on the CRP sites
+            the likelihood alone has two maxima .6 apart, of which the lower one are MEME's sites.
     """
 
     width: int = static()
@@ -70,7 +71,7 @@ class Motif(Model):
         windows = jnp.stack([seen[:, w : w + n_starts] for w in range(self.width)], 2)
         return windows, windows.sum((2, 3)) == self.width
 
-    def _sites(self, natural: PyTree, data: PyTree) -> tuple[Array, Array]:
+    def _site_scores(self, natural: PyTree, data: PyTree) -> tuple[Array, Array]:
         """(n, S, J) log-weight of a site at each start of each strand, against no site; (n,) log-density of no site."""
         # A finite stand-in for log 0 passes through the matrix products; its exponential is zero.
         log_motif = jnp.maximum(natural["log_motif"], -1e9)
@@ -90,7 +91,7 @@ class Motif(Model):
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         del rows
-        sites, nothing = self._sites(natural, data)
+        sites, nothing = self._site_scores(natural, data)
         some = natural["log_presence"] + lse(sites.reshape(sites.shape[0], -1), 1)
         return nothing + lse(jnp.stack([some, jnp.broadcast_to(natural["log_absence"], some.shape)]), 0)
 
@@ -161,23 +162,23 @@ class Motif(Model):
         return Each(jax.vmap(lambda window: self._start(window, data, weight))(jnp.asarray(rows)))
 
     # --- after the fit -----------------------------------------------------------------------
-    def posterior(self, params: Params, data: PyTree) -> Array:
+    def sites(self, params: Params, data: PyTree) -> Array:
         """(N, S, J) probability of a site at each start of each strand."""
         natural = self.natural(params)
-        sites, _ = self._sites(natural, data)
+        sites, _ = self._site_scores(natural, data)
         joint = natural["log_presence"] + sites
         total = lse(joint.reshape(len(joint), -1), 1)
         return jnp.exp(joint - jnp.logaddexp(total, natural["log_absence"])[:, None, None])
 
     def predict(self, params: Params, data: PyTree) -> tuple[Array, Array, Array]:
         """(N,) most probable start of a site, its strand (0, or 1 for the reverse), and the probability of any site."""
-        sites = self.posterior(params, data)
+        sites = self.sites(params, data)
         best = sites.reshape(len(sites), -1).argmax(1)
         return best % sites.shape[2], best // sites.shape[2], sites.sum((1, 2))
 
     def erased(self, params: Params, data: PyTree) -> PyTree:
         """Data in which the sites found are taken: a fit to them finds the next motif (Bailey and Elkan 1994, section 3.4)."""
-        starts = self.posterior(params, data).sum(1)
+        starts = self.sites(params, data).sum(1)
         padded = jnp.pad(starts, ((0, 0), (self.width - 1, self.width - 1)))
         covered = sum(padded[:, w : w + data["x"].shape[1]] for w in range(self.width))
         return {**data, "open": data["open"] * jnp.clip(1 - covered, 0, 1)}

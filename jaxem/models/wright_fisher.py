@@ -74,6 +74,10 @@ class WrightFisher(ChainInference, Model):
         del rows
         return chain.log_partition(*self._chain(natural, data).astuple())
 
+    def _as_given(self, found: PyTree, data: Any, axis: int = 0) -> PyTree:
+        del data, axis
+        return found  # data always have the axis B
+
     def chain(self, params: Params, data: PyTree) -> Chain:
         return self._chain(self.natural(params), data)
 

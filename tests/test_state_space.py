@@ -9,7 +9,7 @@ import pytest
 
 import jaxem
 from jaxem import constraints
-from jaxem.latents import gaussian_chain
+from jaxem.latents import kalman
 from jaxem.linalg import least_squares, semi_cholesky
 
 nan = np.nan
@@ -64,9 +64,9 @@ def answers(model, params, data):
     @jax.jit
     def ask(params, data):
         chain, constant = model.chain(params, data)
-        found = gaussian_chain.smooth(chain)
-        before = gaussian_chain.filtered(chain)
-        return found, before, gaussian_chain.lag_one(chain, found), found.log_mass + constant, constant
+        found = kalman.smooth(chain)
+        before = kalman.filtered(chain)
+        return found, before, kalman.lag_one(chain, found), found.log_mass + constant, constant
 
     return ask(params, model.validate(data))
 

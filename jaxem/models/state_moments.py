@@ -9,7 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.latents.gaussian_chain import GaussianChain, Smoothed
+from jaxem.latents.gaussian_chain import GaussianChain
+from jaxem.latents.kalman import Smoothed
 from jaxem.linalg import cholesky, eye_like, inverse_lower, transpose
 from jaxem.models.linear_gaussian import LinearGaussian, System
 from jaxem.models.series import Series
@@ -26,16 +27,11 @@ def _mul(*matrices: Array) -> Array:
 
 
 def whitener(noise: Array, seen: Array) -> tuple[Callable[[Array], Array], Array]:
-    """What gives (n, T, D, M) unit noise where seen, zeros elsewhere; and (n,) log |2 pi noise of the seen| / 2."""
-    log_two_pi = math.log(2 * math.pi)
-    if noise.ndim == 1:
-        scale = seen / jnp.sqrt(noise)
-        return lambda x: scale[..., None] * x, (jnp.where(seen, jnp.log(noise) + log_two_pi, 0) / 2).sum((1, 2))
+    """What gives (n, T, D, M) unit noise where seen, zeros elsewhere; and (n,) log |noise of the seen| / 2."""
     pair = seen[..., :, None] & seen[..., None, :]
     lower = cholesky(jnp.where(pair, noise, eye_like(noise)))
     inverse = jnp.where(pair, inverse_lower(lower), 0)
-    log_det = jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum((1, 2))
-    return lambda x: _mul(inverse, x), log_det + log_two_pi / 2 * seen.sum((1, 2)).astype(noise.dtype)
+    return lambda x: _mul(inverse, x), jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum((1, 2))
 
 
 def imputer(noise: Array, seen: Array) -> tuple[Array, Array]:
@@ -52,16 +48,25 @@ def observed_chain(found: dict[str, System], series: Series) -> tuple[GaussianCh
     """The chain of states with what the data say of each, and (n,) minus the log-normalisers of what is seen."""
     first, state, observation = found.get("initial"), found["state"], found["observation"]
     k = len(state.matrix)
-    white, log_scale = whitener(observation.noise, series.seen)
     residual = series.y - _mul(series.inputs, observation.matrix[:, k:].T)
+    rows = jnp.broadcast_to(observation.matrix[:, :k], (*series.y.shape, k))
+    log_scale = math.log(2 * math.pi) / 2 * series.seen.sum((1, 2)).astype(series.y.dtype)
+    if observation.noise.ndim == 1:
+        rows, target = jnp.where(series.seen[..., None], rows, 0), jnp.where(series.seen, residual, 0)
+        variance = jnp.where(series.seen, observation.noise, 1)
+    else:
+        white, log_det = whitener(observation.noise, series.seen)
+        rows, target, variance = white(rows), white(residual[..., None])[..., 0], None
+        log_scale = log_scale + log_det
     chain = GaussianChain(
         mean=None if first is None else first.matrix[:, 0],
         covariance=None if first is None else first.noise,
         transition=state.matrix[:, :k],
         shift=_mul(series.inputs, state.matrix[:, k:].T),
         noise=jnp.diag(state.noise) if state.noise.ndim == 1 else state.noise,
-        rows=white(jnp.broadcast_to(observation.matrix[:, :k], (*series.y.shape, k))),
-        target=white(residual[..., None])[..., 0],
+        rows=rows,
+        target=target,
+        variance=variance,
     )
     return chain, -log_scale
 
@@ -114,12 +119,9 @@ def statistics(
     spread = jnp.pad(covariance, [(0, 0), (0, 0), wide[-1], wide[-1]])
 
     move = jnp.concatenate([mean[:, :-1], inputs[:, 1:]], -1)
-    pulled = _mul(smoothed.step_gain, covariance[:, :-1])
-    noise = smoothed.step_covariance + _mul(pulled, transpose(smoothed.step_gain))
     counted = _counted(parts["state"].diagonal, steps[:, 1:], jnp.ones((1, 1, k), bool))
-    stats = {
-        "state": parts["state"].statistics(counted, smoothed.step_mean, move, noise, -jnp.pad(pulled, wide), spread[:, :-1])
-    }
+    cross, noise = jnp.pad(smoothed.step_cross, wide), smoothed.step_covariance
+    stats = {"state": parts["state"].statistics(counted, smoothed.step_mean, move, noise, cross, spread[:, :-1])}
 
     observation, z = given["observation"], jnp.concatenate([mean, inputs], -1)
     residual = jnp.where(series.seen, series.y - _mul(z, observation.matrix.T), 0)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.latents import gaussian_chain
+from jaxem.latents import gaussian_chain, kalman
 from jaxem.latents.gaussian_chain import GaussianChain
 from jaxem.models.linear_gaussian import NOISES, LinearGaussian, System
 from jaxem.models.series import as_series, validated
@@ -165,7 +165,7 @@ class StateSpace(StateInference, Model):
     def log_prob(self, params: Params, data: PyTree) -> Array:
         """(B,) log-likelihood, exact diffuse if the first state is."""
         chain, constant = self.chain(params, data)
-        return gaussian_chain.log_partition(chain) + constant
+        return kalman.log_likelihood(chain) + constant
 
     # --- EM ----------------------------------------------------------------------------------
     def e_step(self, params: Params, data: PyTree, weight: Array, rows: Rows) -> tuple[Array, PyTree]:
@@ -174,7 +174,7 @@ class StateSpace(StateInference, Model):
         series = as_series(data)
         given = self._given(params)
         chain, constant = observed_chain(given, series)
-        smoothed = gaussian_chain.smooth(chain)
+        smoothed = kalman.smooth(chain)
         loglik = jnp.where(weight > 0, weight * (smoothed.log_mass + constant), 0).sum()
         return loglik, statistics(self.systems(params), given, smoothed, series, weight)
 

@@ -112,6 +112,23 @@ def test_exact_diffuse_is_that_of_statsmodels(x64):
     agree(before.covariance[0, d:], np.moveaxis(wanted.filtered_state_cov, -1, 0)[d:])
 
 
+@pytest.mark.parametrize("diffuse", [False, True])
+def test_exact_observations_cost_no_digits(x64, diffuse):
+    """Observation variances of 1e-7, 1e-10 and 0, where evidence as a precision is useless."""
+    rng = np.random.default_rng(6)
+    params, data = general(rng, noise="diag"), with_gaps(rng, 12)
+    params["state_noise"] = params["state_noise"] + 0.1 * np.eye(3)
+    model = jaxem.StateSpace(3, initial="diffuse" if diffuse else "free")
+    for variance in (1e-7, 1e-10, 0.0):
+        params["observation_noise"] = np.array([variance, 0.7])
+        wanted = statsmodels_results({**params, "observation_noise": np.diag(params["observation_noise"])}, data, diffuse)
+        mine = {name: x for name, x in params.items() if not (diffuse and name.startswith("initial"))}
+        found, _, _, loglik, _ = answers(model, mine, data)
+        agree(loglik[0], wanted.llf)
+        agree(found.mean[0], wanted.smoothed_state.T)
+        agree(found.covariance[0], np.moveaxis(wanted.smoothed_state_cov, -1, 0))
+
+
 def test_nile(x64):
     stop = jaxem.Stop(loglik_rtol=None, param_rtol=1e-10)
     result = jaxem.fit(jaxem.LocalLevel(), nile(), stop=stop, max_steps=20_000)

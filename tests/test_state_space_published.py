@@ -79,6 +79,11 @@ def test_dynamic_factors_of_macro_data(x64):
     }  # fmt: skip
     loglik = jax.jit(model.log_prob)(params, model.validate(y))
     np.testing.assert_allclose(loglik, [found.llf], rtol=1e-10)
+    # Where their optimizer ends, consumption's noise is next to nothing (a Heywood case).
+    for variance in (1e-7, 1e-10, 0.0):
+        theirs["obs_cov", 1, 1] = variance
+        sharp = {**params, "observation_noise": np.diag(theirs["obs_cov"])}
+        np.testing.assert_allclose(jax.jit(model.log_prob)(sharp, model.validate(y)), [theirs.ssm.loglike()], rtol=1e-10)
     path = jax.jit(model.posterior)(params, model.validate(y))
     np.testing.assert_allclose(path.mean[0], found.smoothed_state.T, rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(path.covariance[0], np.moveaxis(found.smoothed_state_cov, -1, 0), rtol=1e-8, atol=1e-8)

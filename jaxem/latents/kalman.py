@@ -208,8 +208,9 @@ def smooth(chain: GaussianChain) -> Smoothed:
         return met, (mean, _symmetric(state.covariance - fall), *pushed)
 
     # What is to come of the last step is nothing: its noise is dropped.
-    _, (mean, covariance, *pushed) = over_time(step, nothing, (state, updates), reverse=True)
-    return Smoothed(mean, covariance, *(x[:, :-1] for x in pushed), pairwise_sum(log_mass.T))
+    _, (mean, covariance, push, cross, noise) = over_time(step, nothing, (state, updates), reverse=True)
+    push, cross, noise = (x[:, :-1] for x in (push, cross, noise))
+    return Smoothed(mean, covariance, push, cross, noise, pairwise_sum(log_mass.T))
 
 
 def lag_one(chain: GaussianChain, smoothed: Smoothed) -> Array:

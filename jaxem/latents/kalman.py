@@ -10,7 +10,6 @@ Axes: K states, n chains, T steps, D rows of evidence.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 

@@ -76,6 +76,7 @@ class GaussianChain:
 
 
 def mul(*matrices: Array) -> Array:
+    """Product of matrices (..., L, M), (..., M, N), ... in full precision."""
     out = matrices[0]
     for matrix in matrices[1:]:
         out = jnp.matmul(out, matrix, precision=PRECISION)
@@ -83,10 +84,12 @@ def mul(*matrices: Array) -> Array:
 
 
 def apply(matrix: Array, vector: Array) -> Array:
+    """(..., M) product of matrices (..., M, N) and vectors (..., N)."""
     return mul(matrix, vector[..., None])[..., 0]
 
 
 def dot(left: Array, right: Array) -> Array:
+    """(...) inner products of vectors (..., N)."""
     return (left * right).sum(-1)
 
 

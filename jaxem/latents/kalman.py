@@ -102,6 +102,9 @@ def _absorb(state: _State, row: Array, target: Array, variance: Array) -> tuple[
     certain = spread <= 0
     inverse = jnp.where(certain, 0, 1 / jnp.where(certain, 1, spread))
     gain, log_mass = along * inverse[:, None], -(jnp.log(jnp.where(certain, 1, spread)) + surprise**2 * inverse) / 2
+    # What is certain cannot surprise, but for rounding.
+    rounding = jnp.sqrt(jnp.finfo(row.dtype).eps) * (jnp.abs(target) + dot(jnp.abs(row), jnp.abs(state.mean)))
+    log_mass = jnp.where(certain & (jnp.abs(surprise) > rounding), -jnp.inf, log_mass)
     orders, gains, wide = (inverse,), (gain,), state.wide
     if wide is not None:
         far = apply(wide, row)

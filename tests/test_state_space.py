@@ -129,6 +129,16 @@ def test_exact_observations_cost_no_digits(x64, diffuse):
         agree(found.covariance[0], np.moveaxis(wanted.smoothed_state_cov, -1, 0))
 
 
+@pytest.mark.parametrize("initial", [1.0, None])
+def test_an_exact_observation_cannot_contradict_what_is_certain(initial):
+    """A level that stands still and is seen without noise: whatever follows must repeat the first observation."""
+    model = jaxem.LocalLevel(initial)
+    series = jaxem.sequences([np.array([0.3, nan, 0.3, 0.3]), np.array([0.3, 0.3, 0.31, 0.3])])
+    still = {**model.blank(series), "state_noise": jnp.zeros(1), "observation_noise": jnp.zeros(1)}
+    loglik = jax.jit(model.log_prob)(still, series)
+    assert np.isfinite(loglik[0]) and loglik[1] == -np.inf
+
+
 def test_nile(x64):
     stop = jaxem.Stop(loglik_rtol=None, param_rtol=1e-10)
     result = jaxem.fit(jaxem.LocalLevel(), nile(), stop=stop, max_steps=20_000)

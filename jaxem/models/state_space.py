@@ -49,13 +49,15 @@ class StateSpace(StateInference, Model):
     (K, K) or (K,), `observation` (D, K), `observation_noise` (D, D) or (D,); with inputs `transition_input` (K, P) and
     `observation_input` (D, P).
     Data: `jaxem.sequences([y1, y2, ...])`, (T,) or (T, D) each, or one series as an array; with inputs a dict of `y` and
-    `inputs` (T,) or (T, P) instead of y. NaN in y is missing, a single entry or a whole step.
+    `inputs` (T,) or (T, P) instead of y. NaN in y is missing, a single entry or a whole step. Inputs are known at every
+    step; `jaxem.sequences` takes a step whose inputs are all NaN for a missing one, with the inputs of another step.
 
     Attributes:
         n_states: K.
         fixed: what is known: a dict from parameters' names to arrays of their shapes, NaN where an entry is free. A
             number stands for all entries, or for that multiple of the identity of a (K, K) or (D, D) noise. Noise that is
-            not diagonal is free or fixed block by block; a variance of zero is exact.
+            not diagonal is free or fixed block by block; a variance of zero is exact (an observation that contradicts a
+            state that is certain has a log-likelihood of -inf).
         state_noise: "full" or "diag".
         observation_noise: "full" or "diag".
         initial: "free", or "diffuse": nothing is known of the first state, the likelihood is the exact diffuse one (Durbin

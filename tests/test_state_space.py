@@ -332,3 +332,5 @@ def test_bad_init_and_inputs_to_come(x64):
         jaxem.fit(model, np.arange(5.0), init={**params, "transition": np.full((1, 1), 0.5)})
     with pytest.raises(ValueError, match=r"inputs to come must have shape \(1, 3, 1\); got None"):
         model.forecast(model.blank(driven), driven, 3)
+    with pytest.raises(NotImplementedError, match="give inputs, or use sample_like"):
+        model.sample(jax.random.key(0), model.blank(driven), 2)

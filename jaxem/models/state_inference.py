@@ -131,15 +131,17 @@ class StateInference:
         """Draw n series of `n_steps` steps; with `inputs` (n, T, P) or (T, P) a dict of `y` and `inputs`.
 
         Raises:
-            NotImplementedError: for a diffuse first state, which cannot be drawn.
+            NotImplementedError: for a diffuse first state, which cannot be drawn, or inputs that are needed and not given.
         """
         if self.initial == "diffuse":
             raise NotImplementedError("a diffuse first state cannot be drawn")
+        if inputs is None and "transition_input" in params:
+            raise NotImplementedError("there are no inputs but those of data: give inputs, or use sample_like")
         params = jax.tree.map(jnp.asarray, params)
         first, second = jax.random.split(key)
         dtype = params["transition"].dtype
         if inputs is None:
-            inputs = jnp.zeros((n, n_steps, params["transition_input"].shape[1] if "transition_input" in params else 0), dtype)
+            inputs = jnp.zeros((n, n_steps, 0), dtype)
         inputs = jnp.broadcast_to(jnp.asarray(inputs, dtype), (n, *jnp.shape(inputs)[-2:]))
         shift = jnp.zeros((n, inputs.shape[1], self.n_states), dtype)
         if "transition_input" in params:

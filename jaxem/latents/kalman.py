@@ -130,7 +130,8 @@ def _filter(chain: GaussianChain) -> tuple[_State, _Update, Array]:
     if chain.mean is None or chain.covariance is None:
         first = _State(jnp.zeros((n, k), square.dtype), jnp.zeros_like(square), eye_like(square))
     else:
-        first = _State(jnp.broadcast_to(chain.mean, (n, k)), jnp.broadcast_to(chain.covariance, square.shape), None)
+        covariance = jnp.broadcast_to(_symmetric(chain.covariance), square.shape)  # symmetric gradients, too
+        first = _State(jnp.broadcast_to(chain.mean, (n, k)), covariance, None)
     variance = jnp.ones_like(chain.target) if chain.variance is None else chain.variance
 
     def meet(state: _State, now: tuple[Array, ...]):
@@ -140,9 +141,9 @@ def _filter(chain: GaussianChain) -> tuple[_State, _Update, Array]:
     def step(state: _State, now: tuple[Array, ...]):
         *evidence, shift = now
         state, (updates, log_mass) = over_time(meet, state, tuple(evidence))
-        spread = lambda x: _symmetric(mul(chain.transition, x, chain.transition.T))  # noqa: E731
-        wide = None if state.wide is None else spread(state.wide)
-        onward = _State(apply(chain.transition, state.mean) + shift, spread(state.covariance) + chain.noise, wide)
+        spread = lambda x, noise: _symmetric(mul(chain.transition, x, chain.transition.T) + noise)  # noqa: E731
+        wide = None if state.wide is None else spread(state.wide, 0)
+        onward = _State(apply(chain.transition, state.mean) + shift, spread(state.covariance, chain.noise), wide)
         return onward, (state, updates, log_mass.sum(1))
 
     later = jnp.concatenate([chain.shift[:, 1:], jnp.zeros_like(chain.shift[:, :1])], 1)

@@ -88,7 +88,7 @@ def driven_states_with_gaps():
     for part in parts:
         part["y"][RNG.random(part["y"].shape) < 0.15] = np.nan
     model = jaxem.StateSpace(1, fixed={"state_noise": np.eye(1)}, observation_noise="full")
-    return model, jaxem.sequences(parts), OWN_E_STEP
+    return model, jaxem.sequences(parts), OWN_E_STEP | NO_SAMPLE  # no inputs but those of data
 
 
 def diffuse_trends():

@@ -9,7 +9,7 @@ import pytest
 
 import jaxem
 from jaxem import constraints
-from jaxem.latents import gaussian_chain
+from jaxem.latents import kalman
 from jaxem.linalg import least_squares, semi_cholesky
 
 nan = np.nan
@@ -64,9 +64,9 @@ def answers(model, params, data):
     @jax.jit
     def ask(params, data):
         chain, constant = model.chain(params, data)
-        found = gaussian_chain.smooth(chain)
-        before = gaussian_chain.filtered(chain)
-        return found, before, gaussian_chain.lag_one(chain, found), found.log_mass + constant, constant
+        found = kalman.smooth(chain)
+        before = kalman.filtered(chain)
+        return found, before, kalman.lag_one(chain, found), found.log_mass + constant, constant
 
     return ask(params, model.validate(data))
 
@@ -110,6 +110,33 @@ def test_exact_diffuse_is_that_of_statsmodels(x64):
     assert 1 < d < 4 and np.isnan(before.mean[0, 0]).all()
     agree(before.mean[0, d:], wanted.filtered_state.T[d:])
     agree(before.covariance[0, d:], np.moveaxis(wanted.filtered_state_cov, -1, 0)[d:])
+
+
+@pytest.mark.parametrize("diffuse", [False, True])
+def test_exact_observations_cost_no_digits(x64, diffuse):
+    """Observation variances of 1e-7, 1e-10 and 0, where evidence as a precision is useless."""
+    rng = np.random.default_rng(6)
+    params, data = general(rng, noise="diag"), with_gaps(rng, 12)
+    params["state_noise"] = params["state_noise"] + 0.1 * np.eye(3)
+    model = jaxem.StateSpace(3, initial="diffuse" if diffuse else "free")
+    for variance in (1e-7, 1e-10, 0.0):
+        params["observation_noise"] = np.array([variance, 0.7])
+        wanted = statsmodels_results({**params, "observation_noise": np.diag(params["observation_noise"])}, data, diffuse)
+        mine = {name: x for name, x in params.items() if not (diffuse and name.startswith("initial"))}
+        found, _, _, loglik, _ = answers(model, mine, data)
+        agree(loglik[0], wanted.llf)
+        agree(found.mean[0], wanted.smoothed_state.T)
+        agree(found.covariance[0], np.moveaxis(wanted.smoothed_state_cov, -1, 0))
+
+
+@pytest.mark.parametrize("initial", [1.0, None])
+def test_an_exact_observation_cannot_contradict_what_is_certain(initial):
+    """A level that stands still and is seen without noise: whatever follows must repeat the first observation."""
+    model = jaxem.LocalLevel(initial)
+    series = jaxem.sequences([np.array([0.3, nan, 0.3, 0.3]), np.array([0.3, 0.3, 0.31, 0.3])])
+    still = {**model.blank(series), "state_noise": jnp.zeros(1), "observation_noise": jnp.zeros(1)}
+    loglik = jax.jit(model.log_prob)(still, series)
+    assert np.isfinite(loglik[0]) and loglik[1] == -np.inf
 
 
 def test_nile(x64):
@@ -305,3 +332,5 @@ def test_bad_init_and_inputs_to_come(x64):
         jaxem.fit(model, np.arange(5.0), init={**params, "transition": np.full((1, 1), 0.5)})
     with pytest.raises(ValueError, match=r"inputs to come must have shape \(1, 3, 1\); got None"):
         model.forecast(model.blank(driven), driven, 3)
+    with pytest.raises(NotImplementedError, match="give inputs, or use sample_like"):
+        model.sample(jax.random.key(0), model.blank(driven), 2)

@@ -6,10 +6,10 @@ hand the result to `jaxem.log_marginal`, or to any loss: all are differentiable,
 - `mixture`: one discrete variable a datum.
 - `chain`: a Markov chain of discrete states.
 - `tree`: a discrete character along a tree.
-- `gaussian_chain`: a chain of Gaussian states, each seen through noise.
+- `gaussian_chain`: a chain of Gaussian states, each seen through noise; `kalman`: the same for evidence however sharp.
 - `superposition`: counts that several Poisson sources share.
 """
 
-from jaxem.latents import chain, gaussian_chain, mixture, superposition, tree
+from jaxem.latents import chain, gaussian_chain, kalman, mixture, superposition, tree
 
-__all__ = ["chain", "gaussian_chain", "mixture", "superposition", "tree"]
+__all__ = ["chain", "gaussian_chain", "kalman", "mixture", "superposition", "tree"]

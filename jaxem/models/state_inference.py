@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtri
 
-from jaxem.latents import gaussian_chain
+from jaxem.latents import gaussian_chain, kalman
 from jaxem.latents.gaussian_chain import GaussianChain
 from jaxem.linalg import semi_cholesky
 from jaxem.models.chain_inference import squeeze
@@ -69,17 +69,17 @@ class StateInference:
 
     def posterior(self, params: Params, data: PyTree) -> GaussianPath:
         """Smoothed states p(x_t | all y), (B, T, K); beyond a series' end what is to come."""
-        found = gaussian_chain.smooth(self.chain(params, data)[0])
+        found = kalman.smooth(self.chain(params, data)[0])
         return squeeze(GaussianPath(found.mean, found.covariance), data)
 
     def lag_one(self, params: Params, data: PyTree) -> Array:
         """(B, T - 1, K, K) covariances of x_{t+1} and x_t given all y, the later state first."""
         chain, _ = self.chain(params, data)
-        return squeeze(gaussian_chain.lag_one(chain, gaussian_chain.smooth(chain)), data)
+        return squeeze(kalman.lag_one(chain, kalman.smooth(chain)), data)
 
     def filter(self, params: Params, data: PyTree) -> GaussianPath:
         """Causal states p(x_t | y up to t), (B, T, K); NaN where a diffuse state is not determined yet."""
-        found = gaussian_chain.filtered(self.chain(params, data)[0])
+        found = kalman.filtered(self.chain(params, data)[0])
         return squeeze(GaussianPath(found.mean, found.covariance), data)
 
     def sample_posterior(self, key: Array, params: Params, data: PyTree, n_samples: int = 1) -> Array:
@@ -89,7 +89,7 @@ class StateInference:
     def predict(self, params: Params, data: PyTree) -> GaussianPath:
         """Fitted values: observations without their noise given all y, (B, T, D); in place of missing ones, imputations."""
         series = as_series(data)
-        found = gaussian_chain.smooth(self.chain(params, series)[0])
+        found = kalman.smooth(self.chain(params, series)[0])
         return squeeze(self._observed(params, found.mean, found.covariance, series.inputs), data)
 
     def _observed(self, params: Params, mean: Array, covariance: Array, inputs: Array) -> GaussianPath:
@@ -114,7 +114,7 @@ class StateInference:
         """
         params, series = jax.tree.map(jnp.asarray, params), as_series(data)
         chain, _ = self.chain(params, series)
-        found = gaussian_chain.smooth(chain)
+        found = kalman.smooth(chain)
         last = series.valid.sum(1) - 1
         at = lambda x: jax.vmap(lambda row, i: row[i])(x, last)  # noqa: E731
         to_come = _future(inputs, series, n_steps)
@@ -131,15 +131,17 @@ class StateInference:
         """Draw n series of `n_steps` steps; with `inputs` (n, T, P) or (T, P) a dict of `y` and `inputs`.
 
         Raises:
-            NotImplementedError: for a diffuse first state, which cannot be drawn.
+            NotImplementedError: for a diffuse first state, which cannot be drawn, or inputs that are needed and not given.
         """
         if self.initial == "diffuse":
             raise NotImplementedError("a diffuse first state cannot be drawn")
+        if inputs is None and "transition_input" in params:
+            raise NotImplementedError("there are no inputs but those of data: give inputs, or use sample_like")
         params = jax.tree.map(jnp.asarray, params)
         first, second = jax.random.split(key)
         dtype = params["transition"].dtype
         if inputs is None:
-            inputs = jnp.zeros((n, n_steps, params["transition_input"].shape[1] if "transition_input" in params else 0), dtype)
+            inputs = jnp.zeros((n, n_steps, 0), dtype)
         inputs = jnp.broadcast_to(jnp.asarray(inputs, dtype), (n, *jnp.shape(inputs)[-2:]))
         shift = jnp.zeros((n, inputs.shape[1], self.n_states), dtype)
         if "transition_input" in params:

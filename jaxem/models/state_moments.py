@@ -9,7 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.latents.gaussian_chain import GaussianChain, Smoothed
+from jaxem.latents.gaussian_chain import GaussianChain, mul
+from jaxem.latents.kalman import Smoothed
 from jaxem.linalg import cholesky, eye_like, inverse_lower, transpose
 from jaxem.models.linear_gaussian import LinearGaussian, System
 from jaxem.models.series import Series
@@ -18,32 +19,20 @@ from jaxem.numerics import PRECISION
 PyTree = Any
 
 
-def _mul(*matrices: Array) -> Array:
-    out = matrices[0]
-    for matrix in matrices[1:]:
-        out = jnp.matmul(out, matrix, precision=PRECISION)
-    return out
-
-
 def whitener(noise: Array, seen: Array) -> tuple[Callable[[Array], Array], Array]:
-    """What gives (n, T, D, M) unit noise where seen, zeros elsewhere; and (n,) log |2 pi noise of the seen| / 2."""
-    log_two_pi = math.log(2 * math.pi)
-    if noise.ndim == 1:
-        scale = seen / jnp.sqrt(noise)
-        return lambda x: scale[..., None] * x, (jnp.where(seen, jnp.log(noise) + log_two_pi, 0) / 2).sum((1, 2))
+    """What gives (n, T, D, M) unit noise where seen, zeros elsewhere; and (n,) log |noise of the seen| / 2."""
     pair = seen[..., :, None] & seen[..., None, :]
     lower = cholesky(jnp.where(pair, noise, eye_like(noise)))
     inverse = jnp.where(pair, inverse_lower(lower), 0)
-    log_det = jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum((1, 2))
-    return lambda x: _mul(inverse, x), log_det + log_two_pi / 2 * seen.sum((1, 2)).astype(noise.dtype)
+    return lambda x: mul(inverse, x), jnp.log(jnp.diagonal(lower, axis1=-2, axis2=-1)).sum((1, 2))
 
 
 def imputer(noise: Array, seen: Array) -> tuple[Array, Array]:
     """(n, T, D, D) what the residuals of seen entries make of all, and the covariance that is left of the others."""
     white, _ = whitener(noise, seen)
     inverse = white(jnp.broadcast_to(eye_like(noise), (*seen.shape, len(noise))))
-    share = _mul(noise, transpose(inverse), inverse)
-    left = noise - _mul(share, noise)
+    share = mul(noise, transpose(inverse), inverse)
+    left = noise - mul(share, noise)
     either = seen[..., :, None] | seen[..., None, :]
     return share, jnp.where(either, 0, (left + transpose(left)) / 2)
 
@@ -52,16 +41,25 @@ def observed_chain(found: dict[str, System], series: Series) -> tuple[GaussianCh
     """The chain of states with what the data say of each, and (n,) minus the log-normalisers of what is seen."""
     first, state, observation = found.get("initial"), found["state"], found["observation"]
     k = len(state.matrix)
-    white, log_scale = whitener(observation.noise, series.seen)
-    residual = series.y - _mul(series.inputs, observation.matrix[:, k:].T)
+    residual = series.y - mul(series.inputs, observation.matrix[:, k:].T)
+    rows = jnp.broadcast_to(observation.matrix[:, :k], (*series.y.shape, k))
+    log_scale = math.log(2 * math.pi) / 2 * series.seen.sum((1, 2)).astype(series.y.dtype)
+    if observation.noise.ndim == 1:
+        rows, target = jnp.where(series.seen[..., None], rows, 0), jnp.where(series.seen, residual, 0)
+        variance = jnp.where(series.seen, observation.noise, 1)
+    else:
+        white, log_det = whitener(observation.noise, series.seen)
+        rows, target, variance = white(rows), white(residual[..., None])[..., 0], None
+        log_scale = log_scale + log_det
     chain = GaussianChain(
         mean=None if first is None else first.matrix[:, 0],
         covariance=None if first is None else first.noise,
         transition=state.matrix[:, :k],
-        shift=_mul(series.inputs, state.matrix[:, k:].T),
+        shift=mul(series.inputs, state.matrix[:, k:].T),
         noise=jnp.diag(state.noise) if state.noise.ndim == 1 else state.noise,
-        rows=white(jnp.broadcast_to(observation.matrix[:, :k], (*series.y.shape, k))),
-        target=white(residual[..., None])[..., 0],
+        rows=rows,
+        target=target,
+        variance=variance,
     )
     return chain, -log_scale
 
@@ -79,10 +77,10 @@ def tilts(found: dict[str, System], series: Series) -> tuple[Array, Array, Array
         tilt, log_tilt = jnp.asarray(system.tilt), jnp.asarray(system.log_tilt)
         counted = _counted(tilt.ndim == 3, steps, seen)
         if tilt.ndim == 3:
-            each, log_tilt = jnp.einsum("btd,dvw->btvw", counted, tilt, precision=PRECISION), _mul(counted, log_tilt)
+            each, log_tilt = jnp.einsum("btd,dvw->btvw", counted, tilt, precision=PRECISION), mul(counted, log_tilt)
         else:
             each, log_tilt = counted[..., None, None] * tilt, counted * log_tilt
-        from_inputs = _mul(each[..., k:], inputs[..., None])[..., 0]
+        from_inputs = mul(each[..., k:], inputs[..., None])[..., 0]
         return -2 * each[..., :k, :k], 2 * from_inputs[..., :k], (from_inputs[..., k:] * inputs).sum(-1) + log_tilt
 
     here = of(found["observation"], valid, series.seen, series.inputs)
@@ -114,21 +112,18 @@ def statistics(
     spread = jnp.pad(covariance, [(0, 0), (0, 0), wide[-1], wide[-1]])
 
     move = jnp.concatenate([mean[:, :-1], inputs[:, 1:]], -1)
-    pulled = _mul(smoothed.step_gain, covariance[:, :-1])
-    noise = smoothed.step_covariance + _mul(pulled, transpose(smoothed.step_gain))
     counted = _counted(parts["state"].diagonal, steps[:, 1:], jnp.ones((1, 1, k), bool))
-    stats = {
-        "state": parts["state"].statistics(counted, smoothed.step_mean, move, noise, -jnp.pad(pulled, wide), spread[:, :-1])
-    }
+    cross, noise = jnp.pad(smoothed.step_cross, wide), smoothed.step_covariance
+    stats = {"state": parts["state"].statistics(counted, smoothed.step_mean, move, noise, cross, spread[:, :-1])}
 
     observation, z = given["observation"], jnp.concatenate([mean, inputs], -1)
-    residual = jnp.where(series.seen, series.y - _mul(z, observation.matrix.T), 0)
-    cross = -_mul(observation.matrix[:, :k], covariance)
-    noise = -_mul(cross, observation.matrix[:, :k].T)
+    residual = jnp.where(series.seen, series.y - mul(z, observation.matrix.T), 0)
+    cross = -mul(observation.matrix[:, :k], covariance)
+    noise = -mul(cross, observation.matrix[:, :k].T)
     if not parts["observation"].diagonal:  # missing entries are imputed
         share, left = imputer(observation.noise, series.seen)
-        residual, cross = _mul(share, residual[..., None])[..., 0], _mul(share, cross)
-        noise = _mul(share, noise, transpose(share)) + left
+        residual, cross = mul(share, residual[..., None])[..., 0], mul(share, cross)
+        noise = mul(share, noise, transpose(share)) + left
     counted = _counted(parts["observation"].diagonal, steps, series.seen)
     stats["observation"] = parts["observation"].statistics(counted, residual, z, noise, jnp.pad(cross, wide), spread)
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.latents import gaussian_chain
+from jaxem.latents import gaussian_chain, kalman
 from jaxem.latents.gaussian_chain import GaussianChain
 from jaxem.models.linear_gaussian import NOISES, LinearGaussian, System
 from jaxem.models.series import as_series, validated
@@ -49,13 +49,15 @@ class StateSpace(StateInference, Model):
     (K, K) or (K,), `observation` (D, K), `observation_noise` (D, D) or (D,); with inputs `transition_input` (K, P) and
     `observation_input` (D, P).
     Data: `jaxem.sequences([y1, y2, ...])`, (T,) or (T, D) each, or one series as an array; with inputs a dict of `y` and
-    `inputs` (T,) or (T, P) instead of y. NaN in y is missing, a single entry or a whole step.
+    `inputs` (T,) or (T, P) instead of y. NaN in y is missing, a single entry or a whole step. Inputs are known at every
+    step; `jaxem.sequences` takes a step whose inputs are all NaN for a missing one, with the inputs of another step.
 
     Attributes:
         n_states: K.
         fixed: what is known: a dict from parameters' names to arrays of their shapes, NaN where an entry is free. A
             number stands for all entries, or for that multiple of the identity of a (K, K) or (D, D) noise. Noise that is
-            not diagonal is free or fixed block by block; a variance of zero is exact.
+            not diagonal is free or fixed block by block; a variance of zero is exact (an observation that contradicts a
+            state that is certain has a log-likelihood of -inf).
         state_noise: "full" or "diag".
         observation_noise: "full" or "diag".
         initial: "free", or "diffuse": nothing is known of the first state, the likelihood is the exact diffuse one (Durbin
@@ -165,7 +167,7 @@ class StateSpace(StateInference, Model):
     def log_prob(self, params: Params, data: PyTree) -> Array:
         """(B,) log-likelihood, exact diffuse if the first state is."""
         chain, constant = self.chain(params, data)
-        return gaussian_chain.log_partition(chain) + constant
+        return kalman.log_likelihood(chain) + constant
 
     # --- EM ----------------------------------------------------------------------------------
     def e_step(self, params: Params, data: PyTree, weight: Array, rows: Rows) -> tuple[Array, PyTree]:
@@ -174,7 +176,7 @@ class StateSpace(StateInference, Model):
         series = as_series(data)
         given = self._given(params)
         chain, constant = observed_chain(given, series)
-        smoothed = gaussian_chain.smooth(chain)
+        smoothed = kalman.smooth(chain)
         loglik = jnp.where(weight > 0, weight * (smoothed.log_mass + constant), 0).sum()
         return loglik, statistics(self.systems(params), given, smoothed, series, weight)
 

@@ -180,4 +180,4 @@ def time_intervals(left: Any, right: Any) -> tuple[Configurations, np.ndarray]:
     begins = np.where(support[:, 0] == support[:, 1], left[:, None] < support[:, 0], left[:, None] <= support[:, 0])
     same = exact[:, None] & (left[:, None] == support[:, 0])
     inside = (begins | same) & (support[:, 1] <= right[:, None])
-    return configurations([np.flatnonzero(row) for row in inside]), support
+    return configurations([np.flatnonzero(row).tolist() for row in inside]), support

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -48,7 +49,7 @@ def fit_labelled(model: Model, data: PyTree, labels: Array, weight: Array | floa
         **options: for `fit`.
     """
     known = labels >= 0
-    responsibilities = jax.nn.one_hot(labels, model.n_labels, dtype=jnp.zeros(()).dtype)
+    responsibilities = jax.nn.one_hot(labels, model.n_labels or 0, dtype=jnp.zeros(()).dtype)
     alone = known.astype(responsibilities.dtype)
     start = model.start(responsibilities, data, alone, smooth=True)  # type: ignore[attr-defined]
     supervised = fit(model, data, init=start, weight=alone, labels=labels, **options)
@@ -99,10 +100,10 @@ def unlabelled_weight(
     data, labels = jax.tree.map(jnp.asarray, data), jnp.asarray(labels, jnp.int32)
     tried = jnp.asarray(weights, jnp.zeros(()).dtype)
     # Data are arguments: what jit closes over becomes constants of the program.
-    held_out = jax.jit(lambda *given: _held_out(*given, n_folds, options))
+    held_out = jax.jit(partial(_held_out, n_folds=n_folds, options=options))
     accuracy, loglik = held_out(model, data, labels, jnp.asarray(fold), tried)
     chosen = tried[jnp.lexsort((-loglik, -accuracy))[0]]
-    refit = jax.jit(lambda *given: fit_labelled(*given, **options))
+    refit = jax.jit(partial(fit_labelled, **options))
     return UnlabelledWeight(tried, accuracy, loglik, chosen, refit(model, data, labels, chosen))
 
 

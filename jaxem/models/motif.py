@@ -127,7 +127,8 @@ class Motif(Model):
         x, free = np.asarray(data["x"]), np.asarray(data["open"])
         if x.ndim != 2 or x.shape != free.shape or x.dtype.kind not in "iu" or (x < 0).any() or (x > UNKNOWN).any():
             raise ValueError(f"data must be codes x (N, T) in 0..4 and open (N, T); got {x.dtype} {x.shape} and {free.shape}")
-        known = np.lib.stride_tricks.sliding_window_view(x != UNKNOWN, min(self.width, x.shape[1]), 1).all(-1).any(1)
+        windows = np.lib.stride_tricks.sliding_window_view(x != UNKNOWN, min(self.width, x.shape[1]), 1)
+        known = np.any(np.all(windows, axis=-1), axis=1)
         if self.width > x.shape[1] or not known.all():
             row = 0 if self.width > x.shape[1] else int(np.argmin(known))
             raise ValueError(f"every sequence must have width={self.width} known letters in a row; sequence {row} has not")

@@ -102,6 +102,7 @@ def rubin_thayer():
     return model, start, *jaxem.rows_of_covariance(correlations, given["n"])
 
 
+@pytest.mark.published
 def test_rubin_and_thayer():
     model, start, data, weight = rubin_thayer()
     stop = jaxem.Stop(loglik_rtol=None, param_atol=1e-8)
@@ -179,6 +180,7 @@ def run_all(data, keys, algorithm):
 
 
 @pytest.mark.parametrize("name", ["S3", "quasi-Newton", "Anderson", "conjugate gradient"])
+@pytest.mark.published
 def test_random_problems(random_problems, name):
     data, keys, plain = random_problems
     fast = run_all(data, keys, ACCELERATORS[name])

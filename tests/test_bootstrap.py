@@ -146,6 +146,5 @@ def test_bad_input(result, weight):
         jaxem.bootstrap(MODEL, result, COUNTS, key=key, weight=weight / 2, method="parametric")
     with pytest.raises(ValueError, match="labels must be None"):
         jaxem.bootstrap(MODEL, result, COUNTS, key=key, labels=np.full(25, -1), method="parametric")
-    with pytest.raises(TypeError, match="Superposition has none"):
-        data = {"y": np.ones(4), "row": np.ones((4, 2))}
-        jaxem.bootstrap(jaxem.Superposition(), {"rate": np.ones(2)}, data, key=key, method="parametric")
+    with pytest.raises(TypeError, match="Proportions has none"):
+        jaxem.bootstrap(jaxem.Proportions(), {"shares": np.ones(2) / 2}, np.zeros((4, 2)), key=key, method="parametric")

@@ -166,7 +166,7 @@ SIZE = {"n": 300, "steps": 60}
 
 
 @pytest.mark.parametrize(
-    "case", ["rounds", "gem", *(pytest.param(c, marks=pytest.mark.published) for c in ("em", "squarem", "anderson"))]
+    "case", ["rounds", *(pytest.param(c, marks=pytest.mark.published) for c in ("em", "gem", "squarem", "anderson"))]
 )
 def test_a_fit_in_pieces_has_the_same_bits(x64, tmp_path, monkeypatch, case):
     whole = fit(case, None, **SIZE)

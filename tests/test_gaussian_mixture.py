@@ -116,6 +116,7 @@ def test_floor_is_the_constrained_maximum(x64, covariance):
         assert int(result.status) == Status.DEGENERATE
 
 
+@pytest.mark.published
 def test_two_groups_in_heights(x64):
     """Simulated heights of two groups: every parameter within three standard errors of the truth."""
     rng = np.random.default_rng(2)

@@ -72,6 +72,7 @@ def test_gaussian_mixture_in_data_and_weights():
     assert np.corrcoef(change, wanted)[0, 1] > 0.99 and np.abs(change - wanted).max() < 0.2 * np.abs(wanted).max()
 
 
+@pytest.mark.published
 def test_log_likelihood_and_unrolled_steps():
     check(lambda x: mixture(x).loglik, X, [(2, 0), (9, 1)])
     implicit = jax.jit(jax.grad(lambda x: total(mixture(x).params)))(jnp.asarray(X))
@@ -172,6 +173,7 @@ def test_per_datum_parameters_have_no_implicit_derivative():
         jax.grad(topics)(jnp.asarray(counts))
 
 
+@pytest.mark.published
 def test_an_encoder_learns_through_an_inner_fit(optimized):
     """The encoder is trained so that an inner mixture, fitted to what it encodes, tells two classes apart."""
     rng = np.random.default_rng(2)

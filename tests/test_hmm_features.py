@@ -289,6 +289,7 @@ def test_users_density_is_the_family(x64):
     assert (np.diff(mixture.history) > -1e-9).all()
 
 
+@pytest.mark.published
 def test_shared_and_switching_parts_of_a_regression():
     """Each M-step raises the likelihood; what is shared is one number; all switching equals least squares by state."""
     rng = np.random.default_rng(0)

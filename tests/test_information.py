@@ -156,6 +156,7 @@ def geyser(faithful):
     return jaxem.fit(jaxem.GaussianMixture(2), faithful, key=jax.random.key(0), stop=jaxem.Stop(None, None, 1e-12))
 
 
+@pytest.mark.published
 def test_gaussian_mixture_against_differences(faithful, geyser):
     model = geyser.model
     vector, back = chart(model.constraints, geyser.params)

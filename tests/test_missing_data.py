@@ -214,6 +214,7 @@ def with_gaps(name):
     return np.genfromtxt(DATA / name, delimiter=",", skip_header=1)
 
 
+@pytest.mark.published
 def test_murray(x64):
     """Twelve rows, two maxima and a saddle between them (Murray 1977)."""
     x, model = with_gaps("murray.csv"), MultivariateNormal()

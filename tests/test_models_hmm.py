@@ -106,6 +106,7 @@ def test_labels_tie_states():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
+@pytest.mark.published
 def test_gaussian_emission_in_any_units(dtype):
     """Standardised inside, undone exactly outside; the log-likelihood counts every step of ragged sequences."""
     truth = {

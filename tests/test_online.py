@@ -44,6 +44,7 @@ MORE = pytest.mark.published
 @pytest.mark.parametrize(
     "name", [pytest.param("full and counts", marks=MORE), "tied t", "mixtures of spherical", "diagonal", "regression"]
 )
+@pytest.mark.published
 def test_moved_statistics_are_those_taken_about_the_new_origin(x64, name):
     start, model, data = moving_cases()[name]
 

@@ -46,7 +46,7 @@ def test_the_count_agrees_with_xlas_where_there_is_no_loop():
 def laid_out(n, d, n_restarts, limit, block_size=None):
     params = MODEL.blank(jnp.ones((8, d), jnp.float32))
     data = jnp.broadcast_to(jnp.float32(0), (n, d))
-    options = SimpleNamespace(n_restarts=n_restarts, block_size=block_size, memory_limit=limit)
+    options = SimpleNamespace(n_restarts=n_restarts, block_size=block_size, memory_limit=limit, mesh=None)
     layout = lay_out(MODEL, params, data, None, options)
     return layout, LIVE * rows_width(MODEL, params, data, None, layout.width) * layout.block_size * 4 + n * d * 4
 

@@ -94,7 +94,7 @@ def test_all_restarts_alike(result, status):
     assert "12 at the best" in panel(plot.finals, alike).get_title()
 
 
-@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("d", [1, pytest.param(2, marks=pytest.mark.published), 3])
 def test_the_whole_figure(d):
     with jax.enable_x64(True):
         x = clusters(50, d, 2)

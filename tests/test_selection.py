@@ -155,6 +155,7 @@ def test_cross_validation_compiles_once_for_new_numbers(data):
     assert compiled._cache_size() == before
 
 
+@pytest.mark.published
 def test_cross_validation_of_a_penalised_fit(data):
     """The penalty's numbers are traced, frozen leaves may be a prefix tree, and each fold is the fit it says it is."""
     model, key, compiled = jaxem.GaussianMixture(2, "diag"), jax.random.key(0), cross_validation._cross_validate

@@ -59,6 +59,7 @@ def test_a_mixture_with_restarts(x64, algorithm):
     assert streamed.local is None
 
 
+@pytest.mark.published
 def test_random_starts_and_coordinates_of_all_data(x64):
     x = clusters(201, 2, 2)
     options = {"key": jax.random.key(1), "max_steps": 10}

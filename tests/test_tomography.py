@@ -109,6 +109,7 @@ def mlem(a, y, b, x, n_steps):
     return x
 
 
+@pytest.mark.published
 def test_views_as_rows_and_one_datum_are_the_matrix():
     a, rows, views, whole = problem()
     on = rows["mask"].reshape(-1)

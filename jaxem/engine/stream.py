@@ -159,8 +159,11 @@ def _solve(stream, local_rounds, problem, queue, layout, n, options, monitor, fi
     total = jnp.asarray(stream.total, dtype)
     problem = dataclasses.replace(problem, blocks=left, offset=jnp.zeros((), dtype), total_weight=total)
     about = _Pass(problem, jax.tree.map(lambda x: jnp.asarray(x, dtype), affine), local_rounds)
-    memory = jax.vmap(lambda params: problem.algorithm.begin(problem, params))(queue.lanes.params)
-    queue = dataclasses.replace(queue, lanes=dataclasses.replace(queue.lanes, local=None, began=None, memory=memory))
+    lanes = dataclasses.replace(queue.lanes, local=None, began=None)
+    if problem.model.local_constraints is not None:  # an accelerator remembers those of the sample
+        memory = jax.vmap(lambda params: problem.algorithm.begin(problem, params))(lanes.params)
+        lanes = dataclasses.replace(lanes, memory=memory)
+    queue = dataclasses.replace(queue, lanes=lanes)
 
     def ended(lanes: Lane) -> Result:
         return finished(_end_jit(problem, lanes, 0))

@@ -13,6 +13,7 @@ DERIVED = {
     "fisher": "the E-step is derived: the chain rule makes it so, and it would prove nothing",
     "e-step-matches-derived": "the E-step is derived",
     "local": "the model has no local",
+    "device-count": "there is only one device",
 }
 NO_POSTERIOR = {"posterior-rows-sum-to-one": "the model has no posterior"}
 FACTORS = {"posterior-rows-sum-to-one": "its posterior is not one array of probabilities"}

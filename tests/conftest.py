@@ -8,6 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+import jaxem
+from jaxem.check import LAWS, Report
+
 # Nearly all of the suite's time is compilation. The programs are the same, only less optimised.
 jax.config.update("jax_disable_most_optimizations", True)
 
@@ -28,11 +31,43 @@ def x64():
         yield
 
 
+@pytest.fixture
+def optimised():
+    """Programs as users run them: for tests that run for longer than they compile."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     """The test runs in float32 without x64 and in float64 with it."""
     with jax.enable_x64(request.param == "float64"):
         yield np.dtype(request.param)
+
+
+#: Laws that most models skip, and why.
+DERIVED = {
+    "fisher": "the E-step is derived: the chain rule makes it so, and it would prove nothing",
+    "e-step-matches-derived": "the E-step is derived",
+    "local": "the model has no local",
+    "device-count": "there is only one device",
+}
+ONE_FORM = {"forms-agree": "the model has one form"}
+NO_COORDINATES = {"change-of-coordinates": "the model offers no coordinates"}
+NO_POSTERIOR = {"posterior-rows-sum-to-one": "the model has no posterior"}
+MOMENTS = {"posterior-rows-sum-to-one": "its posterior is not one array of probabilities"}
+NO_SAMPLE = {name: "the model has no sample" for name in ("mean-score", "sampled-data-refit", "n-free-params")}
+BY_OPTAX = {"m-step-stationary": "the model has no closed M-step"}
+NO_CLAIM = {"m-step-stationary": "m_step does not claim the maximum"}
+
+
+def assert_laws(model, data, skipped: dict[str, str], **given) -> Report:
+    """Every law holds but those in `skipped`, for the reasons that stand there."""
+    report = jaxem.check_model(model, data, **given)
+    assert report.skipped == skipped
+    assert report.ran == [law.name for law in LAWS if law.name not in skipped]
+    return report
 
 
 def read(name: str) -> np.ndarray:

@@ -163,14 +163,6 @@ def test_bad_input():
         jaxem.fit(jaxem.Ancestry(0), np.zeros((3, 2)), key=jax.random.key(0))
 
 
-@pytest.fixture
-def optimised():
-    """Programs as users run them: here running takes the time, not compiling."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 @pytest.mark.published
 def test_msprime_simulation_of_600_people(optimised):
     """fastmixture 1.3.0: -9517923.3586, RMSE .01932. Here in float32; the totals are checked in float64."""

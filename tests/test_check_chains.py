@@ -14,6 +14,12 @@ LENGTHS = (30, 20, 25, 30) * 4
 STATES = [np.arange(t) // 4 % 3 for t in LENGTHS]
 
 
+@pytest.fixture(autouse=True)
+def same_numbers(monkeypatch):
+    """A case draws the same data whichever ran before it."""
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
+
+
 def ragged(draw):
     """Sequences of `draw(states)`, where states are integers."""
     return jaxem.sequences([draw(z) for z in STATES])

@@ -1,6 +1,5 @@
 """Emission tomography and deconvolution at full size: the figures of independent programs."""
 
-import jax
 import numpy as np
 import pytest
 from conftest import DATA
@@ -9,15 +8,7 @@ from scipy.special import gammaln
 import jaxem
 from jaxem.operators import Grid, Lines, convolve, joseph
 
-pytestmark = pytest.mark.published
-
-
-@pytest.fixture(autouse=True)
-def optimised():
-    """These programs run for longer than they compile."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
+pytestmark = [pytest.mark.published, pytest.mark.usefixtures("optimised")]
 
 
 def scan(operands, image):

@@ -262,14 +262,6 @@ def test_free_rates_on_seventeen_vertebrates(optimised):
     np.testing.assert_allclose(np.sort(rates), [0.05057, 0.3631, 1.102, 3.17], rtol=0.6)
 
 
-@pytest.fixture
-def optimised():
-    """Programs as users run them: here running takes the time, not compiling."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 # --- input --------------------------------------------------------------------------------------
 def test_bad_input():
     with pytest.raises(ValueError, match="parents"):

@@ -264,14 +264,6 @@ def test_lda_nears_full_em(x64):
 
 
 # --- figures ---------------------------------------------------------------------------------
-@pytest.fixture
-def optimised():
-    """These tests compute for longer than they compile."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 def three_starts(spread):
     """Held-out mean log-likelihoods by start: before, after 10 steps of full EM, at its end, online in 3 passes (both)."""
     x = clusters(30_000, 8, 8, seed=1, spread=spread).astype(np.float32)

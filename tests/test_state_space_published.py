@@ -7,17 +7,8 @@ import pytest
 
 import jaxem
 
-pytestmark = pytest.mark.published
+pytestmark = [pytest.mark.published, pytest.mark.usefixtures("optimised")]
 nan = np.nan
-
-
-@pytest.fixture(autouse=True)
-def optimized():
-    """Here running takes the time, not compiling."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 def test_what_is_fixed_stays_and_the_rest_is_the_maximum(x64):

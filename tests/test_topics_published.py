@@ -8,15 +8,7 @@ from sklearn.decomposition import NMF, LatentDirichletAllocation
 import jaxem
 
 lda = pytest.importorskip("lda")
-pytestmark = pytest.mark.published
-
-
-@pytest.fixture(autouse=True)
-def optimised():
-    """These programs run for longer than they compile."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
+pytestmark = [pytest.mark.published, pytest.mark.usefixtures("optimised")]
 
 
 @pytest.fixture(scope="module")

@@ -153,8 +153,9 @@ def time_to_best(say, dtype: str = "float64") -> None:
             reached.append(float(result.loglik) > best - 0.1)
             seconds.append(time.perf_counter() - begin)
         middle = float(np.median(seconds[1:]))
+        kind = f"rounds of {rounds.first} steps and more" if rounds else "all finished"
         say(
-            f"- jaxem, {restarts} starts, {f'rounds of {rounds.first} steps and more' if rounds else 'all finished'}: {middle:.3f} s ({theirs / middle:.0f}x),"
+            f"- jaxem, {restarts} starts, {kind}: {middle:.3f} s ({theirs / middle:.0f}x),"
             f" median of 5 keys, {sum(reached[1:])} of them there"
         )
 

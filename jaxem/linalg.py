@@ -184,6 +184,9 @@ def inverse_spd(matrix: Array) -> tuple[Array, Array]:
 def least_squares(gram: Array, right: Array, free: Array | None = None) -> Array:
     """(..., P) solutions of normal equations; zero where `free` (..., P) is False, or where nothing is known.
 
+    Of Cholesky factors and not of eigenvectors, whose derivatives are NaN where two eigenvalues are equal: in every
+    balanced design.
+
     Args:
         gram: (..., P, P) positive semidefinite.
         right: (..., P).
@@ -197,5 +200,11 @@ def least_squares(gram: Array, right: Array, free: Array | None = None) -> Array
     ridge = jnp.where(known, 10 * gram.shape[-1] * jnp.finfo(gram.dtype).eps, 1)
     system = jnp.where(pair, gram / (scale[..., :, None] * scale[..., None, :]), 0) + ridge[..., None] * eye_like(gram)
     inverse = inverse_lower(cholesky(system))
-    half = _matmul(inverse, (jnp.where(known, right, 0) / scale)[..., None])
-    return _matmul(transpose(inverse), half)[..., 0] / scale
+    wanted = (jnp.where(known, right, 0) / scale)[..., None]
+
+    def solved(right: Array) -> Array:
+        return _matmul(transpose(inverse), _matmul(inverse, right))
+
+    # The second solution takes back what the ridge took from the first.
+    first = solved(wanted)
+    return (first + solved(wanted - _matmul(system, first) + ridge[..., None] * first))[..., 0] / scale

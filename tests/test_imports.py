@@ -12,7 +12,7 @@ ROOT = Path(jaxem.__file__).parent
 #: Layers, low to high; a module may import from its own layer and from lower ones, as far as BARRED allows.
 LAYERS = (
     ("types", "numerics", "linalg", "distributed", "_version"),
-    ("constraints", "affine", "blocks", "validation", "leaves", "least_squares", "archive", "progress"),
+    ("constraints", "affine", "blocks", "validation", "leaves", "normal_response", "archive", "progress"),
     ("priors", "init", "sequences", "configurations", "documents", "sources", "newick", "alignment"),
     ("latents", "operators"),
     ("families",),

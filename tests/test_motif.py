@@ -48,7 +48,7 @@ def planted(seed, n=20, length=60, width=10):
 
 
 @pytest.mark.published
-def test_planted_motifs():
+def test_planted_motifs(optimised):
     model, found = jaxem.Motif(10), 0
     for seed in range(100):
         data, place = planted(seed)

@@ -76,7 +76,7 @@ def test_dynamic_factors_of_macro_data(x64):
     """Likelihood and smoother are statsmodels'; from its start EM reaches its optimum, but for 2e-3 of a Heywood case.
 
     Along the way consumption's noise goes to zero, at L-BFGS's end 8e-10 (log-likelihood -1737.62693). EM nears a zero
-    variance ever more slowly, and stops at 7e-5 or so (-1737.6282).
+    variance ever more slowly, and is at 7e-5 after 3000 maps (-1737.6276).
     """
     y, model = macro(), jaxem.DynamicFactor(2)
     theirs, ours = statsmodels_factors(y)
@@ -98,8 +98,9 @@ def test_dynamic_factors_of_macro_data(x64):
         sharp = {**end, "observation_noise": end["observation_noise"].at[1].set(variance)}
         np.testing.assert_allclose(log_prob(sharp, data), [theirs.ssm.loglike()], rtol=1e-10)
 
+    # Quasi-Newton jumps so near a zero variance that EM takes thousands of steps to leave it.
     stop = jaxem.Stop(loglik_rtol=1e-12)
-    result = jaxem.fit(model, y, init=start, algorithm=jaxem.QuasiNewton(), stop=stop, max_steps=1500)
+    result = jaxem.fit(model, y, init=start, algorithm=jaxem.Squarem(), stop=stop, max_steps=3000)
     assert float(result.loglik) > best.llf - 2e-3
 
 

@@ -118,7 +118,7 @@ def test_plsa_accelerated_weighted_and_folded_in():
     model, docs, start = jaxem.PLSA(2), jaxem.documents(x), {"topics": np.random.default_rng(5).dirichlet(np.ones(20), 2)}
     em = jaxem.fit(model, docs, init=start, stop=jaxem.Stop(1e-11))
     fast = jaxem.fit(model, docs, init=start, stop=jaxem.Stop(1e-11), algorithm=jaxem.Squarem())
-    assert fast.n_steps < em.n_steps and (np.diff(fast.history) >= -1e-9).all()
+    assert 3 * fast.n_steps < em.n_steps and (np.diff(fast.history) >= -1e-9).all()
     np.testing.assert_allclose(fast.loglik, em.loglik, rtol=1e-4)
     np.testing.assert_allclose(em.local[5], [0.5, 0.5])
     np.testing.assert_allclose(model.posterior(em.params, docs, 3000), em.local, atol=1e-3)

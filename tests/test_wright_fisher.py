@@ -51,7 +51,7 @@ def test_filter_equals_enumeration_of_paths(x64):
 
 
 @pytest.mark.published
-def test_intervals_cover(x64):
+def test_intervals_cover(x64, optimised):
     """95% intervals for the selection coefficient hold the truth in at least 90 of 100 simulations."""
     selection = 0.04
     data = [simulated(seed, selection) for seed in range(100)]

@@ -17,7 +17,7 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.families.base import Family
-from jaxem.least_squares import solve
+from jaxem.linalg import least_squares
 from jaxem.numerics import PRECISION, divided
 from jaxem.sequences import Sequences, lagged
 from jaxem.types import Params, static, struct
@@ -123,7 +123,7 @@ class LinearRegression(Family):
         origin = jnp.zeros_like(before) if self.origin is None else self.origin
         present = count > 0
         if self.switching_intercept and self.switching_coefficients:
-            change = solve(gram, cross, present)
+            change = least_squares(gram, cross)
         else:
             design = jnp.asarray(self._design(k, width), cross.dtype)
             precision = 1 / jnp.broadcast_to(params["variance"], (k,))
@@ -131,7 +131,7 @@ class LinearRegression(Family):
             wanted = cross + jnp.einsum("kpq,kq->kp", gram, origin, precision=PRECISION)
             system = jnp.einsum("kpm,k,kpq,kqn->mn", design, precision, gram, design, precision=PRECISION)
             right = jnp.einsum("kpm,k,kp->m", design, precision, wanted, precision=PRECISION)
-            found = solve(system[None], right[None], (system != 0).any()[None])[0]
+            found = least_squares(system, right)
             change = jnp.einsum("kpm,m->kp", design, found, precision=PRECISION) - origin
         explained = 2 * (change * cross).sum(-1) - jnp.einsum("kp,kpq,kq->k", change, gram, change, precision=PRECISION)
         left = jnp.maximum(square - explained, 0)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.least_squares import normal_m_step, normal_natural
+from jaxem.normal_response import normal_m_step, normal_natural
 from jaxem.numerics import PRECISION, log_normal_mass
 from jaxem.types import Model, Params, Rows, struct
 from jaxem.validation import check_finite, check_rows, check_size, floating, numeric
@@ -47,7 +47,7 @@ class CensoredRegression(Model):
         return dataclasses.replace(self, origin=params["coefficients"])
 
     def natural(self, params: Params) -> dict[str, Array]:
-        """As `least_squares.normal_natural`, of y - inputs . origin."""
+        """As `normal_response.normal_natural`, of y - inputs . origin."""
         change = params["coefficients"] if self.origin is None else params["coefficients"] - self.origin
         return normal_natural(change, params["variance"])
 

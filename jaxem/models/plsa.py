@@ -44,6 +44,7 @@ class PLSA(Model):
     is_bound: ClassVar[bool] = True
     exchangeable: ClassVar[str] = "n_topics"
     constraints: ClassVar[Any] = {"topics": sets.Simplex()}
+    local_constraints: ClassVar[Any] = sets.Simplex()
 
     def natural(self, params: Params) -> dict[str, Array]:
         """Leaf `log_topics` (K, V), t = expected counts of the words by topic."""

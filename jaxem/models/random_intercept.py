@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.least_squares import normal_m_step, normal_natural
+from jaxem.normal_response import normal_m_step, normal_natural
 from jaxem.numerics import PRECISION, divided
 from jaxem.types import Model, Params, Rows, struct
 from jaxem.validation import check_size, floating, numeric
@@ -37,7 +37,7 @@ class RandomIntercept(Model):
     missing: ClassVar[str] = "marginal"  # type: ignore[misc]
 
     def natural(self, params: Params) -> dict[str, Any]:
-        """`noise` as `least_squares.normal_natural`, of y - level; `level_square` (t = level^2), `level_log` (t = 1)."""
+        """`noise` as `normal_response.normal_natural`, of y - level; `level_square` (t = level^2), `level_log` (t = 1)."""
         level = params["level_variance"]
         return {
             "noise": normal_natural(params["coefficients"], params["noise_variance"]),

@@ -1,4 +1,4 @@
-"""Least squares: the equations, and normal responses to inputs as an exponential family."""
+"""Normal responses to inputs as an exponential family, and their least squares."""
 
 from __future__ import annotations
 
@@ -8,20 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.linalg import least_squares
 from jaxem.numerics import PRECISION, divided
 
 PyTree = Any
-
-
-def solve(gram: Array, right: Array, present: Array) -> Array:
-    """(K, P) solutions of least squares, of least norm where inputs do not vary."""
-    scale = jnp.sqrt(jnp.diagonal(gram, axis1=-2, axis2=-1))
-    scale = jnp.where(scale > 0, scale, 1)
-    values, vectors = jnp.linalg.eigh(gram / (scale[..., :, None] * scale[..., None, :]))
-    kept = values > 10 * jnp.finfo(gram.dtype).eps * gram.shape[-1] * values[..., -1:]
-    inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
-    turned = inverse * jnp.einsum("kpq,kp->kq", vectors, right / scale, precision=PRECISION)
-    return jnp.where(present[:, None], jnp.einsum("kpq,kq->kp", vectors, turned, precision=PRECISION) / scale, 0)
 
 
 def normal_natural(coefficients: Array, variance: Array) -> dict[str, Array]:
@@ -41,7 +31,7 @@ def normal_natural(coefficients: Array, variance: Array) -> dict[str, Array]:
 def normal_m_step(stats: PyTree, variance: Array, floor: float | Array = 0.0) -> tuple[Array, Array]:
     """Coefficients (P,) and variance () that maximise <stats, natural>; without data the variance stays."""
     gram = (stats["gram"] + stats["gram"].T) / 2
-    coefficients = solve(gram[None], stats["cross"][None], (stats["log_scale"] > 0)[None])[0]
+    coefficients = least_squares(gram, stats["cross"])
     fit = 2 * coefficients @ stats["cross"] - coefficients @ jnp.matmul(gram, coefficients, precision=PRECISION)
     count = stats["log_scale"]
     new = jnp.maximum(divided(stats["square"] - fit, count), floor + jnp.finfo(count.dtype).tiny)

@@ -151,7 +151,7 @@ def test_infinite_variances_are_refused(x64):
 def test_portfolio_out_of_sample(x64):
     """Minimum variance of twenty stocks, half a year at a time: factors risk less than the sample covariance.
 
-    A t distribution, which does not trust the days that say most of how stocks fall together, risks more.
+    A t distribution risks more: in one of the half years it takes the jumps of a cheap stock for outliers, and holds too much of it.
     """
     pytest.importorskip("skfolio")
     from skfolio.datasets import load_sp500_dataset

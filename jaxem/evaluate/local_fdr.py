@@ -83,5 +83,5 @@ def two_groups(z: Any, **options: Any) -> TwoGroups:
     share = np.stack([away < -edge, np.abs(away) <= edge, away > edge], 1) + 0.01
     start = Labels((share / share.sum(1, keepdims=True)).astype(array.dtype))
     narrowest = float((spread / 2) ** 2 / array.var())
-    model = Mixture(3, Gaussian(floor=narrowest), prior=Dirichlet(np.array([1, 10, 1], array.dtype)))
+    model = Mixture(3, Gaussian(floor=narrowest), prior=Dirichlet(jnp.asarray([1, 10, 1], array.dtype)))
     return TwoGroups(fit(model, array[:, None], init=start, **options))

@@ -37,7 +37,7 @@ class UnlabelledWeight:
     result: Result
 
 
-def fit_labelled(model: Model, data: PyTree, labels: Array, weight: Array | float, **options: Any) -> Result:
+def fit_labelled(model: Model, data: PyTree, labels: Any, weight: Array | float, **options: Any) -> Result:
     """EM from the estimate that the labelled data give by themselves, unlabelled ones counting `weight` each.
 
     Pure: works under jit and vmap, over weights too. At weight 0 it is the supervised estimate.

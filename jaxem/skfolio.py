@@ -44,12 +44,9 @@ class FittedPrior(BasePrior):
         """
         del y
         returns = np.asarray(X, float)
-        self.result_ = fit(
-            self.model, returns, key=jax.random.key(self.seed), n_restarts=self.n_restarts, **fit_params
-        )  # fmt: skip
+        self.result_ = fit(self.model, returns, key=jax.random.key(self.seed), n_restarts=self.n_restarts, **fit_params)
         mean, covariance = predictive_moments(self.model, self.result_.params, returns)
         covariance = np.asarray(covariance, float)
-        self.return_distribution_ = ReturnDistribution(
-            mu=np.asarray(mean, float), covariance=(covariance + covariance.T) / 2, returns=returns
-        )  # fmt: skip
+        covariance = (covariance + covariance.T) / 2
+        self.return_distribution_ = ReturnDistribution(np.asarray(mean, float), covariance, returns)
         return self

@@ -1,11 +1,14 @@
 """Texts of which few are labelled: the weight of the others, on pseudo-words."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxem
+from jaxem.evaluate import unlabelled
 
 MODEL = jaxem.Mixture(2, jaxem.Multinomial(prior=jaxem.Dirichlet(2.0)), prior=jaxem.Dirichlet(2.0))
 
@@ -37,6 +40,30 @@ def test_zero_weight_is_the_supervised_estimate(x64):
     params = jaxem.fit_labelled(MODEL, MODEL.validate(x), jnp.asarray(labels), 0.0).params
     counts = np.stack([x[labels == k].sum(0) + 1 for k in (0, 1)])
     np.testing.assert_allclose(params["components"]["probs"], counts / counts.sum(1, keepdims=True), rtol=1e-10)
+
+
+@pytest.mark.published
+def test_plain_calls_take_whole_numbers():
+    """Counts and labels as they come, without x64, which must not be truncated with a warning."""
+    x, z = texts(30, 0.5)
+    labels = few_labels(z, 5, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        params = jaxem.fit_labelled(MODEL, x.astype(int), list(labels), 1.0, max_steps=3).params
+    assert params["components"]["probs"].dtype == np.float32
+
+
+@pytest.mark.published
+def test_changed_numbers_compile_nothing():
+    x, z = texts(30, 0.5)
+    x = x.astype(np.float32)
+    programs = []
+    for attempt in range(2):
+        labels = few_labels(z, 4, attempt)
+        options = {"candidates": (0.0, 0.5 + attempt), "n_folds": 2, "max_steps": 2 + attempt}
+        jaxem.unlabelled_weight(MODEL, x, labels, key=jax.random.key(attempt), **options)
+        programs.append((unlabelled._held_out._cache_size(), unlabelled._refit._cache_size()))
+    assert programs[0] == programs[1]
 
 
 @pytest.mark.published

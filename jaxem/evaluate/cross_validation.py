@@ -78,18 +78,25 @@ def cross_validate(
     n_folds = check_positive_int(n_folds, "n_folds", 2)
     if n_folds > n:
         raise ValueError(f"n_folds must be at most N={n}; got {n_folds}")
+    weight = np.ones(n) if weight is None else check_weight(weight, n)
+    options, structure = split_options(options)
+    data = jax.tree.map(jnp.asarray, data)
+    return _cross_validate(model, data, jnp.asarray(weight, float_dtype(data)), key, options, structure, n_folds)
+
+
+def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
+    """Options of `fit` as what jit traces, in which a changed number compiles nothing again, and what it compiles."""
+    options = dict(options)
     if options.get("labels") is not None:
         options["labels"] = jnp.asarray(options["labels"], jnp.int32)
     if isinstance(options.get("init"), Result):
         options["init"] = options["init"].params
-    weight = np.ones(n) if weight is None else check_weight(weight, n)
     # Names become tuples, which can be hashed, and plain functions pytrees, whose numbers are traced.
     restrained = regularizer(*(options.get(name) for name in ("penalty", "log_prior", "frozen", "tied")))
     options |= {"penalty": restrained.penalties, "log_prior": restrained.log_prior}
     options |= {"frozen": restrained.frozen, "tied": restrained.tied}
     structure = tuple((name, options.pop(name)) for name in _STRUCTURE if name in options)
-    data = jax.tree.map(jnp.asarray, data)
-    return _cross_validate(model, data, jnp.asarray(weight, float_dtype(data)), key, options, structure, n_folds)
+    return options, structure
 
 
 @partial(jax.jit, static_argnames=("structure", "n_folds"))

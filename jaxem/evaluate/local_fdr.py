@@ -12,6 +12,7 @@ from jaxem.engine.fit import fit
 from jaxem.families.gaussian import Gaussian
 from jaxem.init import Labels
 from jaxem.models.mixture import Mixture
+from jaxem.priors import Dirichlet
 from jaxem.types import Params, Result, struct
 from jaxem.validation import check_finite, floating, numeric
 
@@ -41,7 +42,13 @@ class TwoGroups:
         return self.result.model.posterior(self.result.params, jnp.asarray(z)[:, None])[:, 1]
 
     def discoveries(self, z: Any, rate: float = 0.1) -> Array:
-        """(N,) bools: the largest set of tests, by local fdr, of which at most `rate` are expected to be null."""
+        """(N,) bools: the largest set of tests, by local fdr, of which at most `rate` are expected to be null.
+
+        Raises:
+            ValueError: for a rate outside (0, 1).
+        """
+        if not 0 < rate < 1:
+            raise ValueError(f"rate must lie between 0 and 1; got {rate}")
         local = self.local_fdr(z)
         order = jnp.argsort(local)
         mean = jnp.cumsum(local[order]) / jnp.arange(1, len(local) + 1)
@@ -52,23 +59,29 @@ def two_groups(z: Any, **options: Any) -> TwoGroups:
     """Fit the two-groups model to z-scores.
 
     Starts from scores more than twice the robust spread away from their median, so that the middle component is the
-    null; it stays so where most tests are null, as the model supposes.
+    null; it stays so where most tests are null, as the model supposes. A Dirichlet prior of (1, 10, 1) on the weights
+    sees to it that effects are found only where the scores ask for them (Stephens 2017, section 3.3), and as noise
+    spreads the scores of effects too, no component gets narrower than half the robust spread.
 
     Args:
         z: (N,) scores, about N(0, 1) where nothing is to be found.
         **options: for `jaxem.fit`.
 
     Raises:
-        ValueError: for a wrong shape, fewer than 100 scores, or what is not finite.
+        ValueError: for a wrong shape, fewer than 100 scores, scores of which most are equal, or what is not finite.
     """
     array = floating(numeric(z, "z"), "z")
     if array.ndim != 1 or len(array) < 100:
         raise ValueError(f"z must be (N,) scores of at least 100 tests: a null distribution is to be found; got {array.shape}")
     check_finite(array, "z")
     middle = np.median(array)
-    spread = 1.4826 * np.median(np.abs(array - middle)) or 1.0
+    spread = 1.4826 * np.median(np.abs(array - middle))
+    if not spread > 0:
+        raise ValueError(f"z must differ: more than half of the {len(array)} scores are {middle}")
     away = (array - middle) / spread
     edge = min(2.0, float(np.sort(np.abs(away))[-20]))  # at least a few scores for the outer components
     share = np.stack([away < -edge, np.abs(away) <= edge, away > edge], 1) + 0.01
     start = Labels((share / share.sum(1, keepdims=True)).astype(array.dtype))
-    return TwoGroups(fit(Mixture(3, Gaussian()), array[:, None], init=start, **options))
+    narrowest = float((spread / 2) ** 2 / array.var())
+    model = Mixture(3, Gaussian(floor=narrowest), prior=Dirichlet(jnp.asarray([1, 10, 1], array.dtype)))
+    return TwoGroups(fit(model, array[:, None], init=start, **options))

@@ -11,8 +11,9 @@ import numpy as np
 from jax import Array
 
 from jaxem.engine.fit import fit
+from jaxem.evaluate.cross_validation import split_options
 from jaxem.types import Model, Result, struct
-from jaxem.validation import check_positive_int, numeric
+from jaxem.validation import check_positive_int, is_traced, numeric
 
 PyTree = Any
 
@@ -36,7 +37,7 @@ class UnlabelledWeight:
     result: Result
 
 
-def fit_labelled(model: Model, data: PyTree, labels: Array, weight: Array | float, **options: Any) -> Result:
+def fit_labelled(model: Model, data: PyTree, labels: Any, weight: Array | float, **options: Any) -> Result:
     """EM from the estimate that the labelled data give by themselves, unlabelled ones counting `weight` each.
 
     Pure: works under jit and vmap, over weights too. At weight 0 it is the supervised estimate.
@@ -48,6 +49,9 @@ def fit_labelled(model: Model, data: PyTree, labels: Array, weight: Array | floa
         weight: of an unlabelled datum.
         **options: for `fit`.
     """
+    if not is_traced(model, data, labels, weight):
+        data, labels = model.validate(data), numeric(labels, "labels")
+    data, labels = jax.tree.map(jnp.asarray, data), jnp.asarray(labels)
     known = labels >= 0
     responsibilities = jax.nn.one_hot(labels, model.n_labels or 0, dtype=jnp.zeros(()).dtype)
     alone = known.astype(responsibilities.dtype)
@@ -99,20 +103,24 @@ def unlabelled_weight(
         fold[own] = np.arange(len(own)) % n_folds
     data, labels = jax.tree.map(jnp.asarray, data), jnp.asarray(labels, jnp.int32)
     tried = jnp.asarray(weights, jnp.zeros(()).dtype)
-    # Data are arguments: what jit closes over becomes constants of the program.
-    held_out = jax.jit(partial(_held_out, n_folds=n_folds, options=options))
-    accuracy, loglik = held_out(model, data, labels, jnp.asarray(fold), tried)
+    options, structure = split_options(options)
+    accuracy, loglik = _held_out(model, data, labels, jnp.asarray(fold), tried, options, structure, n_folds)
     chosen = tried[jnp.lexsort((-loglik, -accuracy))[0]]
-    refit = jax.jit(partial(fit_labelled, **options))
-    return UnlabelledWeight(tried, accuracy, loglik, chosen, refit(model, data, labels, chosen))
+    return UnlabelledWeight(tried, accuracy, loglik, chosen, _refit(model, data, labels, chosen, options, structure))
 
 
-def _held_out(model, data, labels, fold, weights, n_folds, options) -> tuple[Array, Array]:
+@partial(jax.jit, static_argnames="structure")
+def _refit(model, data, labels, weight, options, structure) -> Result:
+    return fit_labelled(model, data, labels, weight, **options, **dict(structure))
+
+
+@partial(jax.jit, static_argnames=("structure", "n_folds"))
+def _held_out(model, data, labels, fold, weights, options, structure, n_folds) -> tuple[Array, Array]:
     def one(weight: Array, f: Array) -> tuple[Array, Array]:
         hidden = fold == f
         seen = jnp.where(hidden, -1, labels)
         # A hidden label leaves an unlabelled datum, as it would be when it comes to be predicted.
-        result = fit_labelled(model, data, seen, weight, **options)
+        result = fit_labelled(model, data, seen, weight, **options, **dict(structure))
         share = model.posterior(result.params, data)  # type: ignore[attr-defined]
         right = share.argmax(1) == labels
         tiny = jnp.finfo(share.dtype).tiny

@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxem.validation import numeric
@@ -31,7 +32,8 @@ def configurations(choices: Sequence[Sequence[Any]], log_weight: Sequence[Sequen
         raise ValueError("choices must hold at least one datum; got none")
     longest = max(len(own) for own in choices)
     n_parts = len(np.atleast_1d(choices[0][0])) if len(choices[0]) else 1
-    parts, weight = np.full((len(choices), longest, n_parts), -1, np.int32), np.zeros((len(choices), longest))
+    parts = np.full((len(choices), longest, n_parts), -1, np.int32)
+    weight = np.zeros((len(choices), longest), jnp.result_type(float))  # what JAX computes in
     for n, own in enumerate(choices):
         if not len(own):
             raise ValueError(f"choices must give every datum a configuration; datum {n} has none")
@@ -144,8 +146,6 @@ def genotype_likelihoods(log_likelihood: Any) -> dict[str, Any]:
     Args:
         log_likelihood: (N, 3) log-likelihood of 0, 1 and 2 copies of the second allele.
     """
-    import jax.numpy as jnp
-
     x = jnp.asarray(log_likelihood)
     pairs = jnp.asarray([[0, 0], [0, 1], [1, 1]], jnp.int32)
     return {"parts": jnp.broadcast_to(pairs, (*x.shape, 2)), "log_weight": x + jnp.log(jnp.asarray([1, 2, 1], x.dtype))}

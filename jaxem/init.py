@@ -180,3 +180,7 @@ class Each(Init):
 
     params: Any
     needs_key = False
+
+    def __len__(self) -> int:
+        """R, to be passed as `n_restarts`."""
+        return len(jax.tree.leaves(self.params)[0])

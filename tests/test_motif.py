@@ -21,7 +21,7 @@ def crp():
 
 def best(model, data, **options):
     starts = model.starts(data)
-    return jaxem.fit(model, data, init=starts, n_restarts=len(starts.params["motif"]), **options)
+    return jaxem.fit(model, data, init=starts, n_restarts=len(starts), **options)
 
 
 @pytest.mark.published
@@ -122,6 +122,13 @@ def test_erasing_finds_the_next_motif(x64):
     second = best(model, jax.tree.map(np.asarray, erased), max_steps=50)
     again = np.asarray(model.predict(second.params, erased)[0])[:17]
     assert (np.abs(again - site) > 2).mean() > 0.8
+
+
+def test_every_window_is_a_start_once():
+    data = jaxem.dna(["ACGTA", "ACGNN"])
+    starts = jaxem.Motif(3).starts(data)
+    letters = ["".join(np.array(list("ACGT"))[window.argmax(1)]) for window in np.asarray(starts.params["motif"])]
+    assert len(starts) == 3 and sorted(letters) == ["ACG", "CGT", "GTA"]
 
 
 def test_letters():

@@ -50,6 +50,17 @@ def test_filter_equals_enumeration_of_paths(x64):
     np.testing.assert_allclose(model.log_prob(params, model.validate(data)), [expected], rtol=1e-12)
 
 
+def test_one_locus_needs_no_axis(x64):
+    """Integers (T,) give the posterior of floats (1, T), without the axis."""
+    model, params = jaxem.WrightFisher(6.0, n_grid=5), {"selection": -0.2}
+    data = {"count": np.array([1, 0, 2]), "total": np.array([3, 0, 2])}
+    np.testing.assert_array_equal(model.n_observations(data), [2])
+    one, many = model.posterior(params, data), model.posterior(params, model.validate(data))
+    assert one.shape == (3, 5) and many.shape == (1, 3, 5)
+    np.testing.assert_allclose(one, many[0], rtol=1e-12)
+    np.testing.assert_allclose(one.sum(1), 1, rtol=1e-12)
+
+
 @pytest.mark.published
 def test_intervals_cover(x64, optimised):
     """95% intervals for the selection coefficient hold the truth in at least 90 of 100 simulations."""

@@ -154,7 +154,7 @@ class Motif(Model):
         return {**self.blank(data), "background": background, "motif": (window + background) / 2}
 
     def starts(self, data: PyTree) -> Each:
-        """Every different window of the data, softened, as the start of a lane: pass it as `init`, with as many restarts."""
+        """Every different window of the data, softened, as the start of a lane: `init=starts, n_restarts=len(starts)`."""
         data = self.validate(data)
         windows, whole = self._windows(jnp.asarray(data["x"]), data["open"].dtype)
         free = np.lib.stride_tricks.sliding_window_view(data["open"], self.width, 1).min(-1) > 0.5

@@ -29,8 +29,8 @@ class WrightFisher(ChainInference, Model):
     Bollback, York and Nielsen 2008). Frequencies 0 and 1 are absorbing; the first is uniform on the grid.
 
     Parameter: `selection`, s > -1 of the allele per generation; it may be any real s that keeps 1 + s positive.
-    Data: a dict of `count` and `total` (B, T): copies of the allele among those sampled in each generation of each
-    locus or replicate; a `total` of zero is no sample.
+    Data: a dict of `count` and `total` (B, T), or (T,) for one: copies of the allele among those sampled in each
+    generation of each locus or replicate; a `total` of zero is no sample.
 
     Attributes:
         population: 2N, gene copies; known.
@@ -49,7 +49,7 @@ class WrightFisher(ChainInference, Model):
 
     def natural(self, params: Params) -> dict[str, Array]:
         """Leaves `log_initial` (K,) and `log_transition` (K, K): t = starts and moves."""
-        s = params["selection"]
+        s = jnp.asarray(params["selection"])
         x = self.frequencies(s.dtype)
         inner = x[1:-1]
         mean = inner * (1 + s) / (1 + s * inner)
@@ -61,25 +61,28 @@ class WrightFisher(ChainInference, Model):
         return {"log_initial": jnp.full_like(x, -np.log(self.n_grid)), "log_transition": moves}
 
     def _chain(self, natural: PyTree, data: PyTree) -> Chain:
-        count, total = data["count"], data["total"]
-        x = self.frequencies(count.dtype)[:, None, None]
-        seen, unseen = count, total - count
+        dtype = natural["log_initial"].dtype
+        seen, total = (jnp.atleast_2d(jnp.asarray(data[name], dtype)) for name in ("count", "total"))
+        x, unseen = self.frequencies(dtype)[:, None, None], total - seen
         ways = gammaln(total + 1) - gammaln(seen + 1) - gammaln(unseen + 1)
         # 0 log 0 is 0: what was not seen says nothing against an absent allele.
         log = lambda p, n: jnp.where(n > 0, n * jnp.log(jnp.where(p > 0, p, 1)) + jnp.where(p > 0, 0, -jnp.inf), 0)  # noqa: E731
         scores = ways + log(x, seen) + log(1 - x, unseen)
-        return Chain(natural["log_initial"], natural["log_transition"], scores, jnp.ones(count.shape, bool))
+        return Chain(natural["log_initial"], natural["log_transition"], scores, jnp.ones(seen.shape, bool))
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         del rows
         return chain.log_partition(*self._chain(natural, data).astuple())
 
     def _as_given(self, found: PyTree, data: Any, axis: int = 0) -> PyTree:
-        del data, axis
-        return found  # data always have the axis B
+        return found if np.ndim(data["count"]) > 1 else jax.tree.map(lambda x: x.squeeze(axis), found)
 
     def chain(self, params: Params, data: PyTree) -> Chain:
         return self._chain(self.natural(params), data)
+
+    def n_observations(self, data: PyTree) -> Array:
+        """(B,) generations of each locus that were sampled."""
+        return (jnp.atleast_2d(jnp.asarray(data["total"])) > 0).sum(1)
 
     def validate(self, data: Any) -> dict[str, np.ndarray]:
         """Floats (B, T).

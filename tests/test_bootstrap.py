@@ -84,6 +84,17 @@ def test_coordinates_of_the_data(faithful):
         np.testing.assert_allclose(found.loglik[i], 272 * density, rtol=1e-10)
 
 
+def test_a_penalty_sees_the_users_units(faithful):
+    """A refit is a fit with the same penalty."""
+    model = jaxem.GaussianMixture(1, "diag")
+    penalty = jaxem.L2(10.0, "components.mean")
+    params = jaxem.fit(model, faithful, key=jax.random.key(0), penalty=penalty).params
+    found = jaxem.bootstrap(model, params, faithful, key=jax.random.key(1), n_samples=2, penalty=penalty)
+    rows = faithful[jax.random.randint(jax.random.fold_in(jax.random.key(1), 0), (272,), 0, 272)]
+    again = jaxem.fit(model, rows, init=params, penalty=penalty, stop=jaxem.Stop(1e-13))
+    np.testing.assert_allclose(found.params["components"]["mean"][0], again.params["components"]["mean"], rtol=1e-6)
+
+
 @pytest.mark.parametrize("covariance", ["full", "tied"])
 def test_components_are_matched(faithful, covariance):
     model = jaxem.GaussianMixture(3, covariance)

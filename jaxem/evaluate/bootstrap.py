@@ -17,9 +17,10 @@ from jaxem.engine.checks import check_key, check_model
 from jaxem.engine.coordinates import cast, changed, coordinates, volume_lost
 from jaxem.engine.fit import fit
 from jaxem.engine.layout import rows_width
+from jaxem.engine.regularizer import regularizer
 from jaxem.engine.stop import Stop
 from jaxem.evaluate.align import align, component_axes
-from jaxem.evaluate.cross_validation import _STRUCTURE
+from jaxem.evaluate.cross_validation import split_options
 from jaxem.evaluate.information import checked
 from jaxem.types import Model, Params, Result, Status, static, struct
 from jaxem.validation import check_positive_int, is_traced
@@ -142,7 +143,7 @@ def bootstrap(
     total = n_rows(data) if weight is None or method != "nonparametric" else round(float(np.sum(weight)))
     params = cast(jax.tree.map(jnp.asarray, params), float_dtype(data))
     options.setdefault("stop", DEFAULT_STOP)
-    structure = tuple((name, options.pop(name)) for name in _STRUCTURE if name in options)
+    options, structure = split_options(options)
     run = partial(_bootstrap, n_samples=n_samples, method=method, total=total, structure=structure)
     arguments = (model, params, data, weight, labels, key, options)
     return run(*arguments) if is_traced(*arguments) else _bootstrap_jit(*arguments, **run.keywords)
@@ -174,7 +175,8 @@ def _bootstrap(
     settings = dict(structure)
     weight = None if weight is None else jnp.asarray(weight, float_dtype(data))
     estimate, original, affine, volume = params, model, None, 0.0
-    if settings.pop("standardize", True) and model.log_prior is None and settings.get("penalty") is None:
+    restrained = regularizer(options["penalty"], options["log_prior"], settings["frozen"], settings["tied"])
+    if settings.pop("standardize", True) and model.log_prior is None and not restrained.in_users_units:
         # Once for all refits, rather than by each for its own data.
         affine = coordinates(model, data, weight, jnp)
     if affine is not None:

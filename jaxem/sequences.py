@@ -160,7 +160,10 @@ def as_sequences(data: Any, single: bool = True) -> Sequences:
     if isinstance(data, dict):
         one = jax.tree.map(lambda x: x if isinstance(x, jnp.ndarray) else numeric(x, "data"), data)
     else:
-        one = data if isinstance(data, jnp.ndarray) else numeric(data, "data")
+        try:
+            one = data if isinstance(data, jnp.ndarray) else numeric(data, "data")
+        except TypeError as error:
+            raise TypeError(f"{error}; several sequences are given as jaxem.sequences([...])") from error
     lengths = {x.shape[0] for x in jax.tree.leaves(one) if x.ndim in (1, 2)}
     if len(lengths) != 1 or any(x.ndim not in (1, 2) for x in jax.tree.leaves(one)):
         shapes = ", ".join(str(x.shape) for x in jax.tree.leaves(one))

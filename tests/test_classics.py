@@ -28,6 +28,19 @@ def test_motorettes(x64):
     np.testing.assert_allclose(result.loglik, case["loglik"], atol=1e-7)
 
 
+def test_what_was_censored(x64):
+    """Moments of what is known only in part, against truncated normal densities; far tails stay finite."""
+    model, params = jaxem.CensoredRegression(), {"coefficients": jnp.array([0.5, 1.0]), "variance": jnp.array(4.0)}
+    data = {"lower": [1.5, 2.0, -np.inf, 0.0, 30.0], "upper": [1.5, np.inf, 0.5, 1.0, 31.0], "inputs": np.arange(5.0)[:, None]}
+    middle = 1 + 0.5 * np.arange(5)
+    known = stats.truncnorm((data["lower"] - middle) / 2, (data["upper"] - middle) / 2, middle, 2)
+    mean, variance = model.posterior(params, data)
+    np.testing.assert_allclose(model.predict(params, data), middle)
+    np.testing.assert_allclose(mean[1:], known.mean()[1:], rtol=1e-8)
+    np.testing.assert_allclose(variance[1:], known.var()[1:], rtol=1e-4)
+    assert mean[0] == 1.5 and variance[0] == 0
+
+
 @pytest.mark.parametrize("binned", [False, True])
 def test_truncated_and_binned(x64, binned):
     """A sample cut off on both sides, whole or as a histogram, against direct maximisation."""
@@ -85,6 +98,9 @@ def test_lsat(x64):
     np.testing.assert_allclose(result.loglik, -2466.65338, atol=1e-5)
     np.testing.assert_allclose(result.params["slope"], case["slopes"], atol=2e-4)
     np.testing.assert_allclose(result.params["intercept"], case["intercepts"], atol=2e-4)
+    abilities = jaxem.ItemResponse().posterior(result.params, answers.astype(int))
+    np.testing.assert_allclose(abilities, jaxem.ItemResponse().posterior(result.params, answers), rtol=1e-12)
+    assert (np.diff(abilities[0][np.array([0, 1, 3, 7, 15, 31])]) > 0).all()  # one more right answer at a time
 
 
 @pytest.mark.parametrize("k, loglik", [(2, -317.2568373), (3, -293.70497878), (4, -289.2858488)])
@@ -151,8 +167,23 @@ def test_record_linkage(x64):
     np.testing.assert_allclose(result.params["weights"][1], match.mean(), atol=0.01)
 
 
+def trees(rules, n_symbols, string):
+    """Every parse tree of a string by itself: its probability, and the spans (symbol, first, last) of its nodes."""
+    binary, emission = rules[:, : n_symbols**2].reshape((n_symbols,) * 3), rules[:, n_symbols**2 :]
+
+    def grow(a, i, j):
+        if i == j:
+            yield emission[a, string[i]], {(a, i, j)}
+        for b, c, middle in itertools.product(range(n_symbols), range(n_symbols), range(i, j)):
+            if binary[a, b, c] > 0:
+                for (p, left), (q, right) in itertools.product(grow(b, i, middle), grow(c, middle + 1, j)):
+                    yield binary[a, b, c] * p * q, left | right | {(a, i, j)}
+
+    return grow(0, 0, len(string) - 1)
+
+
 def parses(rules, n_symbols, string):
-    """Probability of a string, every parse tree by itself."""
+    """Probability of a string, by the recursion that the trees follow."""
     binary, emission = rules[:, : n_symbols**2].reshape((n_symbols,) * 3), rules[:, n_symbols**2 :]
 
     def inside(a, s):
@@ -162,6 +193,30 @@ def parses(rules, n_symbols, string):
         return sum(binary[a, b, c] * inside(b, s[:i]) * inside(c, s[i:]) for b, c, i in pairs)
 
     return inside(0, string)
+
+
+@pytest.mark.published
+def test_parse_trees(x64):
+    """Probabilities of constituents and the most probable tree, against an enumeration; HardEM climbs the latter."""
+    strings = [np.array([0, 1, 1, 0]), np.array([1, 0, 0])]
+    model, data = jaxem.Grammar(2, 2), jaxem.sequences(strings)
+    params = model.initialize(jax.random.key(3), data, jnp.ones(2))
+    spans, best = np.asarray(model.spans(params, data)), np.asarray(model.predict(params, data))
+    top = 0.0
+    for n, string in enumerate(strings):
+        every = list(trees(np.asarray(params["rules"]), 2, string))
+        expected = np.zeros((4, 4, 2))
+        for p, nodes in every:
+            for a, i, j in nodes:
+                expected[i, j, a] += p / sum(p for p, _ in every)
+        np.testing.assert_allclose(spans[n], expected, atol=1e-12)
+        nodes = {(best[n][i, j], i, j) for i, j in np.argwhere(best[n] >= 0)}
+        highest = max(p for p, _ in every)
+        np.testing.assert_allclose([p for p, tree in every if tree == nodes], highest, rtol=1e-12)
+        top += np.log(highest)
+    hard = jaxem.fit(model, data, init=params, algorithm=jaxem.HardEM(), stop=jaxem.Stop(None), max_steps=3)
+    np.testing.assert_allclose(hard.history[0], top, rtol=1e-12)
+    assert (np.diff(hard.history) >= 0).all()
 
 
 @pytest.mark.published
@@ -209,10 +264,11 @@ def test_grammar_keeps_structural_zeros(x64):
         (jaxem.ItemResponse(), np.full((3, 2), 2.0), "0, 1, or NaN where missing; got 2.0"),
         (jaxem.ItemResponse(), np.array([[0, np.nan], [1, np.nan]]), "column 1 has none"),
         (jaxem.Grammar(2, 2), jaxem.sequences([np.array([0, 2])]), "codes 0..1"),
+        (jaxem.Grammar(2, 2), [np.array([0, 1]), np.array([0])], r"given as jaxem.sequences\(\[...\]\)"),
         (jaxem.Grammar(2, 2, allowed=np.ones((2, 2))), jaxem.sequences([np.array([0, 1])]), r"must have shape \(2, 6\)"),
         (jaxem.Mixture(2, jaxem.Categorical(2)), np.array([0, -1, 1]), "codes 0..1; got -1 in row 1"),
     ],
 )
 def test_bad_input(model, data, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         jaxem.fit(model, data, key=jax.random.key(0))

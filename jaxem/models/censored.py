@@ -146,11 +146,27 @@ class CensoredRegression(Model):
         coefficients, variance = normal_m_step(stats, jnp.ones((), y.dtype), self.floor)
         return {"coefficients": coefficients, "variance": jnp.maximum(variance, jnp.where(spread > 0, spread / 100, 1))}
 
+    def posterior(self, params: Params, data: PyTree) -> tuple[Array, Array]:
+        """(N,) means and variances of the y of each row, given what is known of it."""
+        mean, variance = self.predict(params, data), params["variance"]
+        ends = jnp.asarray(data["lower"], mean.dtype), jnp.asarray(data["upper"], mean.dtype)
+        known = ends[0] == ends[1]
+        lower, upper = jnp.where(known, -jnp.inf, ends[0]), jnp.where(known, jnp.inf, ends[1])
+        # Derivatives of the log-mass in the mean are cumulants of y, up to powers of the variance.
+        slope = jax.grad(lambda mean: log_normal_mass(lower, upper, mean, jnp.sqrt(variance)).sum())
+        first, second = jax.jvp(slope, (mean,), (jnp.ones_like(mean),))
+        spread = jnp.maximum(variance + variance * variance * second, 0)
+        return jnp.where(known, ends[0], mean + variance * first), jnp.where(known, 0, spread)
+
+    def predict(self, params: Params, data: PyTree) -> Array:
+        """(N,) intercept + inputs . coefficients."""
+        return jnp.matmul(_design(data), params["coefficients"], precision=PRECISION)
+
     def n_free_params(self, data: PyTree) -> int:
         return _design(jax.tree.map(lambda x: x[:1], data)).shape[1] + 1
 
 
 def _design(data: PyTree) -> Array:
     """(n, P + 1) inputs and one."""
-    one = jnp.ones_like(data["lower"])[:, None]
-    return jnp.concatenate([data["inputs"], one], 1) if "inputs" in data else one
+    one = jnp.ones_like(jnp.asarray(data["lower"]))[:, None]
+    return jnp.concatenate([jnp.asarray(data["inputs"]), one], 1) if "inputs" in data else one

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from typing import Any, ClassVar
 
 import jax
@@ -11,7 +13,7 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.latents import inside
-from jaxem.numerics import divided, safe_log
+from jaxem.numerics import divided, hard_latents, safe_log
 from jaxem.sequences import Sequences, as_sequences
 from jaxem.types import Model, Params, Rows, static, struct
 from jaxem.validation import check_positive_int, check_rows, numeric
@@ -100,3 +102,22 @@ class Grammar(Model):
 
     def n_free_params(self, data: PyTree) -> int:
         return int((np.asarray(self.blank(data)["rules"]) > 0).sum()) - self.n_symbols
+
+    # --- after the fit -----------------------------------------------------------------------
+    def spans(self, params: Params, data: Any) -> Array:
+        """(B, T, T, S) probability that a symbol yields the steps from i to j of a string (Baker 1979)."""
+        return _spans(self, params, as_sequences(data), hard=False)
+
+    def predict(self, params: Params, data: Any) -> Array:
+        """(B, T, T) the most probable parse: the symbol that yields the steps from i to j, -1 where none does."""
+        taken = _spans(self, params, as_sequences(data), hard=True)
+        return jnp.where(taken.max(-1) > 0, taken.argmax(-1), -1)
+
+
+@functools.partial(jax.jit, static_argnames="hard")
+def _spans(model: Grammar, params: Params, data: Sequences, hard: bool) -> Array:
+    log_rules = model.natural(params)["log_rules"]
+    given = model.binary(log_rules), model.emission(log_rules), jnp.asarray(data.filled()), data.length
+    none = jnp.zeros((*given[2].shape, given[2].shape[1], model.n_symbols), log_rules.dtype)
+    with hard_latents() if hard else contextlib.nullcontext():
+        return jax.grad(lambda spans: inside.log_partition(*given, spans).sum())(none)

@@ -54,8 +54,9 @@ class ItemResponse(Model):
 
     def _scores(self, natural: PyTree, data: Array) -> Array:
         """(Q, n) log-weight of each node."""
-        _, log_weight = self._nodes(data.dtype)
-        right, wrong = (data == 1).astype(data.dtype), (data == 0).astype(data.dtype)
+        dtype = natural["log_right"].dtype
+        _, log_weight = self._nodes(dtype)
+        right, wrong = (data == 1).astype(dtype), (data == 0).astype(dtype)
         given = jnp.matmul(natural["log_right"].T, right.T, precision=PRECISION)
         return given + jnp.matmul(natural["log_wrong"].T, wrong.T, precision=PRECISION) + log_weight[:, None]
 
@@ -94,7 +95,7 @@ class ItemResponse(Model):
 
     def posterior(self, params: Params, data: Array) -> tuple[Array, Array]:
         """(N,) posterior means and standard deviations of the abilities."""
-        nodes, _ = self._nodes(data.dtype)
+        nodes, _ = self._nodes(params["intercept"].dtype)
         share = posterior(self._scores(self.natural(params), data))
         mean = nodes @ share
         return mean, jnp.sqrt(jnp.maximum((nodes * nodes) @ share - mean * mean, 0))

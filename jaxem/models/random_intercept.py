@@ -122,7 +122,8 @@ class RandomIntercept(Model):
 
 def _arrays(data: PyTree) -> tuple[Array, Array, Array]:
     """Responses (n, T) with zeros where none, 1 where there is one (n, T), and inputs and one (n, T, P + 1)."""
-    y = data["y"] if isinstance(data, dict) else data
+    y = jnp.asarray(data["y"] if isinstance(data, dict) else data)
+    y = y.astype(jnp.result_type(y, 0.0))
     seen = ~jnp.isnan(y)
     one = jnp.ones((*y.shape, 1), y.dtype)
     z = jnp.concatenate([data["inputs"], one], -1) if isinstance(data, dict) and "inputs" in data else one

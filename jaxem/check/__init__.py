@@ -64,8 +64,8 @@ def check_model(
 ) -> Report:
     """Check the laws of expectation-maximization on a model: yours, or one of jaxem's.
 
-    Takes seconds: at most 200 rows are looked at. The laws are checked in the coordinates in which `fit`
-    computes, in the dtype of `data`, at a generic point near the start.
+    Takes about a minute, nearly all of it compilation: at most 200 rows are looked at. The laws are checked in the
+    coordinates in which `fit` computes, in the dtype of `data`, at a generic point near the start.
 
     Args:
         model: the model.

@@ -39,13 +39,6 @@ MODELS |= {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def few_programs():
-    """Each compiled program maps memory, and a process has 65 530 maps: beyond them LLVM crashes."""
-    yield
-    jax.clear_caches()
-
-
 #: One case in the default suite, one of each kind with `-m laws`; what differs from another by little with `-m slow`.
 DEFAULT = {("poisson-prior", "float64")}
 LONGER = {(name, "float64") for name in ["full", "spherical-prior", "gamma", "categorical-prior"]} | {("diag", "float32")}

@@ -132,6 +132,12 @@ def three_taxa_by_unrest():
     return model, data, DERIVED | NO_CLAIM
 
 
+def three_taxa_with_gamma_rates():
+    model = jaxem.Substitution((3, 3, 3, -1), jaxem.GTR(), jaxem.GammaRates(3))
+    params = {**model.blank(None), "shape": jnp.asarray(0.7)}
+    return model, np.array(model.sample(jax.random.key(0), params, 150)), DERIVED | NO_CLAIM
+
+
 def two_means(params, x):
     mean = params["mean"]
     return jnp.log(jnp.asarray([0.4, 0.6], mean.dtype)) - (x - mean) ** 2 / 2
@@ -145,7 +151,8 @@ def users_function():
 
 CASES = [
     two_state_poisson_hmm, superposition_of_a_matrix, superposition_of_a_function, superposition_of_views, local_level,
-    driven_states_with_gaps, diffuse_trends, lda, plsa, sparse_lda, ancestry, four_taxa, three_taxa_by_unrest, users_function,
+    driven_states_with_gaps, diffuse_trends, lda, plsa, sparse_lda, ancestry, four_taxa, three_taxa_by_unrest,
+    three_taxa_with_gamma_rates, users_function,
 ]  # fmt: skip
 
 

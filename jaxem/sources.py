@@ -6,6 +6,7 @@ A source is read anew in every pass: iterating over it twice gives the same batc
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,8 +22,11 @@ from jaxem.validation import check_positive_int
 
 PyTree = Any
 
-#: Rows of a batch where nothing else is said: a few MB of data, some ms of work.
-BATCH_ROWS = 65_536
+#: Bytes and rows of a batch where nothing else is said: much work for one call, little beside what a process takes.
+BATCH_BYTES, BATCH_ROWS = 1 << 22, 1 << 18
+
+#: Batches that are decoded at once: with fewer rows, what a call of the decoder costs is felt.
+DECODED = 4
 
 #: Batches that a reader may be ahead.
 WAITING = 2
@@ -45,16 +49,17 @@ class Array:
     Attributes:
         data: pytree of arrays whose leaves lead with N.
         weight: (N,), or None.
-        batch_size: rows of a batch.
+        batch_size: rows of a batch; None: about 8 MB.
     """
 
     data: Any
     weight: Any = None
-    batch_size: int = BATCH_ROWS
+    batch_size: int | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        size = check_positive_int(self.batch_size, "batch_size")
-        for i in range(0, len(jax.tree.leaves(self.data)[0]), size):
+        leaves = jax.tree.leaves(self.data)
+        size = _rows(self.batch_size, sum(x.dtype.itemsize * math.prod(x.shape[1:]) for x in leaves))
+        for i in range(0, len(leaves[0]), size):
             piece = jax.tree.map(lambda x, i=i: x[i : i + size], self.data)
             yield piece if self.weight is None else (piece, self.weight[i : i + size])
 
@@ -65,11 +70,11 @@ class Npy:
 
     Attributes:
         path: of the file.
-        batch_size: rows of a batch.
+        batch_size: rows of a batch; None: about 8 MB.
     """
 
     path: str | Path
-    batch_size: int = BATCH_ROWS
+    batch_size: int | None = None
 
     def __iter__(self) -> Iterator[Any]:
         return iter(Array(np.load(self.path, mmap_mode="r"), batch_size=self.batch_size))
@@ -85,7 +90,7 @@ class Columns:
         dataset: path of a file or a folder, several paths, or a `pyarrow.dataset.Dataset`.
         columns: names of the D columns, in this order; None: all but `weight`.
         weight: name of the column that holds the weights, or None.
-        batch_size: rows of a batch; all batches but the last have as many.
+        batch_size: rows of a batch; all batches but the last have as many. None: about 8 MB.
         dtype: of the rows.
         format: of files given by path: "parquet", "feather", "csv", ...
     """
@@ -93,7 +98,7 @@ class Columns:
     dataset: Any
     columns: Sequence[str] | None = None
     weight: str | None = None
-    batch_size: int = BATCH_ROWS
+    batch_size: int | None = None
     dtype: Any = "float32"
     format: str = "parquet"
 
@@ -114,32 +119,40 @@ class Columns:
         wanted = names if self.weight is None else [*names, self.weight]
         if missing := [n for n in wanted if n not in found.schema.names]:
             raise ValueError(f"columns must be among {found.schema.names}; got {missing}")
+        size = _rows(self.batch_size, len(wanted) * np.dtype(self.dtype).itemsize)
         options: dict[str, Any] = {}
         if isinstance(found, arrow.FileSystemDataset) and isinstance(found.format, arrow.ParquetFileFormat):
             options["fragment_scan_options"] = arrow.ParquetFragmentScanOptions(pre_buffer=False)
         records = found.to_batches(
-            columns=wanted, batch_size=check_positive_int(self.batch_size, "batch_size"),
+            columns=wanted, batch_size=DECODED * size,
             batch_readahead=1, fragment_readahead=1, use_threads=False, **options,
         )  # fmt: skip
-        for rows in self._filled(records, len(wanted)):
+        for rows in self._filled(records, size, len(wanted)):
             yield rows if self.weight is None else (rows[:, :-1], rows[:, -1])
 
-    def _filled(self, records: Iterable[Any], width: int) -> Iterator[np.ndarray]:
-        """Row-major batches of `batch_size` rows, whatever the sizes of the record batches."""
-        rows, filled = np.empty((self.batch_size, width), self.dtype), 0
+    def _filled(self, records: Iterable[Any], size: int, width: int) -> Iterator[np.ndarray]:
+        """Row-major batches of `size` rows, whatever the sizes of the record batches."""
+        rows, filled = np.empty((size, width), self.dtype), 0
         for record in records:
             columns = [column.to_numpy(zero_copy_only=False) for column in record.columns]
             taken = 0
             while taken < record.num_rows:
-                n = min(self.batch_size - filled, record.num_rows - taken)
+                n = min(size - filled, record.num_rows - taken)
                 for j, column in enumerate(columns):
                     rows[filled : filled + n, j] = column[taken : taken + n]
                 filled, taken = filled + n, taken + n
-                if filled == self.batch_size:
+                if filled == size:
                     yield rows
-                    rows, filled = np.empty((self.batch_size, width), self.dtype), 0
+                    rows, filled = np.empty((size, width), self.dtype), 0
         if filled:
             yield rows[:filled]
+
+
+def _rows(batch_size: int | None, row_bytes: int) -> int:
+    """Rows of a batch."""
+    if batch_size is not None:
+        return check_positive_int(batch_size, "batch_size")
+    return min(max(BATCH_BYTES // max(row_bytes, 1), 1), BATCH_ROWS)
 
 
 def as_source(batches: Any) -> tuple[Callable[[], Iterator[Any]], bool]:

@@ -17,6 +17,10 @@ from jaxem.types import struct
 #: From this many numbers on, likelihoods are exponentiated all at once, outside the recursion.
 MANY = 1 << 15
 
+#: Up to this many states a step is a sum of products that is compiled into one loop with what stands around it; a call of
+#: a matrix product would take several times as long.
+FEW = 8
+
 
 @struct
 class Smoothed:
@@ -40,7 +44,14 @@ class Smoothed:
 
 def step_forward(transition: Array, belief: Array) -> Array:
     """(K, m) one step ahead; `transition` already transposed, so that rows are read in order."""
-    return jnp.matmul(transition, belief, precision=PRECISION)
+    return _times(transition, belief)
+
+
+def _times(matrix: Array, x: Array) -> Array:
+    """(K, m) matrix (K, K) times x (K, m)."""
+    if len(matrix) > FEW:
+        return jnp.matmul(matrix, x, precision=PRECISION)
+    return (matrix.T[:, :, None] * x[:, None]).sum(0)
 
 
 def _likelihood(predicted: Array, scores: Array) -> tuple[Array, Array]:
@@ -123,7 +134,7 @@ def _backward(transition: Array, likelihood: Array, belief: Array, linked: Array
 
     def step(message: Array, now: tuple[Array, Array, Array]):
         likelihood, linked, belief = now
-        new = jnp.matmul(transition, likelihood * message, precision=PRECISION)
+        new = _times(transition, likelihood * message)
         new = jnp.where(linked, scaled(new, belief), 1)
         return new, new
 
@@ -159,7 +170,7 @@ def smooth(initial: Array, transition: Array, scores: Array, valid: Array, n_blo
 
 def message_before(transition: Array, found: Smoothed, coming: Array, linked: Array) -> Array:
     """(K, m) message at the step before the first of `found`, where the belief was `coming`; one where nothing follows."""
-    message = jnp.matmul(transition, found.after[0], precision=PRECISION)
+    message = _times(transition, found.after[0])
     top = jax.lax.stop_gradient(jnp.where(coming > 0, message, 0).max(0))
     return jnp.where(linked[0], jnp.where(coming > 0, divided(message, top), 0), 1)
 

@@ -49,7 +49,7 @@ class Array:
     Attributes:
         data: pytree of arrays whose leaves lead with N.
         weight: (N,), or None.
-        batch_size: rows of a batch; None: about 4 MB.
+        batch_size: rows of a batch; None: 4 MB, 262 144 rows at most.
     """
 
     data: Any
@@ -70,7 +70,7 @@ class Npy:
 
     Attributes:
         path: of the file.
-        batch_size: rows of a batch; None: about 4 MB.
+        batch_size: rows of a batch; None: 4 MB, 262 144 rows at most.
     """
 
     path: str | Path
@@ -90,7 +90,7 @@ class Columns:
         dataset: path of a file or a folder, several paths, or a `pyarrow.dataset.Dataset`.
         columns: names of the D columns, in this order; None: all but `weight`.
         weight: name of the column that holds the weights, or None.
-        batch_size: rows of a batch; all batches but the last have as many. None: about 4 MB.
+        batch_size: rows of a batch; all batches but the last have as many. None: 4 MB, 262 144 rows at most.
         dtype: of the rows.
         format: of files given by path: "parquet", "feather", "csv", ...
     """

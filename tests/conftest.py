@@ -39,6 +39,12 @@ def optimised():
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.fixture
+def same_numbers(request, monkeypatch):
+    """A case of a module draws the same data from its `RNG` whichever ran before it."""
+    monkeypatch.setattr(request.module, "RNG", np.random.default_rng(0))
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     """The test runs in float32 without x64 and in float64 with it."""

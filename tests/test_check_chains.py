@@ -8,17 +8,11 @@ from conftest import DERIVED, NO_CLAIM, NO_COORDINATES, NO_SAMPLE, ONE_FORM, ass
 
 import jaxem
 
-pytestmark = pytest.mark.laws
+pytestmark = [pytest.mark.laws, pytest.mark.usefixtures("same_numbers")]
 RNG = np.random.default_rng(0)
 LENGTHS = (30, 20, 25, 30) * 4
 #: Three states that are visited often.
 STATES = [np.arange(t) // 4 % 3 for t in LENGTHS]
-
-
-@pytest.fixture(autouse=True)
-def same_numbers(monkeypatch):
-    """A case draws the same data whichever ran before it."""
-    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
 
 
 def ragged(draw):

@@ -9,15 +9,9 @@ from conftest import DERIVED as OF_ALL
 
 import jaxem
 
-pytestmark = pytest.mark.laws
+pytestmark = [pytest.mark.laws, pytest.mark.usefixtures("same_numbers")]
 RNG = np.random.default_rng(0)
 DERIVED = OF_ALL | ONE_FORM | NO_COORDINATES
-
-
-@pytest.fixture(autouse=True)
-def same_numbers(monkeypatch):
-    """A case draws the same data whichever ran before it."""
-    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
 
 
 def two_state_poisson_hmm():

@@ -11,15 +11,9 @@ from conftest import DERIVED as OF_ALL
 
 import jaxem
 
-pytestmark = pytest.mark.laws
+pytestmark = [pytest.mark.laws, pytest.mark.usefixtures("same_numbers")]
 RNG = np.random.default_rng(0)
 DERIVED = OF_ALL | ONE_FORM | NO_COORDINATES
-
-
-@pytest.fixture(autouse=True)
-def same_numbers(monkeypatch):
-    """A case draws the same data whichever ran before it."""
-    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
 
 
 def proportions_of_a_table():
@@ -48,7 +42,7 @@ def censored_and_truncated():
     low, high = np.where(y > 2.5, 2.5, y), np.where(y > 2.5, 4.0, y)
     low, high = np.where(y < 0, np.floor(y), low), np.where(y < 0, np.ceil(y), high)
     data = {"lower": low, "upper": high, "inputs": z, "above": np.full(len(y), -1.0), "below": np.full(len(y), 4.0)}
-    skipped = DERIVED | MOMENTS | NO_SAMPLE
+    skipped = DERIVED | MOMENTS
     del skipped["forms-agree"]  # statistics are about the current coefficients
     return jaxem.CensoredRegression(), data, skipped
 
@@ -56,7 +50,7 @@ def censored_and_truncated():
 def random_intercept():
     y = 1 + RNG.normal(size=(60, 1)) + 0.5 * RNG.normal(size=(60, 4))
     y[0, 2:] = np.nan
-    return jaxem.RandomIntercept(), {"y": y, "inputs": RNG.normal(size=(60, 4, 1))}, DERIVED | NO_SAMPLE | MOMENTS
+    return jaxem.RandomIntercept(), {"y": y, "inputs": RNG.normal(size=(60, 4, 1))}, DERIVED | MOMENTS
 
 
 def item_response():

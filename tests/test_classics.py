@@ -127,6 +127,33 @@ def test_zero_inflated(x64):
     assert model.n_free_params(x) == 4
 
 
+def annotators_written_out(said, share, n_steps):
+    """EM of Dawid and Skene (1979) for counts of answers (N, raters, V): shares, confusion (K, raters, V), posterior."""
+    for _ in range(n_steps):
+        weights = share.mean(0)
+        counts = np.einsum("nk,njv->kjv", share, said)
+        probs = counts / counts.sum(-1, keepdims=True)
+        joint = np.log(weights) + np.einsum("njv,kjv->nk", said, np.log(np.maximum(probs, 1e-300)))
+        share = np.exp(joint - joint.max(1, keepdims=True))
+        share = share / share.sum(1, keepdims=True)
+    return weights, probs, share
+
+
+def test_anaesthetists(x64):
+    """Five raters of 45 patients, one of them three times (Dawid and Skene 1979, table 1), from the shares of the votes."""
+    said = np.eye(4)[read("anaesthetists.csv").astype(int) - 1]
+    votes = said.mean(1)
+    pooled = np.concatenate([said[:, :3].sum(1, keepdims=True), said[:, 3:]], 1)
+    columns = tuple(tuple(range(4 * j, 4 * j + 4)) for j in range(5))
+    model = jaxem.Mixture(4, jaxem.Product((jaxem.Multinomial(),) * 5, columns))
+    options = {"max_steps": 20, "stop": jaxem.Stop(loglik_rtol=None)}
+    result = jaxem.fit(model, pooled.reshape(45, -1), init=jaxem.init.Labels(votes), **options)
+    weights, probs, _ = annotators_written_out(pooled, votes, 21)
+    np.testing.assert_allclose(result.params["weights"], weights, atol=1e-10)
+    for j, part in enumerate(result.params["components"]):
+        np.testing.assert_allclose(part["probs"], probs[:, j], atol=1e-10)
+
+
 def test_annotators(x64):
     """Labels by six workers who skip items (Dawid and Skene 1979), against EM written out; better than votes."""
     rng = np.random.default_rng(0)
@@ -140,14 +167,7 @@ def test_annotators(x64):
     result = jaxem.fit(model, x, init=jaxem.init.Labels(votes), max_steps=30, stop=jaxem.Stop(loglik_rtol=None))
 
     said = np.stack([x == v for v in range(3)], 2).astype(float)
-    share = votes
-    for _ in range(31):
-        weights = share.mean(0)
-        counts = np.einsum("nk,njv->kjv", share, said)
-        probs = counts / counts.sum(-1, keepdims=True)
-        joint = np.log(weights) + np.einsum("njv,kjv->nk", said, np.log(probs))
-        share = np.exp(joint - joint.max(1, keepdims=True))
-        share = share / share.sum(1, keepdims=True)
+    _, probs, share = annotators_written_out(said, votes, 31)
     np.testing.assert_allclose(result.params["components"]["probs"], probs, atol=1e-8)
     assert (share.argmax(1) == truth).mean() > (votes.argmax(1) == truth).mean() + 0.05
 

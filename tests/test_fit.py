@@ -54,6 +54,17 @@ def test_history_keeps_the_last_thousand(x64):
     assert (np.diff(np.asarray(result.history)) > -1e-9).all()
 
 
+def test_an_m_step_that_fails_is_named(x64):
+    astray = jaxem.log_marginal(
+        natural=lambda params: {"mean": params["mean"]},
+        log_marginal=lambda natural, x: natural["mean"] * x - natural["mean"] ** 2 / 2,
+        m_step=lambda stats, params: {"mean": jnp.nan * stats["mean"]},
+        init={"mean": np.zeros(())},
+    )
+    with pytest.raises(jaxem.FitError, match="an M-step makes the objective infinite or NaN"):
+        jaxem.fit(astray, np.arange(5.0))
+
+
 @pytest.mark.parametrize(
     "stop, reason",
     [

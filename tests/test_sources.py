@@ -30,6 +30,12 @@ def test_arrays_and_npy_files(tmp_path):
             np.testing.assert_array_equal(stacked(source), x)
 
 
+def test_batches_hold_four_megabytes():
+    """Unless rows are so short that there would be very many of them."""
+    assert len(next(iter(Array(np.zeros((5_000, 4_096), np.float32))))) == 256
+    assert len(next(iter(Array(np.zeros(300_000, np.float32))))) == 1 << 18
+
+
 def test_weights_and_trees_go_with_their_rows():
     x, w = table()
     tree = {"a": x, "b": np.arange(len(x))}

@@ -26,12 +26,11 @@ def study(n_genes=8000, n_each=10, seed=0):
     return stats.norm.ppf(stats.t(2 * n_each - 2).cdf(t)), changed
 
 
-def gaps(n_genes, seed):
+def gaps(z, changed):
     """By how much the mean local fdr of each of four bins exceeds the share of nulls in it, and its standard error.
 
     The standard error is what chance in the genes of a bin makes of it, were the local fdr exact.
     """
-    z, changed = study(n_genes, seed=seed)
     local = np.asarray(jaxem.two_groups(z).local_fdr(z))
     inside = [(local >= low) & (local < high) for low, high in [(0, 0.1), (0.1, 0.4), (0.4, 0.8), (0.8, 1.01)]]
     error = [np.sqrt((local[i] * (1 - local[i])).sum()) / i.sum() for i in inside]
@@ -40,17 +39,31 @@ def gaps(n_genes, seed):
 
 @pytest.mark.published
 def test_local_fdr_is_calibrated(x64):
-    """Without bias over studies, but for what normal components misfit; the spread of studies is the sampling error.
+    """Where effects are normal there is no bias; the spread of studies is the sampling error.
 
-    The spread holds both chance in the shares of nulls and the error of the fitted densities. The misfit is what is
-    left in a study so large that neither counts: scores of effects are skewed towards the null, and a normal component,
-    which is not, leaves that tail to the null. So the local fdr is a little too high in the middle, and never too low.
+    It holds both chance in the shares of nulls and the error of the fitted densities.
     """
-    misfit, chance = gaps(300_000, seed=0)
-    np.testing.assert_array_less(np.abs(misfit - [0.006, 0.026, 0.052, 0.009]), 3 * chance)
-    each = np.array([gaps(8000, seed)[0] for seed in range(1, 13)])
+    each = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        changed = rng.random(8000) < 0.15
+        effect = rng.choice([-3.0, 3.0], 8000)
+        each.append(gaps(np.where(changed, effect, 0.1) + rng.normal(size=8000) * np.where(changed, 0.9, 1.2), changed)[0])
+    error = np.std(each, 0, ddof=1) / np.sqrt(len(each))
+    np.testing.assert_array_less(np.abs(np.mean(each, 0)), 3 * error)
+
+
+@pytest.mark.published
+def test_local_fdr_of_skewed_effects_is_on_the_safe_side(x64):
+    """Scores of effects are skewed towards the null, and a normal component, which is not, leaves that tail to the null.
+
+    So the local fdr is too high, by as much in studies of 8000 genes as in one so large that chance does not count.
+    """
+    misfit, chance = gaps(*study(300_000, seed=0))
+    each = np.array([gaps(*study(8000, seed=seed))[0] for seed in range(1, 13)])
     error = each.std(0, ddof=1) / np.sqrt(len(each))
-    assert (each.mean(0) > -3 * error).all() and (each.mean(0) < misfit + 3 * error).all()
+    assert (misfit > -3 * chance).all() and (each.mean(0) > -3 * error).all()
+    np.testing.assert_array_less(np.abs(each.mean(0) - misfit), 3 * np.hypot(error, chance))
 
 
 @pytest.mark.published
@@ -63,7 +76,7 @@ def test_discoveries(x64):
     assert (~changed[discoveries]).mean() < 0.1 + 3 * np.sqrt(0.1 * 0.9 / n)
     assert changed[discoveries].sum() > 0.5 * changed.sum()
     spread = np.std([jaxem.two_groups(study(seed=seed)[0]).null["share"] for seed in range(1, 6)], ddof=1)
-    assert abs(found.null["share"] - (~changed).mean()) < 0.01 + 3 * spread
+    assert abs(found.null["share"] - (~changed).mean()) < 3 * spread
 
 
 def test_the_null_is_empirical(x64):

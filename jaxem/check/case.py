@@ -148,6 +148,11 @@ def _sample(model: Model, key: Array, params: Params, n: int) -> PyTree:
 
 
 @quick_jit
+def _sample_like(model: Model, key: Array, params: Params, data: PyTree) -> PyTree:
+    return model.sample_like(key, params, data)
+
+
+@quick_jit
 def _moved(model: Model, params: Params, step: Array) -> Params:
     vector, back = chart(model, params)
     return cast(back(vector + step), step.dtype)
@@ -251,11 +256,15 @@ class Case:
         return m_step(self.model, self.params, self.data, self.weight, self.e[1], self.local)
 
     def sample(self, n: int, salt: int) -> PyTree:
-        """N data from the model at `params`."""
-        if type(self.model).sample is Model.sample:
+        """N data from the model at `params`; where it can draw them only for given inputs, for those of the data in turn."""
+        kind, key = type(self.model), jax.random.fold_in(self.key, salt)
+        if kind.sample is Model.sample and kind.sample_like is Model.sample_like:
             raise Skip("the model has no sample")
         try:
-            return _sample(self.model, jax.random.fold_in(self.key, salt), self.params, n)
+            if kind.sample is Model.sample:
+                like = jax.tree.map(lambda x: x[jnp.arange(n) % self.n], self.data)
+                return _sample_like(self.model, key, self.params, like)
+            return _sample(self.model, key, self.params, n)
         except NotImplementedError:
             raise Skip("the model has no sample") from None
 

@@ -98,7 +98,9 @@ def raise_if_all_failed(result: Result, data: PyTree, weight: Any) -> None:
     if not (statuses == Status.NONFINITE).all():  # any other lane still holds its last sound state
         return
     counts = {s.name: int((statuses == s).sum()) for s in Status if (statuses == s).any()}
-    message = f"every restart failed: {counts}; the starting values make the objective infinite or NaN"
+    started = np.isfinite(np.asarray(result.restarts.objective)).any()
+    culprit = "an M-step makes" if started else "the starting values make"
+    message = f"every restart failed: {counts}; {culprit} the objective infinite or NaN"
     first = jax.tree.map(lambda x: jnp.asarray(x[:10_000]), data)
     params = jax.tree.map(np.asarray, result.params)  # of this process, as the data are
     log_prob = np.asarray(result.model.log_prob(params, first))

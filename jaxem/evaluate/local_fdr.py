@@ -60,7 +60,7 @@ def two_groups(z: Any, **options: Any) -> TwoGroups:
 
     Starts from scores more than twice the robust spread away from their median, so that the middle component is the
     null; it stays so where most tests are null, as the model supposes. A Dirichlet prior of (1, 10, 1) on the weights
-    sees to it that effects are found only where the scores ask for them (Stephens 2017, section 3.3), and as noise
+    sees to it that effects are found only where the scores ask for them (after Stephens 2017), and as noise
     spreads the scores of effects too, no component gets narrower than half the robust spread.
 
     Args:

@@ -158,6 +158,14 @@ class CensoredRegression(Model):
         spread = jnp.maximum(variance + variance * variance * second, 0)
         return jnp.where(known, ends[0], mean + variance * first), jnp.where(known, 0, spread)
 
+    def sample_like(self, key: Array, params: Params, data: PyTree) -> PyTree:
+        """A y, known exactly, for each row of `data`, with its inputs and cut off where it is."""
+        mean, scale = self.predict(params, data), jnp.sqrt(params["variance"])
+        ends = (data["above"], data["below"]) if "above" in data else (-jnp.inf, jnp.inf)
+        low, high = ((jnp.asarray(end, mean.dtype) - mean) / scale for end in ends)
+        y = mean + scale * jax.random.truncated_normal(key, low, high, mean.shape, mean.dtype)
+        return {**data, "lower": y, "upper": y}
+
     def predict(self, params: Params, data: PyTree) -> Array:
         """(N,) intercept + inputs . coefficients."""
         return jnp.matmul(_design(data), params["coefficients"], precision=PRECISION)

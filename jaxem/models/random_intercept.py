@@ -116,6 +116,16 @@ class RandomIntercept(Model):
         _, linear, square = self._parts(self.natural(params), data)
         return -linear / (2 * square), -1 / (2 * square)
 
+    def sample_like(self, key: Array, params: Params, data: PyTree) -> PyTree:
+        """Responses in place of those of `data`, with its inputs, missing where those are."""
+        y, seen, z = _arrays(data)
+        first, second = jax.random.split(key)
+        level = jnp.sqrt(params["level_variance"]) * jax.random.normal(first, (len(y), 1), y.dtype)
+        noise = jnp.sqrt(params["noise_variance"]) * jax.random.normal(second, y.shape, y.dtype)
+        drawn = jnp.matmul(z, params["coefficients"], precision=PRECISION) + level + noise
+        drawn = jnp.where(seen > 0, drawn, jnp.nan)
+        return {**data, "y": drawn} if isinstance(data, dict) else drawn
+
     def n_free_params(self, data: PyTree) -> int:
         return self.blank(data)["coefficients"].shape[0] + 2
 

@@ -177,6 +177,37 @@ def test_lanes_are_independent(x64, recursion):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a[i], b, rtol=1e-12, atol=1e-13), together, alone)  # noqa: B023
 
 
+@pytest.mark.parametrize("k", [3, forward_backward.FEW + 2])
+@pytest.mark.parametrize("n_blocks", [1, 3])
+def test_lanes_of_lanes(x64, recursion, k, n_blocks):
+    """vmap over scores within vmap over transitions; what a lane shares with others is not copied by the caller."""
+    pairs = [problem(k, (8, 5), seed) for seed in range(2)]
+    log_transition, valid = np.stack([pair[1] for pair in pairs]), pairs[0][3]
+    scores = np.stack([problem(k, (8, 5), 10 + seed)[2] for seed in range(3)])
+    log_initial = pairs[0][0]
+
+    def run(log_transition, scores):
+        total = lambda *a: chain.log_partition(log_initial, *a, valid, n_blocks).sum()  # noqa: E731
+        return jax.value_and_grad(total, (0, 1))(log_transition, scores)
+
+    together = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(log_transition, scores)
+    for i, j in itertools.product(range(2), range(3)):
+        alone = jax.jit(run)(log_transition[i], scores[j])
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[i, j], b, rtol=1e-12, atol=1e-13), together, alone)  # noqa: B023
+
+
+def test_second_derivatives_in_lanes(x64):
+    lanes = [problem(3, (5, 3), seed, zeros=False)[:3] for seed in range(2)]
+    log_initial, log_transition, scores = (np.stack(x) for x in zip(*lanes, strict=True))
+
+    def curvature(log_initial, log_transition, scores):
+        return jax.hessian(lambda a: chain.log_partition(log_initial, a, scores).sum())(log_transition)
+
+    together = jax.jit(jax.vmap(curvature))(log_initial, log_transition, scores)
+    for i in range(2):
+        np.testing.assert_allclose(together[i], curvature(*lanes[i]), rtol=1e-11, atol=1e-12)
+
+
 def test_one_step_at_a_time_is_the_filter(x64):
     log_initial, log_transition, scores, _ = problem(3, (7, 7))
     wanted, surprise = chain.filtered(log_initial, log_transition, scores)

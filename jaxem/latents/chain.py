@@ -69,7 +69,11 @@ def _(n_blocks, primals, tangents):
     along = (found.visits * jnp.moveaxis(d_scores, 2, 0)).sum((0, 1))
     transition = jnp.exp(log_transition)
     change = jnp.where(transition > 0, transition * d_transition, 0)
-    return pairwise_sum(found.log_mass), at_start + along + pairs_times(found.before, change, found.after)
+    if found.moves is None:
+        moved = pairs_times(found.before, change, found.after)
+    else:
+        moved = jnp.einsum("ijn,ij->n", found.moves, change, precision=PRECISION)
+    return pairwise_sum(found.log_mass), at_start + along + moved
 
 
 def pairs_times(before: Array, change: Array, after: Array) -> Array:

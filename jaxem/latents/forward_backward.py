@@ -3,36 +3,44 @@
 Likelihoods are divided by their maximum at every step, beliefs by their sum (Rabiner 1989, section V.A), the
 backward messages by their own maximum: reusing the forward constants there would lose the last digits in float32.
 One chain can be cut in blocks that run side by side: a first pass finds how each block maps what comes in.
+
+Axes: m chains (or blocks of one) that share a transition, and r transitions, last in memory: a step runs over all chains
+of all restarts in one stretch, where `vmap` would leave them a few states at a time.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.custom_batching import custom_vmap
 
-from jaxem.numerics import PRECISION, any_lane, divided, safe_log
+from jaxem.numerics import PRECISION, any_lane, divided, pairwise_sum, safe_log
 from jaxem.types import struct
 
 #: From this many numbers on, likelihoods are exponentiated all at once, outside the recursion.
 MANY = 1 << 15
 
-#: Up to this many states a step is a sum of products that is compiled into one loop with what stands around it; a call of
-#: a matrix product would take several times as long.
-FEW = 8
+#: Up to this many states a step is a sum of products, written out, that is compiled into one loop with what stands around it;
+#: a call of a matrix product takes several times as long there, a sum over an axis up to a hundred times.
+FEW = 16
 
 
 @struct
 class Smoothed:
-    """What the data say of the states. Chains in m lanes (a chain, or a block of one), T steps each.
+    """What the data say of the states.
 
     Attributes:
-        log_mass: (T, m) log p(x_t | x before); their sum is the log-likelihood.
-        belief: (T, K, m) p(z_t | x up to t).
-        before: (T, K, m) the belief one step before; where a chain starts `after` is zero.
-        visits: (T, K, m) p(z_t | all x).
-        after: (T, K, m) what turns transition and `before` into p(z_{t-1}, z_t | all x):
+        log_mass: (T, m, r) log p(x_t | x before); their sum is the log-likelihood.
+        belief: (T, K, m, r) p(z_t | x up to t).
+        before: (T, K, m, r) the belief one step before; where a chain starts `after` is zero.
+        visits: (T, K, m, r) p(z_t | all x).
+        after: (T, K, m, r) what turns transition and `before` into p(z_{t-1}, z_t | all x):
             before[t, i] transition[i, j] after[t, j].
+        moves: (K, K, 1, r) sum over t of before[t, i] after[t, j] for a single chain; None for several.
     """
 
     log_mass: Array
@@ -40,22 +48,18 @@ class Smoothed:
     before: Array
     visits: Array
     after: Array
-
-
-def step_forward(transition: Array, belief: Array) -> Array:
-    """(K, m) one step ahead; `transition` already transposed, so that rows are read in order."""
-    return _times(transition, belief)
+    moves: Array | None = None
 
 
 def _times(matrix: Array, x: Array) -> Array:
-    """(K, m) matrix (K, K) times x (K, m)."""
-    if len(matrix) > FEW:
-        return jnp.matmul(matrix, x, precision=PRECISION)
-    return (matrix.T[:, :, None] * x[:, None]).sum(0)
+    """(K, m, r) matrix (K, K, r or 1) times x (K, m, r); r is one beyond few states."""
+    if len(matrix) <= FEW:
+        return sum(matrix[:, i, None] * x[i] for i in range(1, len(x))) + matrix[:, 0, None] * x[0]
+    return jnp.matmul(matrix[..., 0], x[..., 0], precision=PRECISION)[..., None]
 
 
 def _likelihood(predicted: Array, scores: Array) -> tuple[Array, Array]:
-    """Axes (K, m): exp(scores - top), and top (m,), the best score among states that can be reached.
+    """Axes (K, m, r): exp(scores - top), and top (m, r), the best score among states that can be reached.
 
     A better one that cannot would underflow all the others.
     """
@@ -66,32 +70,50 @@ def _likelihood(predicted: Array, scores: Array) -> tuple[Array, Array]:
 
 
 def absorb(predicted: Array, scores: Array) -> tuple[Array, Array]:
-    """Belief (K, m) and log-mass (m,) once `predicted` (K, m) has met the local scores of its step."""
+    """Belief (K, m, r) and log-mass (m, r) once `predicted` (K, m, r) has met the local scores of its step."""
     likelihood, top = _likelihood(predicted, scores)
+    belief, mass = _met(predicted, likelihood)
+    return belief, safe_log(mass) + top
+
+
+def _met(predicted: Array, likelihood: Array) -> tuple[Array, Array]:
+    """Belief (K, m, r) and mass (m, r)."""
     joint = predicted * likelihood
     mass = joint.sum(0)
-    return divided(joint, mass), safe_log(mass) + top
+    return divided(joint, mass), mass
 
 
-def forward(transition: Array, scores: Array, predicted: Array) -> tuple[Array, Array, Array, Array]:
-    """Beliefs (T, K, m), the scaled likelihoods (T, K, m) that led to them, scaled masses and log-scales (T, m)."""
-    turned = transition.T
+@struct
+class Ahead:
+    """What the recursion in the order of time finds of each lane.
 
-    def careful() -> tuple[Array, Array, Array, Array]:
-        def absorbed(predicted: Array, s: Array) -> tuple[Array, Array, Array, Array]:
-            likelihood, top = _likelihood(predicted, s)
-            joint = predicted * likelihood
-            mass = joint.sum(0)
-            return divided(joint, mass), likelihood, mass, top
+    Attributes:
+        belief: (T, K, m, r) p(z_t | x up to t).
+        likelihood: (T, K, m, r) of each step, scaled.
+        mass: (T, m, r) scaled likewise, p(x_t | x before).
+        top: (T, m, r) log of what both were divided by.
+        predicted: (K, m, r) what the last belief says of the step after.
+    """
 
-        def step(belief: Array, s: Array):
-            out = absorbed(step_forward(turned, belief), s)
-            return out[0], out
+    belief: Array
+    likelihood: Array
+    mass: Array
+    top: Array
+    predicted: Array
 
-        first = absorbed(predicted, scores[0])
-        _, rest = jax.lax.scan(step, first[0], scores[1:])
-        belief, likelihood, mass, top = (jnp.concatenate([a[None], b]) for a, b in zip(first, rest, strict=True))
-        return belief, likelihood, mass, top
+
+def forward(transition: Array, scores: Array, predicted: Array) -> Ahead:
+    """From `predicted` (K, m, r) for the first step."""
+    turned = transition.swapaxes(0, 1)  # rows are read in order
+
+    def careful() -> Ahead:
+        def step(predicted: Array, scores: Array):
+            likelihood, top = _likelihood(predicted, scores)
+            belief, mass = _met(predicted, likelihood)
+            return _times(turned, belief), (belief, likelihood, mass, top)
+
+        onward, out = jax.lax.scan(step, predicted, scores)
+        return Ahead(*out, onward)
 
     if scores.size < MANY:
         return careful()
@@ -101,49 +123,63 @@ def forward(transition: Array, scores: Array, predicted: Array) -> tuple[Array, 
     top = jnp.where(jnp.isfinite(top), top, 0)
     likelihood = jnp.exp(scores - top[:, None])
 
-    def absorbed(predicted: Array, likelihood: Array) -> tuple[Array, Array]:
-        joint = predicted * likelihood
-        mass = joint.sum(0)
-        return divided(joint, mass), mass
+    def step(predicted: Array, likelihood: Array):
+        belief, mass = _met(predicted, likelihood)
+        return _times(turned, belief), (belief, mass)
 
-    def step(belief: Array, now: Array):
-        out = absorbed(step_forward(turned, belief), now)
-        return out[0], out
-
-    first = absorbed(predicted, likelihood[0])
-    _, rest = jax.lax.scan(step, first[0], likelihood[1:])
-    belief, mass = (jnp.concatenate([a[None], b]) for a, b in zip(first, rest, strict=True))
+    onward, (belief, mass) = jax.lax.scan(step, predicted, likelihood)
     lost = (jax.lax.stop_gradient(mass) < jnp.sqrt(jnp.finfo(mass.dtype).tiny)).any()
-    return jax.lax.cond(any_lane(lost), careful, lambda: (belief, likelihood, mass, top))
+    return jax.lax.cond(any_lane(lost), careful, lambda: Ahead(belief, likelihood, mass, top, onward))
 
 
-def _backward(transition: Array, likelihood: Array, belief: Array, linked: Array, last: Array) -> Array:
-    """(T, K, m) messages p(x after t | z_t), each divided by its maximum over states that can be reached.
+def _reachable(message: Array, belief: Array) -> Array:
+    """`message` over its maximum over states that can be reached, zero for the others."""
+    top = jax.lax.stop_gradient(jnp.where(belief > 0, message, 0).max(0))
+    return jnp.where(belief > 0, divided(message, top), 0)
+
+
+def smooth_lanes(
+    transition: Array, scores: Array, valid: Array, linked: Array, predicted: Array, coming: Array, last: Array
+) -> tuple[Smoothed, Array]:
+    """Each lane by itself.
 
     Args:
-        transition: (K, K).
-        likelihood: (T, K, m).
-        belief: (T, K, m); zero where a state cannot be reached.
-        linked: (T, m) whether step t follows step t - 1 in its chain; message t - 1 is one where it does not.
-        last: (K, m) message at the last step.
-    """
+        transition: (K, K, r).
+        scores: (T, K, m, r).
+        valid: (T, m, r).
+        linked: (T, m, r) whether a step follows the one before in its chain.
+        predicted: (K, m, r) before the first step.
+        coming: (K, m, r) belief before that; zero where a chain starts.
+        last: (K, m, r) message p(x afterwards | z) at the last step.
 
-    def scaled(message: Array, belief: Array) -> Array:
-        top = jax.lax.stop_gradient(jnp.where(belief > 0, message, 0).max(0))
-        return jnp.where(belief > 0, divided(message, top), 0)
+    Returns:
+        What was found, and (K, m, r) the message before the first step.
+    """
+    ahead = forward(transition, jnp.where(valid[:, None], scores, 0), predicted)
 
     def step(message: Array, now: tuple[Array, Array, Array]):
-        likelihood, linked, belief = now
-        new = _times(transition, likelihood * message)
-        new = jnp.where(linked, scaled(new, belief), 1)
-        return new, new
+        likelihood, belief, linked = now
+        message = _reachable(message, belief)
+        return jnp.where(linked, _times(transition, likelihood * message), 1), message
 
-    _, messages = jax.lax.scan(step, last, (likelihood[1:], linked[1:], belief[:-1]), reverse=True)
-    return jnp.concatenate([messages, last[None]])
+    message, messages = jax.lax.scan(step, last, (ahead.likelihood, ahead.belief, linked), reverse=True)
+    weighted = ahead.belief * messages
+    total = weighted.sum(1)
+    # The pairs at t add up to sum_j predicted[j] likelihood[j] messages[j], and belief = predicted likelihood / mass.
+    joint = divided(ahead.likelihood * messages, ahead.mass[:, None])
+    found = Smoothed(
+        log_mass=jnp.where(valid, safe_log(ahead.mass) + ahead.top, 0),
+        belief=ahead.belief,
+        before=jnp.concatenate([coming[None], ahead.belief[:-1]]),
+        visits=divided(weighted, jnp.where(valid, total, jnp.inf)[:, None]),
+        after=divided(joint, jnp.where(linked, total, jnp.inf)[:, None]),
+    )
+    return found, _reachable(message, coming)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
 def smooth(initial: Array, transition: Array, scores: Array, valid: Array, n_blocks: int = 1) -> Smoothed:
-    """Filter and smoother of n chains.
+    """Filter and smoother of n chains; in what comes out r is left out. Of few states lanes of `vmap` stand last in memory.
 
     Args:
         initial: (K,) probabilities.
@@ -152,96 +188,137 @@ def smooth(initial: Array, transition: Array, scores: Array, valid: Array, n_blo
         valid: (T, n); False beyond a chain's end.
         n_blocks: blocks in time that run side by side, B.
     """
-    n_steps, k, n = scores.shape
+    run = _side_by_side(n_blocks) if len(transition) <= FEW else partial(_smooth, n_blocks)
+    return _alone(run, initial, transition, scores, valid)
+
+
+@smooth.defjvp
+def _(n_blocks, primals, tangents):
+    # Second derivatives are those of the recursions themselves: a batching rule of one's own has no transpose.
+    *floats, valid = primals
+    return jax.jvp(lambda *floats: _alone(partial(_smooth, n_blocks), *floats, valid), tuple(floats), tuple(tangents[:3]))
+
+
+def _alone(smooth, *args: Array) -> Smoothed:
+    """One transition."""
+    return jax.tree.map(lambda x: x[..., 0], smooth(*(x[..., None] for x in args)))
+
+
+def _side_by_side(n_blocks: int):
+    """`_smooth`, which adds a lane of `vmap` to the last axis of all that it takes and gives."""
+    run = custom_vmap(partial(_smooth, n_blocks))
+
+    @run.def_vmap
+    def _(axis_size: int, in_batched: list[bool], *args: Array):
+        r = max(x.shape[-1] for x in args)
+
+        def fold(x: Array, batched: bool) -> Array:
+            if not batched and x.shape[-1] == 1:
+                return x
+            x = jnp.moveaxis(x, 0, -2) if batched else x[..., None, :]
+            return jnp.broadcast_to(x, (*x.shape[:-2], axis_size, r)).reshape(*x.shape[:-2], axis_size * r)
+
+        def unfold(x: Array) -> Array:
+            return jnp.moveaxis(x.reshape(*x.shape[:-1], axis_size, r), -2, 0)
+
+        found = jax.tree.map(unfold, run(*map(fold, args, in_batched)))
+        return found, jax.tree.map(lambda _: True, found)
+
+    return run
+
+
+def _smooth(n_blocks: int, initial: Array, transition: Array, scores: Array, valid: Array) -> Smoothed:
+    """Axes as in `smooth`, and r or 1 last."""
+    n_steps, k, n = scores.shape[:3]
+    r = max(x.shape[-1] for x in (initial, transition, scores, valid))
+    scores, valid = (jnp.broadcast_to(x, (*x.shape[:-1], r)) for x in (scores, valid))
+    first = jnp.broadcast_to(initial[:, None], (k, n, r))
     linked = valid.at[0].set(False)
     if n_blocks == 1:
-        predicted = jnp.broadcast_to(initial[:, None], (k, n))
-        return smooth_lanes(transition, scores, valid, linked, predicted, jnp.zeros_like(predicted), jnp.ones_like(predicted))
+        found, _ = smooth_lanes(transition, scores, valid, linked, first, jnp.zeros_like(first), jnp.ones_like(first))
+        return _with_moves(found)
     length = -(-n_steps // n_blocks)
     cut = lambda x: _cut(x, n_blocks, length)  # noqa: E731
     scores, valid, linked = cut(scores), cut(valid), cut(linked)
     maps, log_scale = _block_maps(transition, scores, linked)
-    first = jnp.broadcast_to(initial[:, None], (k, n))
     coming, messages = _between_blocks(first, maps, log_scale, scores, valid, transition, n_blocks)
-    predicted = step_forward(transition.T, coming).at[:, :n].set(first)
-    out = smooth_lanes(transition, scores, valid, linked, predicted, coming, messages)
-    return jax.tree.map(lambda x: _join(x, n_blocks, n_steps), out)
+    predicted = _times(transition.swapaxes(0, 1), coming).at[:, :n].set(first)
+    found, _ = smooth_lanes(transition, scores, valid, linked, predicted, coming, messages)
+    return _with_moves(jax.tree.map(lambda x: _join(x, n_blocks, n_steps), found))
 
 
-def message_before(transition: Array, found: Smoothed, coming: Array, linked: Array) -> Array:
-    """(K, m) message at the step before the first of `found`, where the belief was `coming`; one where nothing follows."""
-    message = _times(transition, found.after[0])
-    top = jax.lax.stop_gradient(jnp.where(coming > 0, message, 0).max(0))
-    return jnp.where(linked[0], jnp.where(coming > 0, divided(message, top), 0), 1)
+def _with_moves(found: Smoothed) -> Smoothed:
+    """Of single chains. Sums over about a thousand steps are added: in float32 one long sum would lose digits."""
+    n_steps, k, n, r = found.before.shape
+    if n > 1:
+        return found
+    whole = n_steps - n_steps % 1024
 
+    def total(x: Array, y: Array) -> Array:
+        if r == 1:
+            return jnp.einsum("cti,ctj->cij", x[..., 0], y[..., 0], precision=PRECISION)[..., None]
+        return jnp.einsum("ctir,ctjr->cijr", x, y, precision=PRECISION)
 
-def smooth_lanes(transition, scores, valid, linked, predicted, coming, last) -> Smoothed:
-    """Each lane by itself: `predicted` (K, m) before its first step, `coming` the belief before that, `last` message."""
-    scores = jnp.where(valid[:, None], scores, 0)
-    belief, likelihood, mass, top = forward(transition, scores, predicted)
-    messages = _backward(transition, likelihood, belief, linked, last)
-    weighted = belief * messages
-    total = weighted.sum(1)
-    before = jnp.concatenate([coming[None], belief[:-1]])
-    # The pairs at t add up to sum_j predicted[j] likelihood[j] messages[j], and belief = predicted likelihood / mass.
-    return Smoothed(
-        log_mass=jnp.where(valid, safe_log(mass) + top, 0),
-        belief=belief,
-        before=before,
-        visits=divided(weighted, jnp.where(valid, total, jnp.inf)[:, None]),
-        after=divided(divided(likelihood * messages, mass[:, None]), jnp.where(linked, total, jnp.inf)[:, None]),
-    )
+    before, after = found.before[:, :, 0], found.after[:, :, 0]
+    pieces = total(*(x[:whole].reshape(-1, 1024, k, r) for x in (before, after)))
+    rest = total(before[None, whole:], after[None, whole:])
+    return dataclasses.replace(found, moves=pairwise_sum(jnp.concatenate([pieces, rest]))[:, :, None])
 
 
 # --- blocks in time --------------------------------------------------------------------------
 def _cut(x: Array, n_blocks: int, length: int) -> Array:
-    """(T, ..., n) to (length, ..., B * n), blocks outermost; steps beyond T are zero (False)."""
+    """(T, ..., n, r) to (length, ..., B * n, r), blocks outermost; steps beyond T are zero (False)."""
     x = jnp.concatenate([x, jnp.zeros((n_blocks * length - x.shape[0], *x.shape[1:]), x.dtype)])
-    x = jnp.moveaxis(x.reshape(n_blocks, length, *x.shape[1:]), 0, -2)
-    return x.reshape(*x.shape[:-2], -1)
+    x = jnp.moveaxis(x.reshape(n_blocks, length, *x.shape[1:]), 0, -3)
+    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
+
+
+def _by_block(x: Array, n_blocks: int) -> Array:
+    """(..., B * n, r) to (B, ..., n, r)."""
+    return jnp.moveaxis(x.reshape(*x.shape[:-2], n_blocks, -1, x.shape[-1]), -3, 0)
 
 
 def _join(x: Array, n_blocks: int, n_steps: int) -> Array:
     """What `_cut` did, undone."""
-    x = jnp.moveaxis(x.reshape(*x.shape[:-1], n_blocks, -1), -2, 0)
+    x = _by_block(x, n_blocks)
     return x.reshape(-1, *x.shape[2:])[:n_steps]
 
 
 def _block_maps(transition: Array, scores: Array, linked: Array) -> tuple[Array, Array]:
-    """How beliefs before a block turn into joint masses after it: (K before, K after, m) scaled, and log-scales (K, m)."""
-    turned = transition.T
+    """How beliefs before a block turn into joint masses after it.
+
+    Returns:
+        (K before, K after, m, r) scaled, and log-scales (K before, m, r).
+    """
+    turned = transition.swapaxes(0, 1)
 
     def step(carry: tuple[Array, Array], now: tuple[Array, Array]):
         belief, total = carry
         s, on = now
-        likelihood, top = jax.vmap(_likelihood, (1, None), (1, 0))(
-            predicted := jnp.einsum("ji,iam->jam", turned, belief, precision=PRECISION), s
-        )
-        joint = predicted * likelihood
-        mass = joint.sum(0)
-        new = (divided(joint, mass), total + safe_log(mass) + top)
-        return (jnp.where(on, new[0], belief), jnp.where(on, new[1], total)), None
+        predicted = _times(turned, belief.reshape(k, -1, r)).reshape(belief.shape)
+        new, log_mass = jax.vmap(absorb, (1, None), (1, 0))(predicted, s)
+        return (jnp.where(on, new, belief), jnp.where(on, total + log_mass, total)), None
 
-    k, m = scores.shape[1:]
-    start = jnp.broadcast_to(jnp.eye(k, dtype=scores.dtype)[..., None], (k, k, m))
-    (after, total), _ = jax.lax.scan(step, (start, jnp.zeros((k, m), scores.dtype)), (scores, linked))
+    k, m, r = scores.shape[1:]
+    start = jnp.broadcast_to(jnp.eye(k, dtype=scores.dtype)[..., None, None], (k, k, m, r))
+    (after, total), _ = jax.lax.scan(step, (start, jnp.zeros((k, m, r), scores.dtype)), (scores, linked))
     return jnp.swapaxes(after, 0, 1), total
 
 
 def _between_blocks(first, maps, log_scale, scores, valid, transition, n_blocks) -> tuple[Array, Array]:
-    """Beliefs before every block (zero before the first), and messages at the end of every block: (K, B * n) each."""
-    k, n = first.shape
-    by_block = lambda x: jnp.moveaxis(x.reshape(*x.shape[:-1], n_blocks, n), -2, 0)  # noqa: E731
-    maps, log_scale = by_block(maps), by_block(log_scale)
+    """Beliefs before every block (zero before the first), and messages at the end of every block: (K, B * n, r) each."""
+    k, n, r = first.shape
+    maps, log_scale = _by_block(maps, n_blocks), _by_block(log_scale, n_blocks)
+    turned = transition.swapaxes(0, 1)
 
     # The first block starts from `first` instead of a belief before it.
-    head = jnp.where(valid[:, None], scores, 0)[..., :n]
+    head = jnp.where(valid[:, None], scores, 0)[:, :, :n]
     belief, _ = absorb(first, head[0])
     on = valid[1:, :n]
 
     def through_first(belief: Array, now: tuple[Array, Array]):
         s, on = now
-        new, _ = absorb(step_forward(transition.T, belief), s)
+        new, _ = absorb(_times(turned, belief), s)
         return jnp.where(on, new, belief), None
 
     belief, _ = jax.lax.scan(through_first, belief, (head[1:], on))
@@ -252,18 +329,18 @@ def _between_blocks(first, maps, log_scale, scores, valid, transition, n_blocks)
 
     def onward(belief: Array, block: tuple[Array, Array]):
         maps, scale = block
-        joint = jnp.einsum("im,ijm->jm", belief * weights(belief, scale), maps, precision=PRECISION)
+        joint = jnp.einsum("inr,ijnr->jnr", belief * weights(belief, scale), maps, precision=PRECISION)
         return divided(joint, joint.sum(0)), belief
 
     _, coming = jax.lax.scan(onward, belief, (maps[1:], log_scale[1:]))
 
     def back(message: Array, block: tuple[Array, Array, Array]):
         maps, scale, belief = block
-        new = weights(belief, scale) * jnp.einsum("ijm,jm->im", maps, message, precision=PRECISION)
+        new = weights(belief, scale) * jnp.einsum("ijnr,jnr->inr", maps, message, precision=PRECISION)
         new = divided(new, jnp.where(belief > 0, new, 0).max(0))
         return new, new
 
     ones = jnp.ones_like(first)
     _, messages = jax.lax.scan(back, ones, (maps[1:], log_scale[1:], coming), reverse=True)
-    flat = lambda x: jnp.moveaxis(x, 0, -2).reshape(k, -1)  # noqa: E731
+    flat = lambda x: jnp.moveaxis(x, 0, -3).reshape(k, -1, r)  # noqa: E731
     return flat(jnp.concatenate([jnp.zeros_like(first)[None], coming])), flat(jnp.concatenate([messages, ones[None]]))

@@ -16,7 +16,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxem.latents.chain import pairs_times
-from jaxem.latents.forward_backward import MANY, forward, message_before, smooth_lanes, step_forward
+from jaxem.latents.forward_backward import MANY, forward, smooth_lanes
 from jaxem.numerics import pairwise_sum, safe_log
 
 PyTree = Any
@@ -71,17 +71,17 @@ def _local(score: Callable, inputs: PyTree, steps: PyTree, valid: Array) -> Arra
 
 
 def _ahead(score: Callable, log_initial: Array, log_transition: Array, inputs: PyTree, steps: PyTree, valid: Array):
-    """(n,) log-partition, and before each segment the belief (zero before the first) and what it predicts: (S, K, n) each."""
-    transition = jnp.exp(log_transition)
+    """(n,) log-partition; before each segment the belief (zero before the first) and what it predicts: (S, K, n, 1) each."""
+    transition = jnp.exp(log_transition)[..., None]
 
     def segment(carry: tuple[Array, Array], now: tuple[PyTree, Array]):
         coming, predicted = carry
         steps, valid = now
-        belief, _, mass, top = forward(transition, _local(score, inputs, steps, valid), predicted)
-        total = pairwise_sum(jnp.where(valid.T, safe_log(mass) + top, 0))
-        return (belief[-1], step_forward(transition.T, belief[-1])), (total, coming, predicted)
+        ahead = forward(transition, _local(score, inputs, steps, valid)[..., None], predicted)
+        total = pairwise_sum(jnp.where(valid.T, (safe_log(ahead.mass) + ahead.top)[..., 0], 0))
+        return (ahead.belief[-1], ahead.predicted), (total, coming, predicted)
 
-    first = jnp.broadcast_to(jnp.exp(log_initial)[:, None], (len(log_initial), valid.shape[1]))
+    first = jnp.broadcast_to(jnp.exp(log_initial)[:, None, None], (len(log_initial), valid.shape[1], 1))
     _, (total, coming, predicted) = jax.lax.scan(segment, (jnp.zeros_like(first), first), (steps, valid))
     return pairwise_sum(total), coming, predicted
 
@@ -106,11 +106,13 @@ def _(score, primals, tangents):
     def segment(message: Array, now: tuple):
         steps, d_steps, valid, linked, coming, predicted, is_first = now
         scores, d_scores = _jvp(partial(_local, score, valid=valid), (inputs, steps), (*d_inputs, *d_steps))
-        found = smooth_lanes(transition, scores, valid.T, linked.T, predicted, coming, message)
+        a, s, v, on = (x[..., None] for x in (transition, scores, valid.T, linked.T))
+        found, before = smooth_lanes(a, s, v, on, predicted, coming, message)
+        found = jax.tree.map(lambda x: x[..., 0], found)
         tangent = (found.visits * d_scores).sum((0, 1))
         tangent += sum(pairs_times(found.before, c, found.after) for c in change)
         tangent += sum(jnp.where(is_first, found.visits[0].T @ d, 0) for d in starts)
-        return message_before(transition, found, coming, linked.T), tangent
+        return before, tangent
 
     is_first = jnp.arange(len(valid)) == 0
     last = jnp.ones_like(coming[0])

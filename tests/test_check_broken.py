@@ -315,6 +315,7 @@ NAMED = {
 }
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", NAMED)
 def test_caught_by_the_law_named_for_it(name):
     caught(*NAMED[name])

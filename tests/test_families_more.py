@@ -369,6 +369,7 @@ def test_refit_of_a_sample_recovers_the_truth(x64, name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.15, atol=0.05), got, truth)
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", EVERY)
 def test_precisions_agree_and_keep_their_dtype(name):
     family, data = FAMILIES[name]

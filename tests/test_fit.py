@@ -190,6 +190,7 @@ def test_same_key_same_bits(dtype):
     jax.tree.map(np.testing.assert_array_equal, runs[0].params, runs[1].params)
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("rounds", [pytest.param(None, marks=pytest.mark.slow), jaxem.Rounds()])
 def test_more_restarts_only_match_or_beat_fewer(x64, rounds):
     x = clusters(250, 2, 6, seed=4, spread=1)

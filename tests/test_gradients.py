@@ -50,6 +50,7 @@ def mixture(x, weight=None, **options):
     return jaxem.fit(MIXTURE, x, init=START, stop=STOP, weight=weight, **options)
 
 
+@pytest.mark.published
 def test_gaussian_mixture_in_data_and_weights():
     by_data = check(lambda x: total(mixture(x).params), X, [(0, 0), (7, 1), (33, 0)])
     _, slope = jax.jit(jax.jvp, static_argnums=0)(lambda x: total(mixture(x).params), (X,), (np.ones_like(X),))
@@ -131,6 +132,7 @@ def test_penalised_model_in_the_strength(dense, monkeypatch):
     check(by, np.array([3.0]), [0])
 
 
+@pytest.mark.published
 def test_under_vmap_and_compiled_once():
     weights = jnp.asarray(np.random.default_rng(0).uniform(0.5, 1.5, (3, 60)))
     traces = []

@@ -52,6 +52,7 @@ def test_missing_steps_are_summed_out():
     assert np.isfinite(MODEL.posterior(POISSON, x)).all()
 
 
+@pytest.mark.published
 def test_what_is_not_there_contributes_nothing():
     """All-missing sequences, missing tails, garbage in the padding: the same parameters after eight steps."""
     parts = drawn([20, 7, 13])
@@ -216,6 +217,7 @@ def test_online_filter_is_the_filter():
     np.testing.assert_allclose(surprise.sum(1), MODEL.log_prob(POISSON, x), rtol=1e-12)
 
 
+@pytest.mark.published
 def test_forecasts():
     """State probabilities by matrix powers; mean and spread of counts by the law of total variance, within 5 errors."""
     x = jaxem.sequences(drawn([12, 7]))

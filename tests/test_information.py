@@ -184,6 +184,7 @@ def test_gaussian_mixture_against_differences(faithful, geyser):
     np.testing.assert_array_equal(spread, jnp.swapaxes(spread, 1, 2))
 
 
+@pytest.mark.published
 def test_float32(faithful, geyser):
     """Offsets of hundreds of standard deviations, in single precision."""
     exact = jaxem.standard_errors(jaxem.information(geyser.model, geyser, faithful, block_size=64))

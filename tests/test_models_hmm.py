@@ -129,6 +129,7 @@ def test_gaussian_emission_in_any_units(dtype):
     np.testing.assert_allclose(jitted, plain.loglik, rtol=2e-5 if dtype == np.float32 else 1e-7)
 
 
+@pytest.mark.published
 def test_long_sequence_in_float32():
     truth = jax.tree.map(lambda a: a.astype(jnp.float32), POISSON)
     model = jaxem.HMM(2, jaxem.Poisson())

@@ -146,6 +146,7 @@ def test_batched_is_the_same_model():
     np.testing.assert_array_equal(batched.predict(ours.params, y), single.predict(theirs.params, y))
 
 
+@pytest.mark.published
 def test_kept_and_recomputed_posteriors_agree(monkeypatch):
     """Whether an M-step keeps posteriors is arithmetic, never a result."""
     model = jaxem.log_joint(
@@ -203,6 +204,7 @@ def test_mixture_of_experts_with_a_network():
     np.testing.assert_allclose(jax.vmap(lambda t: network(result.params["network"], t))(x).T[order], truth, atol=0.35)
 
 
+@pytest.mark.published
 def test_a_start_for_every_restart(optimum):
     """A function of the key gives each restart its own start, inside jit too; lane i depends on (key, i) alone."""
 

@@ -30,10 +30,14 @@ def both(x, start, covariance, steps):
 
 
 def shapes_and_sizes(*sizes):
-    """Every size with full covariances; of the other shapes the default suite takes the last size only."""
-    slow = lambda covariance, size: covariance != "full" and size != sizes[-1]  # noqa: E731
-    grid = [(c, *size, slow(c, size)) for size in sizes for c in SHAPES]
-    return [pytest.param(c, d, k, marks=pytest.mark.slow if mark else ()) for c, d, k, mark in grid]
+    """The default suite takes the last size only; other sizes are published for full covariances, slow for the rest."""
+
+    def marks(covariance, size):
+        if size == sizes[-1]:
+            return ()
+        return pytest.mark.published if covariance == "full" else pytest.mark.slow
+
+    return [pytest.param(c, *size, marks=marks(c, size)) for size in sizes for c in SHAPES]
 
 
 @pytest.mark.parametrize("covariance, d, k", shapes_and_sizes((10, 10), (2, 5)))

@@ -85,6 +85,7 @@ def test_a_log_prior_equals_the_conjugate_one(x64):
 
 
 # --- frozen ------------------------------------------------------------------------------------
+@pytest.mark.published
 @pytest.mark.parametrize("algorithm", [jaxem.EM(), jaxem.Squarem(), jaxem.ECM(), jaxem.GEM()])
 def test_frozen_means_of_a_mixture(x64, algorithm):
     """A closed form would give covariances about its own means; about frozen ones the M-step is another."""

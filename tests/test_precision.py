@@ -105,3 +105,12 @@ def test_float64_data_without_x64_warn_once(monkeypatch):
         jaxem.fit(jaxem.GaussianMixture(2), x, key=jax.random.key(1), max_steps=2)
     assert len(caught) == 1
     assert result.loglik.dtype == np.float32
+
+
+def test_fewer_rows_than_dimensions_to_a_component_in_float32():
+    """No covariance is regular there, and the default floor lies below rounding: a status and finite numbers, as in float64."""
+    x = np.float32(np.random.default_rng(0).normal(size=(60, 16)))
+    result = jaxem.fit(jaxem.GaussianMixture(4), x, key=jax.random.key(0), n_restarts=3, max_steps=15)
+    assert set(np.asarray(result.restarts.status)) <= {jaxem.Status.DEGENERATE, jaxem.Status.DECREASED}
+    assert (np.asarray(result.restarts.n_steps) > 1).all() and np.isfinite(result.restarts.loglik).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))

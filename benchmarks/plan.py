@@ -2,7 +2,7 @@
 
     python benchmarks/plan.py [--sizes 200000x32x8x1,...]
 
-Each size N x D x K x R is a Gaussian mixture in float32. A small fit comes first, so that the compiler itself is
+Each size N x D x K x R is a Gaussian mixture of K clusters in float32. A small fit comes first, so that the compiler itself is
 loaded; what the data take that the caller holds is on neither side.
 """
 
@@ -31,9 +31,14 @@ def measure(n: int, d: int, k: int, r: int) -> None:
 
     model, stop = jaxem.GaussianMixture(k), jaxem.Stop(None)
     rng = np.random.default_rng(0)
+    centers = 6 * rng.normal(size=(k, d))
+
+    def clusters(n: int) -> np.ndarray:
+        return (centers[rng.integers(k, size=n)] + rng.normal(size=(n, d))).astype(np.float32)
+
     planned = jaxem.plan(model, jax.ShapeDtypeStruct((n, d), np.float32), n_restarts=r)
-    jaxem.fit(model, rng.normal(size=(5_000, d)).astype(np.float32), key=jax.random.key(0), n_restarts=r, max_steps=2)
-    x = rng.normal(size=(n, d)).astype(np.float32)
+    jaxem.fit(model, clusters(5_000), key=jax.random.key(0), n_restarts=r, max_steps=2)
+    x = clusters(n)
     before, most, done = resident(), [0], threading.Event()
 
     def watch() -> None:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import DERIVED, NO_CLAIM, NO_COORDINATES, NO_SAMPLE, ONE_FORM, assert_laws
+from conftest import BY_OPTAX, DERIVED, NO_CLAIM, NO_COORDINATES, NO_SAMPLE, ONE_FORM, assert_laws
 
 import jaxem
 
@@ -132,4 +132,4 @@ def test_every_pair(emission, chain):
 def test_switching_autoregression():
     model = jaxem.MarkovAutoregression(n_regimes=2, order=1)
     with jax.enable_x64(True):
-        assert_laws(model, ragged(wandering), DERIVED | NO_COORDINATES)
+        assert_laws(model, ragged(wandering), DERIVED | NO_COORDINATES | BY_OPTAX)

@@ -40,7 +40,8 @@ def make(path: Path, rows: int) -> None:
 
     rng, centers = np.random.default_rng(1), means()
     schema = arrow.schema([(f"x{j}", arrow.float32()) for j in range(D)])
-    with parquet.ParquetWriter(path, schema) as file:
+    # No two of these numbers are equal: a dictionary would only be in the way.
+    with parquet.ParquetWriter(path, schema, use_dictionary=False) as file:
         for i in range(0, rows, CHUNK):
             n = min(CHUNK, rows - i)
             x = centers[rng.integers(K, size=n)] + rng.standard_normal((n, D), dtype=np.float32)

@@ -84,6 +84,7 @@ def test_coordinates_of_the_data(faithful):
         np.testing.assert_allclose(found.loglik[i], 272 * density, rtol=1e-10)
 
 
+@pytest.mark.published
 def test_a_penalty_sees_the_users_units(faithful):
     """A refit is a fit with the same penalty."""
     model = jaxem.GaussianMixture(1, "diag")

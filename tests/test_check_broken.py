@@ -349,6 +349,7 @@ def test_coordinates():
     caught(jaxem.Mixture(2, FixedPrior(prior=prior)), "change-of-coordinates", PLANE)
 
 
+@pytest.mark.published
 def test_engine_that_lags(monkeypatch):
     """A fit whose log-likelihood is that of the step before, as in libraries that go E then M."""
     fit = engine.fitting.fit
@@ -361,6 +362,7 @@ def test_engine_that_lags(monkeypatch):
     caught(of(jaxem.Mixture), "coherence")
 
 
+@pytest.mark.published
 def test_sound_hand_written_e_step_and_bound():
     own = ["fisher", "e-step-matches-derived"]
     assert jaxem.check_model(of(Own), COUNTS, skip={law.name for law in LAWS} - set(own)).ran == own

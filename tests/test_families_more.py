@@ -281,6 +281,7 @@ def test_angles_that_collapse_are_degenerate(x64):
     assert int(result.status) == jaxem.Status.DEGENERATE
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
 def test_one_t_is_the_maximum(x64, kind):
     rng = np.random.default_rng(0)
@@ -409,6 +410,7 @@ def test_a_component_without_data_keeps_its_parameters(x64, name):
             np.testing.assert_array_equal(leaf[1], before["components"][key][1])
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", EVERY)
 def test_weights_are_counts_and_zero_is_absence(x64, name):
     family, data = FAMILIES[name]

@@ -183,6 +183,7 @@ def test_dirichlet_prior_on_weights(x64):
     np.testing.assert_allclose(np.sort(result.params["weights"]), (counts + 10) / 120, atol=1e-4)
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("covariance", SHAPES)
 def test_sample_and_refit(dtype, covariance):
     x = clusters(400, 2, 2, seed=5, spread=4).astype(dtype)

@@ -277,6 +277,7 @@ def two_poissons(params, x):
     return x * params["log_rate"] - rate - jax.scipy.special.gammaln(x + 1)
 
 
+@pytest.mark.published
 def test_users_density_is_the_family(x64):
     """A Poisson written as a function reaches, by Optax, what the closed form reaches; a mixture of it too."""
     x = jaxem.sequences(drawn([60, 45]))

@@ -55,6 +55,7 @@ def test_derivatives_forward_and_twice(x64):
         np.testing.assert_allclose(got, wanted, rtol=1e-10)
 
 
+@pytest.mark.published
 def test_a_fit_in_segments(x64):
     """Missing steps, labels, weights and restarts: the same history and parameters as all at once."""
     rng = np.random.default_rng(0)

@@ -224,6 +224,7 @@ def test_a_start_for_every_restart(optimum):
         jaxem.fit(model, counts())
 
 
+@pytest.mark.published
 def test_one_optimizer_one_compilation():
     """An optimizer is built once, by its owner: later fits, other data and other starts run what is compiled."""
     model = by_cells()

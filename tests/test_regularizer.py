@@ -70,6 +70,7 @@ def test_strengths_are_numbers_and_penalties_add_up(x64, regression):
     np.testing.assert_allclose(result.params["coef"], net.fit(regression["x"], regression["y"]).coef_, atol=1e-7)
 
 
+@pytest.mark.published
 def test_a_log_prior_equals_the_conjugate_one(x64):
     x = clusters(120, 1, 2, seed=2, spread=1)
     start = {

@@ -139,6 +139,7 @@ def test_weekly_regimes(x64):
     np.testing.assert_allclose(covariance, [[belief @ (variances + means**2) - (belief @ means) ** 2]], rtol=1e-10)
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("covariance", ["full", "spherical"])
 def test_predictive_moments_of_a_mixture(x64, covariance):
     """Against a large sample drawn from the model."""

@@ -114,33 +114,31 @@ class Full:
         return _symmetric(square) / jnp.where(count > 0, count, 1)[:, None, None]
 
     def clip(self, covariance: Array, floor: Array) -> Array:
-        """Eigenvalues raised to `floor`: the constrained maximum of the likelihood.
-
-        Where that is less than rounding, so that the matrix has no factor, they are raised to what has one.
-        """
+        """Eigenvalues raised to `floor`, the constrained maximum of the likelihood; or to rounding, where that is higher."""
+        least = jnp.maximum(floor, 2 * self._rounding(covariance))
+        below = self._below(covariance, floor)
 
         def clipped(c):
             values, vectors = jnp.linalg.eigh(c, symmetrize_input=False)
+            raised = (vectors * jnp.maximum(values, least[..., 0])[..., None, :]) @ transpose(vectors)
+            return jnp.where(below, _symmetric(raised), c)
 
-            def raised(least):
-                return _symmetric((vectors * jnp.maximum(values, least)[..., None, :]) @ transpose(vectors))
-
-            new = raised(floor)
-            return jnp.where(self._has_factor(new), new, raised(jnp.maximum(floor, 2 * self._rounding(c)[..., 0])))
-
-        below = ~self._has_factor(covariance - floor * eye_like(covariance)).all()
-        return jax.lax.cond(any_lane(below), clipped, lambda c: c, covariance)
+        return jax.lax.cond(any_lane(below.any()), clipped, lambda c: c, covariance)
 
     def at_floor(self, covariance: Array, floor: Array) -> Array:
-        """Bools that broadcast to the covariance: which components, or variances, lie at the floor, or at that of rounding."""
-        floor = jnp.maximum(floor, 3 * self._rounding(covariance))
-        return ~self._has_factor(covariance - floor * eye_like(covariance))
+        """Bools that broadcast to the covariance: which components, or variances, lie at what `clip` raises them to."""
+        # Once more what rounding may change: eigenvalues are known to that only.
+        return self._below(covariance, jnp.maximum(floor, 3 * self._rounding(covariance)))
 
-    def _has_factor(self, covariance: Array) -> Array:
-        return jnp.isfinite(cholesky(covariance)).all((-2, -1), keepdims=True)
+    def _below(self, covariance: Array, least: Array) -> Array:
+        """(..., 1, 1) whether any eigenvalue is less than `least`."""
+        return ~jnp.isfinite(cholesky(covariance - least * eye_like(covariance))).all((-2, -1), keepdims=True)
 
     def _rounding(self, covariance: Array) -> Array:
-        """(..., 1, 1) eigenvalues that cannot be told from zero, by the usual tolerance of a numerical rank."""
+        """(..., 1, 1) eigenvalues that cannot be told from zero: D eps times the largest variance.
+
+        The tolerance of `numpy.linalg.matrix_rank`, with the largest variance in place of the largest eigenvalue.
+        """
         largest = jnp.diagonal(covariance, axis1=-2, axis2=-1).max(-1)[..., None, None]
         return covariance.shape[-1] * jnp.finfo(covariance.dtype).eps * largest
 

@@ -42,7 +42,8 @@ class Gaussian(Family):
         covariance: "full" (K, D, D), "tied" (D, D), "diag" (K, D) or "spherical" (K,).
         floor: least eigenvalue of a covariance, relative to the data's covariance ("full", "tied"), to each
             column's variance ("diag") or to their mean ("spherical"). A component at the floor makes a
-            lane DEGENERATE. The estimate is the constrained maximum, eigenvalues clipped.
+            lane DEGENERATE. The estimate is the constrained maximum, eigenvalues clipped. Of full matrices what cannot be
+            told from singular counts as at the floor too: in float32 variances below 3 D eps of a component's largest.
         prior: normal-inverse-Wishart prior, or None.
         missing: "marginal" where entries may be NaN: missing at random, and summed out (Little and Rubin 2002). A row
             without any entry tells nothing. Floors are then relative to each column's variance. None refuses NaN.

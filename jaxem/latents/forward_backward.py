@@ -54,12 +54,12 @@ class Smoothed:
 def _times(matrix: Array, x: Array) -> Array:
     """(K, m, r) matrix (K, K, r or 1) times x (K, m, r); r is one beyond few states."""
     if len(matrix) <= FEW:
-        return sum(matrix[:, i, None] * x[i] for i in range(1, len(x))) + matrix[:, 0, None] * x[0]
+        return sum((matrix[:, i, None] * x[i] for i in range(1, len(x))), start=matrix[:, 0, None] * x[0])
     return jnp.matmul(matrix[..., 0], x[..., 0], precision=PRECISION)[..., None]
 
 
 def _likelihood(predicted: Array, scores: Array) -> tuple[Array, Array]:
-    """Axes (K, m, r): exp(scores - top), and top (m, r), the best score among states that can be reached.
+    """exp(scores - top) (K, ...), and top (...), the best score among states that can be reached.
 
     A better one that cannot would underflow all the others.
     """
@@ -70,14 +70,14 @@ def _likelihood(predicted: Array, scores: Array) -> tuple[Array, Array]:
 
 
 def absorb(predicted: Array, scores: Array) -> tuple[Array, Array]:
-    """Belief (K, m, r) and log-mass (m, r) once `predicted` (K, m, r) has met the local scores of its step."""
+    """Belief (K, ...) and log-mass (...) once `predicted` (K, ...) has met the local scores of its step."""
     likelihood, top = _likelihood(predicted, scores)
     belief, mass = _met(predicted, likelihood)
     return belief, safe_log(mass) + top
 
 
 def _met(predicted: Array, likelihood: Array) -> tuple[Array, Array]:
-    """Belief (K, m, r) and mass (m, r)."""
+    """Belief (K, ...) and mass (...)."""
     joint = predicted * likelihood
     mass = joint.sum(0)
     return divided(joint, mass), mass

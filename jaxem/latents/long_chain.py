@@ -106,8 +106,9 @@ def _(score, primals, tangents):
     def segment(message: Array, now: tuple):
         steps, d_steps, valid, linked, coming, predicted, is_first = now
         scores, d_scores = _jvp(partial(_local, score, valid=valid), (inputs, steps), (*d_inputs, *d_steps))
-        a, s, v, on = (x[..., None] for x in (transition, scores, valid.T, linked.T))
-        found, before = smooth_lanes(a, s, v, on, predicted, coming, message)
+        found, before = smooth_lanes(
+            transition[..., None], scores[..., None], valid.T[..., None], linked.T[..., None], predicted, coming, message
+        )
         found = jax.tree.map(lambda x: x[..., 0], found)
         tangent = (found.visits * d_scores).sum((0, 1))
         tangent += sum(pairs_times(found.before, c, found.after) for c in change)

@@ -180,7 +180,7 @@ def test_lanes_are_independent(x64, recursion):
 @pytest.mark.parametrize("k", [3, forward_backward.FEW + 2])
 @pytest.mark.parametrize("n_blocks", [1, 3])
 def test_lanes_of_lanes(x64, recursion, k, n_blocks):
-    """vmap over scores within vmap over transitions; what a lane shares with others is not copied by the caller."""
+    """vmap over scores within vmap over transitions, the initial distribution shared: each lane as by itself."""
     pairs = [problem(k, (8, 5), seed) for seed in range(2)]
     log_transition, valid = np.stack([pair[1] for pair in pairs]), pairs[0][3]
     scores = np.stack([problem(k, (8, 5), 10 + seed)[2] for seed in range(3)])

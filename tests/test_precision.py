@@ -1,11 +1,13 @@
 """float32 against float64 on the same float32 values, under default settings."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import clusters
 
 import jaxem
+from jaxem.families.covariance import Full
 
 SHAPES = ["full", "tied", "diag", "spherical"]
 FIXED = jaxem.Stop(loglik_rtol=None)
@@ -108,9 +110,21 @@ def test_float64_data_without_x64_warn_once(monkeypatch):
 
 
 def test_fewer_rows_than_dimensions_to_a_component_in_float32():
-    """No covariance is regular there, and the default floor lies below rounding: a status and finite numbers, as in float64."""
+    """No covariance is regular there, and the default floor lies below rounding: a status, and finite numbers."""
     x = np.float32(np.random.default_rng(0).normal(size=(60, 16)))
     result = jaxem.fit(jaxem.GaussianMixture(4), x, key=jax.random.key(0), n_restarts=3, max_steps=15)
     assert set(np.asarray(result.restarts.status)) <= {jaxem.Status.DEGENERATE, jaxem.Status.DECREASED}
     assert (np.asarray(result.restarts.n_steps) > 1).all() and np.isfinite(result.restarts.loglik).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+
+
+def test_matrices_above_the_floor_are_not_touched():
+    """One matrix below its floor changes no other, and comes out with a factor, recognised as at the floor."""
+    shape, floor = Full(), jnp.float32(1e-8)
+    turn = np.linalg.qr(np.random.default_rng(0).normal(size=(32, 32)))[0]
+    thin, flat = (np.float32(turn * np.r_[np.ones(31), least] @ turn.T) for least in (1e-4, 0))
+    thin, flat = jnp.asarray((thin + thin.T) / 2), jnp.asarray((flat + flat.T) / 2)
+    clipped = shape.clip(jnp.stack([thin, flat]), floor)
+    np.testing.assert_array_equal(clipped[0], thin)
+    assert np.isfinite(np.linalg.cholesky(np.asarray(clipped[1]))).all()
+    np.testing.assert_array_equal(shape.at_floor(clipped, 1.001 * floor).squeeze(), [False, True])

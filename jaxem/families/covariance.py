@@ -114,7 +114,11 @@ class Full:
         return _symmetric(square) / jnp.where(count > 0, count, 1)[:, None, None]
 
     def clip(self, covariance: Array, floor: Array) -> Array:
-        """Eigenvalues raised to `floor`, the constrained maximum of the likelihood; or to rounding, where that is higher."""
+        """Eigenvalues raised to `floor`: the constrained maximum of the likelihood.
+
+        A matrix with one below that goes to what rounding may make of zero instead, where that is higher. One that is not
+        seen to be below is left alone, however thin: narrow clusters pass through such matrices on their way.
+        """
         least = jnp.maximum(floor, 2 * self._rounding(covariance))
         below = self._below(covariance, floor)
 
@@ -135,7 +139,7 @@ class Full:
         return ~jnp.isfinite(cholesky(covariance - least * eye_like(covariance))).all((-2, -1), keepdims=True)
 
     def _rounding(self, covariance: Array) -> Array:
-        """(..., 1, 1) eigenvalues that cannot be told from zero: D eps times the largest variance.
+        """(..., 1, 1) what rounding may make of an eigenvalue zero: D eps times the largest variance.
 
         The tolerance of `numpy.linalg.matrix_rank`, with the largest variance in place of the largest eigenvalue.
         """

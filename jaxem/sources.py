@@ -28,6 +28,9 @@ BATCH_BYTES, BATCH_ROWS = 1 << 22, 1 << 18
 #: Batches that are decoded at once: with fewer rows, what a call of the decoder costs is felt.
 DECODED = 4
 
+#: Bytes that the address of an array must be a multiple of for JAX to take it without a copy.
+ALIGNMENT = 64
+
 #: Batches that a reader may be ahead.
 WAITING = 2
 
@@ -132,7 +135,7 @@ class Columns:
 
     def _filled(self, records: Iterable[Any], size: int, width: int) -> Iterator[np.ndarray]:
         """Row-major batches of `size` rows, whatever the sizes of the record batches."""
-        rows, filled = np.empty((size, width), self.dtype), 0
+        rows, filled = aligned((size, width), self.dtype), 0
         for record in records:
             columns = [column.to_numpy(zero_copy_only=False) for column in record.columns]
             taken = 0
@@ -143,9 +146,17 @@ class Columns:
                 filled, taken = filled + n, taken + n
                 if filled == size:
                     yield rows
-                    rows, filled = np.empty((size, width), self.dtype), 0
+                    rows, filled = aligned((size, width), self.dtype), 0
         if filled:
             yield rows[:filled]
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An empty array that JAX takes as it is on a CPU, where others are copied."""
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    room = np.empty(n_bytes + ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT
+    return room[start : start + n_bytes].view(dtype).reshape(shape)
 
 
 def _rows(batch_size: int | None, row_bytes: int) -> int:

@@ -55,9 +55,10 @@ def rows_hint(array: np.ndarray) -> str:
 
 def check_finite(array: np.ndarray, name: str) -> None:
     """Raise ValueError naming the rows that hold NaN or inf."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum()):  # far cheaper than one by one, and a sum that overflows is looked into
+            return
     finite = np.isfinite(array)
-    if finite.all():  # far cheaper than row by row
-        return
     bad = np.flatnonzero(~finite.reshape(array.shape[0], -1).all(1))
     if bad.size:
         listed = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxem.blocks import Blocks, float_dtype, n_rows
 from jaxem.engine.checks import check_rows_finite
-from jaxem.sources import WAITING, BatchError, as_source, read_ahead
+from jaxem.sources import WAITING, BatchError, aligned, as_source, read_ahead
 from jaxem.types import Model
 from jaxem.validation import numeric
 
@@ -53,6 +53,7 @@ class Stream:
         rng, kept, plain = np.random.default_rng(0), Sample(size), True
         with read_ahead(self._pieces(), WAITING) as pieces:
             for raw, _, weight in pieces:
+                weight = np.ones(self.size) if weight is None else weight
                 here = np.flatnonzero(weight)
                 self.total += float(weight.sum(dtype=np.float64))
                 plain = plain and bool((weight[here] == 1).all())
@@ -74,14 +75,15 @@ class Stream:
         found = False
         for _, data, weight in self._pieces():
             found = True
-            in_dtype: Any = weight.astype(float_dtype(data))
-            whole = Blocks(data, in_dtype, None)
+            dtype = float_dtype(data)
+            counts: Any = np.ones(self.size, dtype) if weight is None else weight.astype(dtype)
+            whole = Blocks(data, counts, None)
             yield jax.tree.map(lambda x: x.reshape(self.n_blocks, -1, *x.shape[1:]), whole)
         if not found:
             raise BatchError(f"batches must begin anew in every pass; pass {self.n_passes} found none, so give a new iterator")
 
-    def _pieces(self) -> Iterator[tuple[PyTree, PyTree, np.ndarray]]:
-        """Arrays as they came, the same validated, and weights, all of `size` rows; errors name the batch."""
+    def _pieces(self) -> Iterator[tuple[PyTree, PyTree, np.ndarray | None]]:
+        """Arrays as they came, the same validated, and weights (None: all one), of `size` rows; errors name the batch."""
         self.n_passes += 1
         number, batches = 0, None
         while True:
@@ -100,7 +102,7 @@ class Stream:
                 raise BatchError(f"batch {number}: {error}") from error
             number += 1
 
-    def _cut(self, batch: Any) -> Iterator[tuple[PyTree, PyTree, np.ndarray]]:
+    def _cut(self, batch: Any) -> Iterator[tuple[PyTree, PyTree, np.ndarray | None]]:
         data, weight = batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, None)
         raw = jax.tree.map(lambda x: numeric(x, "data"), np.asarray(data) if isinstance(data, list) else data)
         leaves = jax.tree.leaves(raw)
@@ -115,17 +117,21 @@ class Stream:
             self.rows, self.size = rows, n
         if rows != self.rows:
             raise ValueError(f"data must have rows like those of batch 0, {self.rows[0]}; got {rows[0]} in {rows[1]}")
-        weight = np.ones(n) if weight is None else numeric(weight, "weight")
-        if weight.shape != (n,) or not np.isfinite(weight).all() or (weight < 0).any():
+        weight = None if weight is None else numeric(weight, "weight")
+        if weight is not None and (weight.shape != (n,) or not np.isfinite(weight).all() or (weight < 0).any()):
             raise ValueError(f"weight must be ({n},) finite non-negative numbers; got shape {weight.shape}")
         for i in range(0, n, self.size):
-            part, own = jax.tree.map(lambda x, i=i: x[i : i + self.size], raw), weight[i : i + self.size]
-            if own.any():
+            part = jax.tree.map(lambda x, i=i: x[i : i + self.size], raw)
+            own = None if weight is None else weight[i : i + self.size]
+            if own is None or own.any():
                 yield self._padded(part, own)
 
-    def _padded(self, part: PyTree, weight: np.ndarray) -> tuple[PyTree, PyTree, np.ndarray]:
-        missing = self.size - len(weight)
-        if missing or not weight.all():
+    def _padded(self, part: PyTree, weight: np.ndarray | None) -> tuple[PyTree, PyTree, np.ndarray | None]:
+        n = len(jax.tree.leaves(part)[0])
+        missing = self.size - n
+        if weight is None and missing:
+            weight = np.ones(n)
+        if weight is not None and (missing or not weight.all()):
             # A copy of a row that counts in place of what does not: it may hold anything.
             index = np.where(weight > 0, np.arange(len(weight)), np.argmax(weight > 0))
             index = np.concatenate([index, np.full(missing, index[0])])
@@ -133,13 +139,19 @@ class Stream:
             weight = np.concatenate([weight, np.zeros(missing)])
         elif not self.fresh:
             # The source may write to its array again, which on a CPU becomes the device's own.
-            part = jax.tree.map(np.array, part)
+            part = jax.tree.map(_copied, part)
         data = self.model.validate(part)
         if n_rows(data) != self.size:
             raise ValueError(f"data must lead with N in every leaf; got {self.size} rows that hold {n_rows(data)} data")
         if self.model.missing is None:
             check_rows_finite(data)
         return part, data, weight
+
+
+def _copied(x: np.ndarray) -> np.ndarray:
+    copy = aligned(x.shape, x.dtype)
+    copy[...] = x
+    return copy
 
 
 class Sample:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,15 +45,28 @@ def block_rows(model: Model, params: Params, block: Blocks, local: PyTree) -> Ro
     return Rows(local=local, scores=scores, labels=block.labels)
 
 
-def update_local(model: Model, params: Params, blocks: Blocks, previous: PyTree) -> PyTree:
+def unchanged(data: PyTree) -> PyTree:
+    """Data that are in the model's coordinates already."""
+    return data
+
+
+def update_local(
+    model: Model, params: Params, blocks: Blocks, previous: PyTree, changed: Callable[[PyTree], PyTree] = unchanged
+) -> PyTree:
     """Per-datum parameters at `params`, started from `previous`; before and outside the differentiated function."""
     if model.local is None:
         return None
     packed = model.pack(model.natural(params))
-    return jax.lax.map(lambda b: model.local(packed, b[0], b[1]), (blocks.data, previous))
+    return jax.lax.map(lambda b: model.local(packed, changed(b[0]), b[1]), (blocks.data, previous))
 
 
-def e_step(model: Model, params: Params, blocks: Blocks, previous: PyTree = None) -> Expectation:
+def e_step(
+    model: Model,
+    params: Params,
+    blocks: Blocks,
+    previous: PyTree = None,
+    changed: Callable[[PyTree], PyTree] = unchanged,
+) -> Expectation:
     """One pass over the data at `params`.
 
     Args:
@@ -58,35 +74,38 @@ def e_step(model: Model, params: Params, blocks: Blocks, previous: PyTree = None
         params: where the expectation is taken.
         blocks: the data.
         previous: per-datum parameters to start `model.local` from, or None to start cold.
+        changed: what turns the data of a block into those of the model, block by block in the cache.
     """
     model = model.at(params)
     which, forms = model.forms(params)
-    local = update_local(forms[-1], params, blocks, previous)
+    local = update_local(forms[-1], params, blocks, previous, changed)
 
     # A safer form holds more numbers for each row: smaller blocks keep it in a CPU's cache.
-    finer = refined((blocks, local), 4 if jax.default_backend() == "cpu" else 1)
+    finer, finer_local = refined((blocks, local), 4 if jax.default_backend() == "cpu" else 1)
 
     def by(i: int) -> tuple[Array, PyTree]:
         """The pass by form i or, where that one is not called for, by a cheaper one."""
         if i == 0:
-            return _pass(forms[0], params, blocks, local)
+            return _pass(forms[0], params, blocks, local, changed)
+        safer = partial(_pass, forms[i], params, finer, finer_local, changed)
         # A cond on what holds in any lane stays a branch under vmap.
-        return jax.lax.cond(any_lane(which >= i), lambda: _pass(forms[i], params, *finer), lambda: by(i - 1))
+        return jax.lax.cond(any_lane(which >= i), safer, lambda: by(i - 1))
 
     loglik, stats = blocks.over_devices(by(len(forms) - 1))
     return Expectation(loglik, stats, local)
 
 
-def _pass(model: Model, params: Params, blocks: Blocks, local: PyTree) -> tuple[Array, PyTree]:
+def _pass(model: Model, params: Params, blocks: Blocks, local: PyTree, changed: Callable) -> tuple[Array, PyTree]:
     if model.e_step is not None:
 
         def own(block, local):
-            return model.e_step(params, block.data, block.weight, Rows(local=local, labels=block.labels))
+            return model.e_step(params, changed(block.data), block.weight, Rows(local=local, labels=block.labels))
 
         return fold(own, blocks, local)
     packed, pull = jax.vjp(model.pack, model.natural(params))
 
     def derived(block, local):
+        block = dataclasses.replace(block, data=changed(block.data))
         rows = block_rows(model, params, block, local)
 
         def total(eta):

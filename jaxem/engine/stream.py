@@ -22,7 +22,7 @@ from jaxem.engine.algorithm import EM, Algorithm
 from jaxem.engine.batches import Stream
 from jaxem.engine.checkpoint import Checkpoint
 from jaxem.engine.checks import check_algorithm, check_key, check_model
-from jaxem.engine.e_step import Expectation, e_step, update_local, weighted_total
+from jaxem.engine.e_step import Expectation, e_step, unchanged, update_local, weighted_total
 from jaxem.engine.fit import _end_jit, _fit_plainly, _Options
 from jaxem.engine.layout import Layout, lay_out, memory_limit
 from jaxem.engine.loop import Lane, advance
@@ -219,41 +219,53 @@ def _one_pass(
         for blocks in pieces:
             if over():
                 return None
-            term = _e_steps(about, proposals, blocks, width)
-            sums = (term, jax.tree.map(jnp.zeros_like, term)) if sums is None else _add(sums, term)
+            given = (about, proposals, blocks)
+            sums = _add_e_steps(_nothing(*given, width) if sums is None else sums, *given, width)
             # Computation runs behind as reading runs ahead: by one batch, or memory would fill with waiting ones.
             jax.block_until_ready(before)
-            before = sums
+            before = sums[0].loglik
     return None if over() else _total(sums)
 
 
-def cold_e_step(model: Model, params: Params, blocks: Blocks, local_rounds: Array | int) -> Expectation:
+def cold_e_step(
+    model: Model, params: Params, blocks: Blocks, local_rounds: Array | int, changed: Callable[[PyTree], PyTree] = unchanged
+) -> Expectation:
     """An E-step on data not seen before and not kept: per-datum parameters start cold, go round, and are dropped."""
     local = None
     if model.local:
-        again = lambda _, local: update_local(model.at(params), params, blocks, local)  # noqa: E731
+        again = lambda _, local: update_local(model.at(params), params, blocks, local, changed)  # noqa: E731
         local = jax.lax.fori_loop(1, local_rounds, again, again(0, None))
-    return dataclasses.replace(e_step(model, params, blocks, local), local=None)
+    return dataclasses.replace(e_step(model, params, blocks, local, changed), local=None)
 
 
-@partial(jax.jit, static_argnums=3)
 def _e_steps(about: _Pass, proposals: Params, blocks: Blocks, width: int) -> Expectation:
-    model, volume = about.problem.model, jnp.zeros((), blocks.weight.dtype)
-    if about.affine is not None:
+    """Of all lanes; data are changed to the coordinates of the computation, the log-likelihood is in their own."""
+    model, affine, volume = about.problem.model, about.affine, jnp.zeros((), blocks.weight.dtype)
+    changed = unchanged if affine is None else lambda data: model.change_data(data, affine)
+    if affine is not None:
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks.data)
-        lost = jnp.broadcast_to(model.log_volume(rows, about.affine), blocks.weight.size)
-        volume = weighted_total(lost.astype(volume.dtype), blocks.weight.reshape(-1))
-        changed = model.change_data(rows, about.affine)
-        data = jax.tree.map(lambda x: x.reshape(*blocks.weight.shape, *x.shape[1:]), changed)
-        blocks = dataclasses.replace(blocks, data=data)
+        lost = model.log_volume(rows, affine)
+        weight = blocks.weight.reshape(-1) if jnp.ndim(lost) else blocks.weight.sum(1)
+        volume = weighted_total(jnp.broadcast_to(lost, weight.shape).astype(volume.dtype), weight)
 
     def one(params: Params) -> Expectation:
-        found = cold_e_step(model, params, blocks, about.local_rounds)
+        found = cold_e_step(model, params, blocks, about.local_rounds, changed)
         return dataclasses.replace(found, loglik=found.loglik + volume)
 
     return jax.lax.map(one, proposals, batch_size=width)
 
 
-_add = jax.jit(compensated_add)
+@partial(jax.jit, static_argnums=4)
+def _add_e_steps(sums: PyTree, about: _Pass, proposals: Params, blocks: Blocks, width: int) -> PyTree:
+    return compensated_add(sums, _e_steps(about, proposals, blocks, width))
+
+
+@partial(jax.jit, static_argnums=3)
+def _nothing(about: _Pass, proposals: Params, blocks: Blocks, width: int) -> PyTree:
+    """What sums over batches begin with."""
+    term = jax.eval_shape(partial(_e_steps, width=width), about, proposals, blocks)
+    return (jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), term),) * 2
+
+
 _total = jax.jit(lambda sums: jax.tree.map(jnp.subtract, *sums))
 _advance = jax.jit(jax.vmap(advance, in_axes=(None, 0, 0, 0)))

@@ -23,10 +23,10 @@ from jaxem.validation import check_positive_int
 PyTree = Any
 
 #: Bytes and rows of a batch where nothing else is said: much work for one call, little beside what a process takes.
-BATCH_BYTES, BATCH_ROWS = 1 << 22, 1 << 18
+BATCH_BYTES, BATCH_ROWS = 1 << 23, 1 << 18
 
 #: Batches that are decoded at once: with fewer rows, what a call of the decoder costs is felt.
-DECODED = 4
+DECODED = 2
 
 #: Bytes that the address of an array must be a multiple of for JAX to take it without a copy.
 ALIGNMENT = 64
@@ -52,7 +52,7 @@ class Array:
     Attributes:
         data: pytree of arrays whose leaves lead with N.
         weight: (N,), or None.
-        batch_size: rows of a batch; None: 4 MB, 262 144 rows at most.
+        batch_size: rows of a batch; None: 8 MB, 262 144 rows at most.
     """
 
     data: Any
@@ -73,7 +73,7 @@ class Npy:
 
     Attributes:
         path: of the file.
-        batch_size: rows of a batch; None: 4 MB, 262 144 rows at most.
+        batch_size: rows of a batch; None: 8 MB, 262 144 rows at most.
     """
 
     path: str | Path
@@ -93,7 +93,7 @@ class Columns:
         dataset: path of a file or a folder, several paths, or a `pyarrow.dataset.Dataset`.
         columns: names of the D columns, in this order; None: all but `weight`.
         weight: name of the column that holds the weights, or None.
-        batch_size: rows of a batch; all batches but the last have as many. None: 4 MB, 262 144 rows at most.
+        batch_size: rows of a batch; all batches but the last have as many. None: 8 MB, 262 144 rows at most.
         dtype: of the rows.
         format: of files given by path: "parquet", "feather", "csv", ...
     """

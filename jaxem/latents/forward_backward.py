@@ -121,7 +121,8 @@ def forward(transition: Array, scores: Array, predicted: Array) -> Ahead:
     # The maximum over all states will do as long as the reachable ones keep enough of the mass, which shows afterwards.
     top = jax.lax.stop_gradient(scores.max(1))
     top = jnp.where(jnp.isfinite(top), top, 0)
-    likelihood = jnp.exp(scores - top[:, None])
+    # By itself: fused with what stands before it XLA's exponential takes seven times as long on a CPU.
+    likelihood = jnp.exp(jax.lax.optimization_barrier(scores - top[:, None]))
 
     def step(predicted: Array, likelihood: Array):
         belief, mass = _met(predicted, likelihood)

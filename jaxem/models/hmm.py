@@ -31,8 +31,9 @@ from jaxem.validation import check_positive_int, numeric
 
 PyTree = Any
 INITIAL = ("free", "fixed", "uniform", "stationary")
-#: Steps whose local scores are computed together on a CPU.
+#: Steps whose local scores are computed together on a CPU, of more than MANY: of fewer, cutting costs more than it saves.
 PIECE = 4_096
+MANY = 8 * PIECE
 
 
 def masked(scores: Array, observed: Array | None, labels: Array | None) -> Array:
@@ -55,7 +56,7 @@ def step_scores(inputs: tuple[Family, PyTree], steps: tuple[PyTree, Array | None
 def scores_in_pieces(family: Family, natural: PyTree, rows: PyTree) -> Array:
     """(K, n) `family.scores`; many rows on a CPU piece by piece, so that what a family makes of them stays in its cache."""
     n = len(jax.tree.leaves(rows)[0])
-    if jax.default_backend() != "cpu" or n <= 2 * PIECE:
+    if jax.default_backend() != "cpu" or n <= MANY:
         return family.scores(natural, rows)
     n_pieces = -(-n // PIECE)
 

@@ -7,6 +7,7 @@ import pytest
 
 import jaxem
 from jaxem.engine import fit as fit_module
+from jaxem.validation import check_finite
 
 X = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
 KEY = jax.random.key(0)
@@ -136,3 +137,9 @@ def test_integers_and_booleans_are_converted():
     assert result.loglik.dtype == jnp.float32
     result = jaxem.fit(jaxem.Mixture(2, jaxem.Categorical(2)), np.arange(10)[:, None] % 2 == 0, key=KEY, max_steps=3)
     assert np.isfinite(float(result.loglik))
+
+
+def test_finite_numbers_whose_sum_is_not():
+    check_finite(np.full((4, 2), 3e38, np.float32), "data")
+    with pytest.raises(ValueError, match=r"NaN or inf in 1 row\(s\): 2"):
+        check_finite(np.array([[3e38], [3e38], [np.inf]], np.float32), "data")

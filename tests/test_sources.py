@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from jaxem.sources import Array, Columns, Npy, as_source, read_ahead
+from jaxem.sources import Array, Columns, Npy, aligned, as_source, read_ahead
 
 
 def table(n=250):
@@ -30,9 +30,9 @@ def test_arrays_and_npy_files(tmp_path):
             np.testing.assert_array_equal(stacked(source), x)
 
 
-def test_batches_hold_four_megabytes():
+def test_batches_hold_eight_megabytes():
     """Unless rows are so short that there would be very many of them."""
-    assert len(next(iter(Array(np.zeros((5_000, 4_096), np.float32))))) == 256
+    assert len(next(iter(Array(np.zeros((5_000, 4_096), np.float32))))) == 512
     assert len(next(iter(Array(np.zeros(300_000, np.float32))))) == 1 << 18
 
 
@@ -137,3 +137,11 @@ def test_errors_of_the_reader_are_raised_here():
         assert next(ahead) == 1
         with pytest.raises(OSError, match="disk gone"):
             next(ahead)
+
+
+def test_aligned_arrays_begin_where_jax_takes_them():
+    for shape, dtype in (((1000, 3), np.float32), ((7,), np.float64), ((0, 2), np.int8)):
+        x = aligned(shape, dtype)
+        assert x.shape == shape and x.dtype == dtype and x.ctypes.data % 64 == 0
+        x[...] = 1
+        assert (x == 1).all()

@@ -11,13 +11,16 @@ from scipy.special import logsumexp
 
 from jaxem.latents import chain, forward_backward
 
-PATHS = {"short": 1 << 30, "long": 0}
+#: MANY and FEW of the recursions.
+PATHS = {"short": (1 << 30, 16), "long": (0, 16), "many states": (0, 0)}
 
 
 @pytest.fixture(params=PATHS)
 def recursion(request, monkeypatch):
-    """Likelihoods exponentiated step by step, as for short chains, and all at once, as for long ones."""
-    monkeypatch.setattr(forward_backward, "MANY", PATHS[request.param])
+    """Likelihoods exponentiated step by step, as for short chains; all at once, as for long ones; products with sums."""
+    many, few = PATHS[request.param]
+    monkeypatch.setattr(forward_backward, "MANY", many)
+    monkeypatch.setattr(forward_backward, "FEW", few)
 
 
 def problem(k=3, lengths=(6, 4, 1), seed=0, zeros=True):

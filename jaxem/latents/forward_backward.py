@@ -53,7 +53,7 @@ class Smoothed:
 
 def _times(matrix: Array, x: Array) -> Array:
     """(K, m, r) matrix (K, K, r or 1) times x (K, m, r); r is one beyond few states."""
-    if len(matrix) <= FEW:
+    if len(x) <= FEW:
         return sum((matrix[:, i, None] * x[i] for i in range(1, len(x))), start=matrix[:, 0, None] * x[0])
     return jnp.matmul(matrix[..., 0], x[..., 0], precision=PRECISION)[..., None]
 
@@ -128,9 +128,64 @@ def forward(transition: Array, scores: Array, predicted: Array) -> Ahead:
         belief, mass = _met(predicted, likelihood)
         return _times(turned, belief), (belief, mass)
 
-    onward, (belief, mass) = jax.lax.scan(step, predicted, likelihood)
-    lost = (jax.lax.stop_gradient(mass) < jnp.sqrt(jnp.finfo(mass.dtype).tiny)).any()
-    return jax.lax.cond(any_lane(lost), careful, lambda: Ahead(belief, likelihood, mass, top, onward))
+    with_sum = _with_sum(turned)
+
+    def product(predicted: Array, likelihood: Array):
+        return _times_over_sum(with_sum, predicted * likelihood), predicted
+
+    if len(transition) <= FEW:
+        onward, (belief, mass) = jax.lax.scan(step, predicted, likelihood)
+    else:
+        onward, predicted_each = jax.lax.scan(product, predicted, likelihood)
+        joint = predicted_each * likelihood
+        mass = joint.sum(1)
+        belief = divided(joint, mass[:, None])
+    return jax.lax.cond(_lost(mass), careful, lambda: Ahead(belief, likelihood, mass, top, onward))
+
+
+def backward(transition: Array, ahead: Ahead, linked: Array, last: Array) -> tuple[Array, Array]:
+    """Messages p(x afterwards | z) (T, K, m, r) up to a factor of each step, and that before the first step."""
+
+    def careful() -> tuple[Array, Array]:
+        def step(message: Array, now: tuple[Array, Array, Array]):
+            likelihood, belief, linked = now
+            message = _reachable(message, belief)
+            return jnp.where(linked, _times(transition, likelihood * message), 1), message
+
+        message, messages = jax.lax.scan(step, last, (ahead.likelihood, ahead.belief, linked), reverse=True)
+        return messages, message
+
+    if len(transition) <= FEW or ahead.likelihood.size < MANY:
+        return careful()
+
+    with_sum = _with_sum(transition)
+
+    # As ahead: states that cannot be reached may stand out as long as the others keep enough.
+    def product(message: Array, now: tuple[Array, Array]):
+        likelihood, linked = now
+        return jnp.where(linked, _times_over_sum(with_sum, likelihood * message), 1), message
+
+    message, messages = jax.lax.scan(product, last, (ahead.likelihood, linked), reverse=True)
+    return jax.lax.cond(_lost((ahead.belief * messages).sum(1)), careful, lambda: (messages, message))
+
+
+def _with_sum(matrix: Array) -> Array:
+    """Rows of ones below, as many as fill a vector register: one product gives the sum of x too.
+
+    Each operation of a loop has its price in XLA on a CPU.
+    """
+    return jnp.concatenate([matrix, jnp.ones_like(matrix[:8])])
+
+
+def _times_over_sum(with_sum: Array, x: Array) -> Array:
+    """Matrix times x, over the sum of x."""
+    product = _times(with_sum, x)
+    return product[: len(x)] / product[-1]
+
+
+def _lost(mass: Array) -> Array:
+    """Whether so little is left anywhere, in any lane, that digits are lost; NaN counts."""
+    return any_lane(~(jax.lax.stop_gradient(mass) >= jnp.sqrt(jnp.finfo(mass.dtype).tiny)).all())
 
 
 def _reachable(message: Array, belief: Array) -> Array:
@@ -158,12 +213,7 @@ def smooth_lanes(
     """
     ahead = forward(transition, jnp.where(valid[:, None], scores, 0), predicted)
 
-    def step(message: Array, now: tuple[Array, Array, Array]):
-        likelihood, belief, linked = now
-        message = _reachable(message, belief)
-        return jnp.where(linked, _times(transition, likelihood * message), 1), message
-
-    message, messages = jax.lax.scan(step, last, (ahead.likelihood, ahead.belief, linked), reverse=True)
+    messages, message = backward(transition, ahead, linked, last)
     weighted = ahead.belief * messages
     total = weighted.sum(1)
     # The pairs at t add up to sum_j predicted[j] likelihood[j] messages[j], and belief = predicted likelihood / mass.

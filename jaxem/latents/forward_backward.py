@@ -180,7 +180,7 @@ def _with_sum(matrix: Array) -> Array:
 def _times_over_sum(with_sum: Array, x: Array) -> Array:
     """Matrix times x, over the sum of x."""
     product = _times(with_sum, x)
-    return product[: len(x)] / product[-1]
+    return divided(product[: len(x)], product[-1])
 
 
 def _lost(mass: Array) -> Array:

@@ -127,10 +127,9 @@ class Stream:
                 yield self._padded(part, own)
 
     def _padded(self, part: PyTree, weight: np.ndarray | None) -> tuple[PyTree, PyTree, np.ndarray | None]:
-        n = len(jax.tree.leaves(part)[0])
-        missing = self.size - n
+        missing = self.size - n_rows(part)
         if weight is None and missing:
-            weight = np.ones(n)
+            weight = np.ones(n_rows(part))
         if weight is not None and (missing or not weight.all()):
             # A copy of a row that counts in place of what does not: it may hold anything.
             index = np.where(weight > 0, np.arange(len(weight)), np.argmax(weight > 0))

@@ -1,7 +1,7 @@
 """The scaled forward and backward recursions of a chain of discrete states, in probabilities, time first.
 
 Likelihoods are divided by their maximum at every step, beliefs by their sum (Rabiner 1989, section V.A), the
-backward messages by their own maximum: reusing the forward constants there would lose the last digits in float32.
+backward messages by a maximum or a sum of their own: reusing the forward constants would lose the last digits in float32.
 One chain can be cut in blocks that run side by side: a first pass finds how each block maps what comes in.
 
 Axes: m chains (or blocks of one) that share a transition, and r transitions, last in memory: a step runs over all chains
@@ -52,7 +52,7 @@ class Smoothed:
 
 
 def _times(matrix: Array, x: Array) -> Array:
-    """(K, m, r) matrix (K, K, r or 1) times x (K, m, r); r is one beyond few states."""
+    """(J, m, r) matrix (J, K, r or 1) times x (K, m, r); r is one beyond few states."""
     if len(x) <= FEW:
         return sum((matrix[:, i, None] * x[i] for i in range(1, len(x))), start=matrix[:, 0, None] * x[0])
     return jnp.matmul(matrix[..., 0], x[..., 0], precision=PRECISION)[..., None]
@@ -124,22 +124,21 @@ def forward(transition: Array, scores: Array, predicted: Array) -> Ahead:
     # By itself: fused with what stands before it XLA's exponential takes seven times as long on a CPU.
     likelihood = jnp.exp(jax.lax.optimization_barrier(scores - top[:, None]))
 
-    def step(predicted: Array, likelihood: Array):
-        belief, mass = _met(predicted, likelihood)
-        return _times(turned, belief), (belief, mass)
-
-    with_sum = _with_sum(turned)
-
-    def product(predicted: Array, likelihood: Array):
-        return _times_over_sum(with_sum, predicted * likelihood), predicted
-
     if len(transition) <= FEW:
+
+        def step(predicted: Array, likelihood: Array):
+            belief, mass = _met(predicted, likelihood)
+            return _times(turned, belief), (belief, mass)
+
         onward, (belief, mass) = jax.lax.scan(step, predicted, likelihood)
     else:
+        with_sum = _with_sum(turned)
+
+        def product(predicted: Array, likelihood: Array):
+            return _times_over_sum(with_sum, predicted * likelihood), predicted
+
         onward, predicted_each = jax.lax.scan(product, predicted, likelihood)
-        joint = predicted_each * likelihood
-        mass = joint.sum(1)
-        belief = divided(joint, mass[:, None])
+        belief, mass = jax.vmap(_met)(predicted_each, likelihood)
     return jax.lax.cond(_lost(mass), careful, lambda: Ahead(belief, likelihood, mass, top, onward))
 
 

@@ -11,7 +11,8 @@ of all restarts in one stretch, where `vmap` would leave them a few states at a 
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+from collections.abc import Callable
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -106,40 +107,39 @@ def forward(transition: Array, scores: Array, predicted: Array) -> Ahead:
     """From `predicted` (K, m, r) for the first step."""
     turned = transition.swapaxes(0, 1)  # rows are read in order
 
-    def careful() -> Ahead:
+    def careful(scores: Array) -> Ahead:
         def step(predicted: Array, scores: Array):
             likelihood, top = _likelihood(predicted, scores)
             belief, mass = _met(predicted, likelihood)
             return _times(turned, belief), (belief, likelihood, mass, top)
 
-        onward, out = jax.lax.scan(step, predicted, scores)
-        return Ahead(*out, onward)
+        last, out = jax.lax.scan(step, predicted, scores)
+        return Ahead(*out, last)
 
     if scores.size < MANY:
-        return careful()
+        return careful(scores)
 
     # The maximum over all states will do as long as the reachable ones keep enough of the mass, which shows afterwards.
     top = jax.lax.stop_gradient(scores.max(1))
+    possible = ~any_lane(~jnp.isfinite(top).all())
     top = jnp.where(jnp.isfinite(top), top, 0)
-    # By itself: fused with what stands before it XLA's exponential takes seven times as long on a CPU.
-    likelihood = jnp.exp(jax.lax.optimization_barrier(scores - top[:, None]))
+    scores = scores - top[:, None]
+    # A branch keeps the exponential by itself: fused with what stands before it XLA's takes several times as long on a CPU.
+    likelihood = jax.lax.cond(possible, jnp.exp, jnp.zeros_like, scores)
+    onward = _onward(turned, top[0].size)
 
-    if len(transition) <= FEW:
+    def step(predicted: Array, likelihood: Array):
+        return onward(predicted * likelihood), predicted
 
-        def step(predicted: Array, likelihood: Array):
-            belief, mass = _met(predicted, likelihood)
-            return _times(turned, belief), (belief, mass)
+    last, predicted_each = jax.lax.scan(step, predicted, likelihood)
+    joint = predicted_each * likelihood
+    mass = _sum(joint)
 
-        onward, (belief, mass) = jax.lax.scan(step, predicted, likelihood)
-    else:
-        with_sum = _with_sum(turned)
+    def fast() -> Ahead:
+        return Ahead(divided(joint, mass[:, None]), likelihood, mass, jnp.zeros_like(top), last)
 
-        def product(predicted: Array, likelihood: Array):
-            return _times_over_sum(with_sum, predicted * likelihood), predicted
-
-        onward, predicted_each = jax.lax.scan(product, predicted, likelihood)
-        belief, mass = jax.vmap(_met)(predicted_each, likelihood)
-    return jax.lax.cond(_lost(mass), careful, lambda: Ahead(belief, likelihood, mass, top, onward))
+    found = jax.lax.cond(_lost(mass), lambda: careful(scores), fast)
+    return dataclasses.replace(found, top=found.top + top)
 
 
 def backward(transition: Array, ahead: Ahead, linked: Array, last: Array) -> tuple[Array, Array]:
@@ -154,18 +154,34 @@ def backward(transition: Array, ahead: Ahead, linked: Array, last: Array) -> tup
         message, messages = jax.lax.scan(step, last, (ahead.likelihood, ahead.belief, linked), reverse=True)
         return messages, message
 
-    if len(transition) <= FEW or ahead.likelihood.size < MANY:
+    if ahead.likelihood.size < MANY:
         return careful()
 
-    with_sum = _with_sum(transition)
+    onward = _onward(transition, ahead.mass[0].size)
 
     # As ahead: states that cannot be reached may stand out as long as the others keep enough.
-    def product(message: Array, now: tuple[Array, Array]):
+    def step(message: Array, now: tuple[Array, Array]):
         likelihood, linked = now
-        return jnp.where(linked, _times_over_sum(with_sum, likelihood * message), 1), message
+        return jnp.where(linked, onward(likelihood * message), 1), message
 
-    message, messages = jax.lax.scan(product, last, (ahead.likelihood, linked), reverse=True)
-    return jax.lax.cond(_lost((ahead.belief * messages).sum(1)), careful, lambda: (messages, message))
+    message, messages = jax.lax.scan(step, last, (ahead.likelihood, linked), reverse=True)
+    kept = ahead.mass * _sum(ahead.belief * messages)
+    return jax.lax.cond(_lost(kept), careful, lambda: (messages, message))
+
+
+def _onward(matrix: Array, n_lanes: int) -> Callable[[Array], Array]:
+    """What takes x (K, m, r) to matrix times x over the sum of x, as fast as a CPU can with so many lanes."""
+    if len(matrix) > FEW:
+        with_sum = _with_sum(matrix)
+        return lambda x: _times_over_sum(with_sum, x)
+    if n_lanes == 1:  # the division need not wait for the product, nor the product for the division
+        return lambda x: divided(_times(matrix, x), x.sum(0))
+    return lambda x: _times(matrix, divided(x, x.sum(0)))
+
+
+def _sum(x: Array) -> Array:
+    """(T, ...) of x (T, K, ...); of few states written out, so that it joins the loops around it."""
+    return sum((x[:, i] for i in range(1, x.shape[1])), start=x[:, 0]) if x.shape[1] <= FEW else x.sum(1)
 
 
 def _with_sum(matrix: Array) -> Array:
@@ -214,7 +230,7 @@ def smooth_lanes(
 
     messages, message = backward(transition, ahead, linked, last)
     weighted = ahead.belief * messages
-    total = weighted.sum(1)
+    total = _sum(weighted)
     # The pairs at t add up to sum_j predicted[j] likelihood[j] messages[j], and belief = predicted likelihood / mass.
     joint = divided(ahead.likelihood * messages, ahead.mass[:, None])
     found = Smoothed(
@@ -302,17 +318,25 @@ def _with_moves(found: Smoothed) -> Smoothed:
     n_steps, k, n, r = found.before.shape
     if n > 1:
         return found
-    whole = n_steps - n_steps % 1024
-
-    def total(x: Array, y: Array) -> Array:
-        if r == 1:
-            return jnp.einsum("cti,ctj->cij", x[..., 0], y[..., 0], precision=PRECISION)[..., None]
-        return jnp.einsum("ctir,ctjr->cijr", x, y, precision=PRECISION)
-
     before, after = found.before[:, :, 0], found.after[:, :, 0]
+    if r > 1 and jax.default_backend() == "cpu":
+        return dataclasses.replace(found, moves=_sum_of_products(before, after)[:, :, None])
+    whole = n_steps - n_steps % 1024
+    total = partial(jnp.einsum, "...tir,...tjr->...ijr", precision=PRECISION)
     pieces = total(*(x[:whole].reshape(-1, 1024, k, r) for x in (before, after)))
-    rest = total(before[None, whole:], after[None, whole:])
+    rest = total(*(x[None, whole:] for x in (before, after)))
     return dataclasses.replace(found, moves=pairwise_sum(jnp.concatenate([pieces, rest]))[:, :, None])
+
+
+def _sum_of_products(x: Array, y: Array) -> Array:
+    """(K, K, r) sum over t of x (t, K, r) times y (t, K, r), lanes last in memory.
+
+    Eight steps make one loop without a product kept, ten times as fast on a CPU as a batch of small matrix products.
+    """
+    whole = len(x) - len(x) % 8
+    products = [a[:, :, None] * b[:, None] for a, b in zip(*(z[:whole].reshape(8, -1, *z.shape[1:]) for z in (x, y)), strict=True)]
+    rest = x[whole:, :, None] * y[whole:, None]
+    return pairwise_sum(jnp.concatenate([sum(products[1:], start=products[0]), rest]))
 
 
 # --- blocks in time --------------------------------------------------------------------------

@@ -73,15 +73,9 @@ def _likelihood(predicted: Array, scores: Array) -> tuple[Array, Array]:
 def absorb(predicted: Array, scores: Array) -> tuple[Array, Array]:
     """Belief (K, ...) and log-mass (...) once `predicted` (K, ...) has met the local scores of its step."""
     likelihood, top = _likelihood(predicted, scores)
-    belief, mass = _met(predicted, likelihood)
-    return belief, safe_log(mass) + top
-
-
-def _met(predicted: Array, likelihood: Array) -> tuple[Array, Array]:
-    """Belief (K, ...) and mass (...)."""
     joint = predicted * likelihood
     mass = joint.sum(0)
-    return divided(joint, mass), mass
+    return divided(joint, mass), safe_log(mass) + top
 
 
 @struct
@@ -89,29 +83,36 @@ class Ahead:
     """What the recursion in the order of time finds of each lane.
 
     Attributes:
-        belief: (T, K, m, r) p(z_t | x up to t).
-        likelihood: (T, K, m, r) of each step, scaled.
-        mass: (T, m, r) scaled likewise, p(x_t | x before).
-        top: (T, m, r) log of what both were divided by.
-        predicted: (K, m, r) what the last belief says of the step after.
+        joint: (T, K, m, r) p(z_t, x_t | x before), scaled; over their sum p(z_t | x up to t).
+        likelihood: (T, K, m, r) scaled likewise, p(x_t | z_t).
+        mass: (T, m, r) likewise, p(x_t | x before).
+        top: (T, m, r) log of what all were divided by.
+        predicted: (K, m, r) what the last step says of the one after.
     """
 
-    belief: Array
+    joint: Array
     likelihood: Array
     mass: Array
     top: Array
     predicted: Array
 
+    @property
+    def belief(self) -> Array:
+        """(T, K, m, r) p(z_t | x up to t)."""
+        return divided(self.joint, self.mass[:, None])
+
 
 def forward(transition: Array, scores: Array, predicted: Array) -> Ahead:
     """From `predicted` (K, m, r) for the first step."""
     turned = transition.swapaxes(0, 1)  # rows are read in order
+    onward = _onward(turned, scores[0, 0].size)
 
     def careful(scores: Array) -> Ahead:
         def step(predicted: Array, scores: Array):
             likelihood, top = _likelihood(predicted, scores)
-            belief, mass = _met(predicted, likelihood)
-            return _times(turned, belief), (belief, likelihood, mass, top)
+            joint = predicted * likelihood
+            mass = joint.sum(0)
+            return _times(turned, divided(joint, mass)), (joint, likelihood, mass, top)
 
         last, out = jax.lax.scan(step, predicted, scores)
         return Ahead(*out, last)
@@ -126,47 +127,65 @@ def forward(transition: Array, scores: Array, predicted: Array) -> Ahead:
     scores = scores - top[:, None]
     # A branch keeps the exponential by itself: fused with what stands before it XLA's takes several times as long on a CPU.
     likelihood = jax.lax.cond(possible, jnp.exp, jnp.zeros_like, scores)
-    onward = _onward(turned, top[0].size)
 
     def step(predicted: Array, likelihood: Array):
-        return onward(predicted * likelihood), predicted
+        joint = predicted * likelihood
+        return onward(joint), joint
 
-    last, predicted_each = jax.lax.scan(step, predicted, likelihood)
-    joint = predicted_each * likelihood
+    last, joint = jax.lax.scan(step, predicted, likelihood)
     mass = _sum(joint)
-
-    def fast() -> Ahead:
-        return Ahead(divided(joint, mass[:, None]), likelihood, mass, jnp.zeros_like(top), last)
-
-    found = jax.lax.cond(_lost(mass), lambda: careful(scores), fast)
+    fast = Ahead(joint, likelihood, mass, jnp.zeros_like(top), last)
+    found = jax.lax.cond(_lost(mass), lambda: careful(scores), lambda: fast)
     return dataclasses.replace(found, top=found.top + top)
 
 
-def backward(transition: Array, ahead: Ahead, linked: Array, last: Array) -> tuple[Array, Array]:
-    """Messages p(x afterwards | z) (T, K, m, r) up to a factor of each step, and that before the first step."""
+@struct
+class Back:
+    """What the recursion against the order of time finds of each lane, up to a factor of each step.
 
-    def careful() -> tuple[Array, Array]:
+    Attributes:
+        joint: (T, K, m, r) p(x_t and all x afterwards | z_t).
+        weighted: (T, K, m, r) p(z_t | all x).
+        total: (T, m, r) the sum of `weighted` over states.
+        message: (K, m, r) p(all x | state before the first).
+    """
+
+    joint: Array
+    weighted: Array
+    total: Array
+    message: Array
+
+
+def backward(transition: Array, ahead: Ahead, linked: Array, last: Array) -> Back:
+    """From the message `last` (K, m, r) p(x afterwards | z) of the last step."""
+    onward = _onward(transition, ahead.mass[0].size)
+
+    def met(joint: Array, message: Array) -> Back:
+        # predicted times joint; zero where the likelihood is
+        weighted = ahead.joint * divided(joint, ahead.likelihood)
+        return Back(joint, weighted, _sum(weighted), message)
+
+    def careful() -> Back:
         def step(message: Array, now: tuple[Array, Array, Array]):
-            likelihood, belief, linked = now
-            message = _reachable(message, belief)
-            return jnp.where(linked, _times(transition, likelihood * message), 1), message
+            likelihood, reached, linked = now
+            joint = likelihood * _reachable(message, reached)
+            return jnp.where(linked, _times(transition, joint), 1), joint
 
-        message, messages = jax.lax.scan(step, last, (ahead.likelihood, ahead.belief, linked), reverse=True)
-        return messages, message
+        message, joint = jax.lax.scan(step, last, (ahead.likelihood, ahead.joint, linked), reverse=True)
+        return met(joint, message)
 
     if ahead.likelihood.size < MANY:
         return careful()
 
-    onward = _onward(transition, ahead.mass[0].size)
-
     # As ahead: states that cannot be reached may stand out as long as the others keep enough.
     def step(message: Array, now: tuple[Array, Array]):
         likelihood, linked = now
-        return jnp.where(linked, onward(likelihood * message), 1), message
+        joint = likelihood * message
+        return jnp.where(linked, onward(joint), 1), joint
 
-    message, messages = jax.lax.scan(step, last, (ahead.likelihood, linked), reverse=True)
-    kept = ahead.mass * _sum(ahead.belief * messages)
-    return jax.lax.cond(_lost(kept), careful, lambda: (messages, message))
+    message, joint = jax.lax.scan(step, last, (ahead.likelihood, linked), reverse=True)
+    fast = met(joint, message)
+    return jax.lax.cond(_lost(fast.total), careful, lambda: fast)
 
 
 def _onward(matrix: Array, n_lanes: int) -> Callable[[Array], Array]:
@@ -227,20 +246,15 @@ def smooth_lanes(
         What was found, and (K, m, r) the message before the first step.
     """
     ahead = forward(transition, jnp.where(valid[:, None], scores, 0), predicted)
-
-    messages, message = backward(transition, ahead, linked, last)
-    weighted = ahead.belief * messages
-    total = _sum(weighted)
-    # The pairs at t add up to sum_j predicted[j] likelihood[j] messages[j], and belief = predicted likelihood / mass.
-    joint = divided(ahead.likelihood * messages, ahead.mass[:, None])
+    back = backward(transition, ahead, linked, last)
     found = Smoothed(
         log_mass=jnp.where(valid, safe_log(ahead.mass) + ahead.top, 0),
         belief=ahead.belief,
         before=jnp.concatenate([coming[None], ahead.belief[:-1]]),
-        visits=divided(weighted, jnp.where(valid, total, jnp.inf)[:, None]),
-        after=divided(joint, jnp.where(linked, total, jnp.inf)[:, None]),
+        visits=divided(back.weighted, jnp.where(valid, back.total, jnp.inf)[:, None]),
+        after=divided(back.joint, jnp.where(linked, back.total, jnp.inf)[:, None]),
     )
-    return found, _reachable(message, coming)
+    return found, _reachable(back.message, coming)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
@@ -315,13 +329,13 @@ def _smooth(n_blocks: int, initial: Array, transition: Array, scores: Array, val
 
 def _with_moves(found: Smoothed) -> Smoothed:
     """Of single chains. Sums over about a thousand steps are added: in float32 one long sum would lose digits."""
-    n_steps, k, n, r = found.before.shape
+    _, k, n, r = found.before.shape
     if n > 1:
         return found
-    before, after = found.before[:, :, 0], found.after[:, :, 0]
+    before, after = found.belief[:-1, :, 0], found.after[1:, :, 0]
     if r > 1 and jax.default_backend() == "cpu":
         return dataclasses.replace(found, moves=_sum_of_products(before, after)[:, :, None])
-    whole = n_steps - n_steps % 1024
+    whole = len(before) - len(before) % 1024
     total = partial(jnp.einsum, "...tir,...tjr->...ijr", precision=PRECISION)
     pieces = total(*(x[:whole].reshape(-1, 1024, k, r) for x in (before, after)))
     rest = total(*(x[None, whole:] for x in (before, after)))

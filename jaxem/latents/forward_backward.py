@@ -161,14 +161,14 @@ def backward(transition: Array, ahead: Ahead, linked: Array, last: Array) -> Bac
     onward = _onward(transition, ahead.mass[0].size)
 
     def met(joint: Array, message: Array) -> Back:
-        # predicted times joint; zero where the likelihood is
+        # What was predicted times `joint`: both count the likelihood.
         weighted = ahead.joint * divided(joint, ahead.likelihood)
         return Back(joint, weighted, _sum(weighted), message)
 
     def careful() -> Back:
         def step(message: Array, now: tuple[Array, Array, Array]):
-            likelihood, reached, linked = now
-            joint = likelihood * _reachable(message, reached)
+            likelihood, before, linked = now
+            joint = likelihood * _reachable(message, before)
             return jnp.where(linked, _times(transition, joint), 1), joint
 
         message, joint = jax.lax.scan(step, last, (ahead.likelihood, ahead.joint, linked), reverse=True)
@@ -222,10 +222,10 @@ def _lost(mass: Array) -> Array:
     return any_lane(~(jax.lax.stop_gradient(mass) >= jnp.sqrt(jnp.finfo(mass.dtype).tiny)).all())
 
 
-def _reachable(message: Array, belief: Array) -> Array:
-    """`message` over its maximum over states that can be reached, zero for the others."""
-    top = jax.lax.stop_gradient(jnp.where(belief > 0, message, 0).max(0))
-    return jnp.where(belief > 0, divided(message, top), 0)
+def _reachable(message: Array, mass: Array) -> Array:
+    """`message` over its maximum over states of positive `mass`, which can be reached; zero for the others."""
+    top = jax.lax.stop_gradient(jnp.where(mass > 0, message, 0).max(0))
+    return jnp.where(mass > 0, divided(message, top), 0)
 
 
 def smooth_lanes(
@@ -345,12 +345,14 @@ def _with_moves(found: Smoothed) -> Smoothed:
 def _sum_of_products(x: Array, y: Array) -> Array:
     """(K, K, r) sum over t of x (t, K, r) times y (t, K, r), lanes last in memory.
 
-    Eight steps make one loop without a product kept, ten times as fast on a CPU as a batch of small matrix products.
+    Eight eighths of time make one loop that keeps no product, ten times as fast on a CPU as a batch of small matrix products.
     """
-    whole = len(x) - len(x) % 8
-    products = [a[:, :, None] * b[:, None] for a, b in zip(*(z[:whole].reshape(8, -1, *z.shape[1:]) for z in (x, y)), strict=True)]
-    rest = x[whole:, :, None] * y[whole:, None]
-    return pairwise_sum(jnp.concatenate([sum(products[1:], start=products[0]), rest]))
+    n = len(x) // 8
+    total = (x[8 * n :, :, None] * y[8 * n :, None]).sum(0)
+    if n:
+        eighths = [x[i * n : (i + 1) * n, :, None] * y[i * n : (i + 1) * n, None] for i in range(8)]
+        total += pairwise_sum(sum(eighths[1:], start=eighths[0]))
+    return total
 
 
 # --- blocks in time --------------------------------------------------------------------------

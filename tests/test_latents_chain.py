@@ -249,3 +249,53 @@ def test_forecasts_and_the_stationary_distribution(x64):
     pi = chain.stationary(transition)
     np.testing.assert_allclose(pi @ transition, pi, rtol=1e-12)
     np.testing.assert_allclose(chain.stationary(np.array([[0.9, 0.1], [0.3, 0.7]])), [0.75, 0.25], rtol=1e-12)
+
+
+def in_logs(log_initial, log_transition, scores):
+    """(T, K) log-posteriors and (K, K) expected moves of one sequence (K, T), in float64."""
+    k, n_steps = scores.shape
+    ahead, back = np.empty((n_steps, k)), np.zeros((n_steps, k))
+    ahead[0] = log_initial + scores[:, 0]
+    for t in range(1, n_steps):
+        ahead[t] = logsumexp(ahead[t - 1][:, None] + log_transition, axis=0) + scores[:, t]
+    for t in range(n_steps - 2, -1, -1):
+        back[t] = logsumexp(log_transition + scores[:, t + 1] + back[t + 1], axis=1)
+    total = logsumexp(ahead[-1])
+    onward = (scores.T + back)[1:]
+    return total, np.exp(ahead + back - total), np.exp(ahead[:-1, :, None] + log_transition + onward[:, None] - total).sum(0)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.2])
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_however_far_scores_lie_apart(dtype, recursion, share, lanes):
+    """Two states of four can be reached in each step; likelihoods spread over `share` of the numbers that the dtype has."""
+    rng = np.random.default_rng(0)
+    k, n_steps = 4, 60
+    transition = np.kron(np.eye(2)[::-1], rng.dirichlet(np.ones(2), 2))
+    spread = -share * np.log(np.finfo(dtype).tiny)
+    with np.errstate(divide="ignore"):
+        log_initial, log_transition = np.log([0.5, 0.5, 0, 0]), np.log(transition)
+    given = [np.asarray(x, dtype) for x in (log_initial, log_transition, spread * rng.normal(size=(lanes, k, 1, n_steps)))]
+
+    def run(log_initial, log_transition, scores):
+        return jax.value_and_grad(lambda *a: chain.log_partition(*a).sum(), (1, 2))(log_initial, log_transition, scores)
+
+    together = jax.jit(jax.vmap(run, (None, None, 0)))(*given)
+    close = {"rtol": 1e-9, "atol": 1e-9} if dtype == np.float64 else {"rtol": 2e-4, "atol": 1e-5}
+    for lane in range(lanes):
+        total, posterior, wanted = in_logs(*(x.astype(np.float64) for x in given[:2]), given[2][lane, :, 0].astype(np.float64))
+        value, (moves, visits) = jax.tree.map(lambda x: x[lane], together)  # noqa: B023
+        np.testing.assert_allclose(value, total, rtol=close["rtol"] / 100)
+        np.testing.assert_allclose(visits[:, 0].T, posterior, **close)
+        np.testing.assert_allclose(moves, wanted, **close)
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 8, 9, 21])
+def test_moves_of_single_chains_in_lanes(x64, n_steps):
+    """Sums over eighths of time and what is left over."""
+    lanes = [problem(3, (n_steps,), seed)[:3] for seed in range(2)]
+    run = jax.grad(lambda *a: chain.log_partition(*a).sum(), 1)
+    together = jax.jit(jax.vmap(run))(*(np.stack(x) for x in zip(*lanes, strict=True)))
+    for got, lane in zip(together, lanes, strict=True):
+        np.testing.assert_allclose(got, in_logs(*lane[:2], lane[2][:, 0])[2], atol=1e-12)
+        np.testing.assert_allclose(got.sum(), n_steps - 1, rtol=1e-12)

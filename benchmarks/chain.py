@@ -180,7 +180,7 @@ def recursions(say: Callable[[str], None], k: int = 5, n_steps: int = 100_000) -
         run = jax.jit(lambda *a: smooth(*a, valid).visits)
         run(*args).block_until_ready()
         mine, theirs = [], []
-        for _ in range(9):
+        for _ in range(15):
             begin = time.perf_counter()
             run(*args).block_until_ready()
             mine.append(time.perf_counter() - begin)

@@ -125,8 +125,9 @@ def forward(transition: Array, scores: Array, predicted: Array) -> Ahead:
     possible = ~any_lane(~jnp.isfinite(top).all())
     top = jnp.where(jnp.isfinite(top), top, 0)
     scores = scores - top[:, None]
-    # By itself in a branch and along one axis: else XLA's exponential takes several times as long on a CPU.
-    likelihood = jax.lax.cond(possible, jnp.exp, jnp.zeros_like, scores.reshape(-1)).reshape(scores.shape)
+    # In a branch by itself, and of a lone lane along one axis: else XLA's exponential takes several times as long on a CPU.
+    shape = (-1,) if top[0].size == 1 else scores.shape
+    likelihood = jax.lax.cond(possible, jnp.exp, jnp.zeros_like, scores.reshape(shape)).reshape(scores.shape)
 
     def step(predicted: Array, likelihood: Array):
         joint = predicted * likelihood

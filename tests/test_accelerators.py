@@ -138,6 +138,7 @@ def slow_problems():
     return {"mixture": mixture, "chain": (jaxem.HMM(2, jaxem.Poisson()), jaxem.sequences([counts]), start)}
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("name", ["mixture", "chain"])
 def test_five_times_fewer_maps(name):
     model, data, start = slow_problems()[name]

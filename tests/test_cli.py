@@ -90,6 +90,7 @@ def test_fit_reads_a_file_without_header_and_of_one_column(tmp_path):
     assert (tmp_path / "out" / "picture.png").exists()
 
 
+@pytest.mark.published
 def test_a_constant_column_ends_with_a_status(tmp_path):
     path = tmp_path / "constant.csv"
     path.write_text("a,b\n" + "".join(f"{i % 7},5\n" for i in range(30)))

@@ -65,6 +65,7 @@ def test_varimax(x64):
 
 
 # --- iris --------------------------------------------------------------------------------------
+@pytest.mark.published
 def test_principal_components_start_at_their_maximum(x64, iris):
     """Tipping and Bishop's closed form is the start: for complete data one map confirms it."""
     for q, wanted in ((1, -470.669458321), (2, -404.962780156)):

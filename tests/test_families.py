@@ -63,6 +63,7 @@ def test_one_poisson_is_the_mean(dtype, columns):
     assert float(result.loglik) == pytest.approx(wanted, rel=tolerance)
 
 
+@pytest.mark.published
 @pytest.mark.parametrize("shape", [0.3, 1.0, 4.0, 60.0])
 def test_one_gamma_is_the_maximum_of_scipy(x64, shape):
     x = np.random.default_rng(1).gamma(shape, 3.0, 300)
@@ -73,6 +74,7 @@ def test_one_gamma_is_the_maximum_of_scipy(x64, shape):
     assert float(result.loglik) == pytest.approx(stats.gamma(a, scale=scale).logpdf(x).sum(), rel=1e-9)
 
 
+@pytest.mark.published
 def test_one_gamma_of_columns_in_both_precisions(dtype):
     x = durations().astype(dtype)
     result = fit(jaxem.Gamma(), 1, x, key=jax.random.key(0), stop=TIGHT)

@@ -319,6 +319,7 @@ def test_given_degrees_of_freedom_stay(dtype):
     assert model.n_free_params(x) == jaxem.Mixture(2, jaxem.StudentT(df=3.0)).n_free_params(x) + 2
 
 
+@pytest.mark.published
 def test_many_degrees_of_freedom_are_gaussian(x64):
     x = np.random.default_rng(0).normal(size=(300, 2))
     t = fit_one(jaxem.StudentT(df=1e8), x, stop=TIGHT)

@@ -28,7 +28,7 @@ from mixture import CASES, make_data, start_from
 
 import jaxem
 from jaxem.latents import chain
-from jaxem.numerics import PRECISION
+from jaxem.numerics.linalg import PRECISION
 
 NEVER = jaxem.Stop(loglik_rtol=None)
 SMALL_CASES = [(2_000, 2, 3), (1_000, 4, 4)]

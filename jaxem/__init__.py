@@ -2,25 +2,26 @@
 
 from jaxem import constraints, datasets, distributed, init, latents, online, operators, sources
 from jaxem._version import __version__
-from jaxem.alignment import Alignment, read_alignment
-from jaxem.archive import FileError
+from jaxem.algorithms.anderson import Anderson
+from jaxem.algorithms.conjugate_gradient import ConjugateGradient
+from jaxem.algorithms.ecm import ECM
+from jaxem.algorithms.gem import GEM
+from jaxem.algorithms.hard_em import HardEM
+from jaxem.algorithms.newton import newton
+from jaxem.algorithms.ordered_subsets import OrderedSubsets
+from jaxem.algorithms.quasi_newton import QuasiNewton
+from jaxem.algorithms.squarem import Squarem
 from jaxem.check import LawError, check_model
-from jaxem.configurations import equivalence_classes, genotype_likelihoods, genotypes, haplotype_pairs, time_intervals
-from jaxem.documents import Documents, documents
-from jaxem.engine.accelerate import QuasiNewton, Squarem
-from jaxem.engine.algorithm import ECM, EM, GEM, Algorithm, HardEM
-from jaxem.engine.anderson import Anderson
-from jaxem.engine.checkpoint import Checkpoint
-from jaxem.engine.conjugate_gradient import ConjugateGradient
-from jaxem.engine.fit import fit
-from jaxem.engine.monitor import Snapshot
-from jaxem.engine.newton import newton
-from jaxem.engine.ordered_subsets import OrderedSubsets
-from jaxem.engine.plan import Plan, plan
+from jaxem.data.alignment import Alignment, read_alignment
+from jaxem.data.configurations import equivalence_classes, genotype_likelihoods, genotypes, haplotype_pairs, time_intervals
+from jaxem.data.documents import Documents, documents
+from jaxem.data.newick import Tree, read_newick
+from jaxem.data.sequences import Sequences, lagged, sequences
+from jaxem.engine.em import EM
+from jaxem.engine.problem import Algorithm
 from jaxem.engine.regularizer import L1, L2
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
-from jaxem.engine.stream import fit_stream
 from jaxem.evaluate.bootstrap import Bootstrap, bootstrap
 from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
 from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
@@ -29,7 +30,6 @@ from jaxem.evaluate.local_fdr import TwoGroups, two_groups
 from jaxem.evaluate.predictive import predictive_moments
 from jaxem.evaluate.rotation import varimax
 from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
-from jaxem.evaluate.topics import completion_perplexity, split_words, top_words
 from jaxem.evaluate.unlabelled import UnlabelledWeight, fit_labelled, unlabelled_weight
 from jaxem.families.bernoulli import Bernoulli
 from jaxem.families.categorical import Categorical
@@ -44,38 +44,45 @@ from jaxem.families.product import Product
 from jaxem.families.regression import AutoRegression, LinearRegression
 from jaxem.families.student_t import StudentT
 from jaxem.families.von_mises import VonMises
+from jaxem.fitting.fit import fit
+from jaxem.fitting.monitor import Snapshot
+from jaxem.fitting.plan import Plan, plan
+from jaxem.model import Model
 from jaxem.models.ancestry import Ancestry
 from jaxem.models.censored import CensoredRegression
-from jaxem.models.chain_inference import Forecast, expected_durations
+from jaxem.models.chains.hmm import HMM
+from jaxem.models.chains.inference import Forecast, expected_durations
+from jaxem.models.chains.markov_autoregression import MarkovAutoregression
+from jaxem.models.chains.transition import Transition, banded, left_right, sticky
+from jaxem.models.chains.wright_fisher import WrightFisher
 from jaxem.models.factor_analysis import PPCA, FactorAnalysis, Factors, rows_of_covariance
 from jaxem.models.grammar import Grammar
-from jaxem.models.hmm import HMM
 from jaxem.models.item_response import ItemResponse
-from jaxem.models.lda import LDA
-from jaxem.models.markov_autoregression import MarkovAutoregression
 from jaxem.models.mixture import GaussianMixture, Mixture
 from jaxem.models.motif import Motif, dna
-from jaxem.models.plsa import PLSA
+from jaxem.models.phylogeny.rate_matrix import F81, GTR, HKY, JC, UNREST, RateMatrix
+from jaxem.models.phylogeny.site_rates import FreeRates, GammaRates, OneRate
+from jaxem.models.phylogeny.substitution import Substitution
 from jaxem.models.proportions import Proportions
 from jaxem.models.random_intercept import RandomIntercept
-from jaxem.models.rate_matrix import F81, GTR, HKY, JC, UNREST, RateMatrix
 from jaxem.models.single import MultivariateNormal, MultivariateT, Single
-from jaxem.models.site_rates import FreeRates, GammaRates, OneRate
-from jaxem.models.state_inference import GaussianPath, StateForecast
-from jaxem.models.state_space import StateSpace
-from jaxem.models.structural import DynamicFactor, LocalLevel, LocalLinearTrend
-from jaxem.models.substitution import Substitution
+from jaxem.models.state_space.inference import GaussianPath, StateForecast
+from jaxem.models.state_space.state_space import StateSpace
+from jaxem.models.state_space.structural import DynamicFactor, LocalLevel, LocalLinearTrend
 from jaxem.models.superposition import Superposition
-from jaxem.models.transition import Transition, banded, left_right, sticky
+from jaxem.models.topics.lda import LDA
+from jaxem.models.topics.plsa import PLSA
+from jaxem.models.topics.words import completion_perplexity, split_words, top_words
 from jaxem.models.user import log_joint, log_marginal
-from jaxem.models.wright_fisher import WrightFisher
-from jaxem.newick import Tree, read_newick
-from jaxem.online import OnlineEM
 from jaxem.priors import Dirichlet, GammaPrior, NormalInverseWishart, Smoothness
-from jaxem.saved import load, save
-from jaxem.sequences import Sequences, lagged, sequences
-from jaxem.sources import BatchError
-from jaxem.types import FitError, Model, Restarts, Result, Rows, Status, StopReason, static, struct
+from jaxem.pytree import static, struct
+from jaxem.storage.archive import FileError
+from jaxem.storage.checkpoint import Checkpoint
+from jaxem.storage.results import load, save
+from jaxem.streams.fit_stream import fit_stream
+from jaxem.streams.online import OnlineEM
+from jaxem.streams.sources import BatchError
+from jaxem.types import FitError, Restarts, Result, Rows, Status, StopReason
 
 __all__ = [
     "ECM",

@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 import jax
 import numpy as np
 
-from jaxem import datasets, io
+from jaxem import datasets
 from jaxem._version import __version__
+from jaxem.data import tables as io
 from jaxem.engine.stop import Stop
 from jaxem.evaluate.selection import Candidate, Selection, aic, select
 from jaxem.families.covariance import SHAPES
@@ -237,7 +238,7 @@ def _write(
     out: Path, selection: Selection, data: np.ndarray, names: list[str], args: argparse.Namespace, labels: Any, title: str
 ) -> None:
     """parameters.npz and .json, responsibilities.csv, table.csv, picture.png."""
-    from jaxem.plot import selection_figure
+    from jaxem.plot.mixture import selection_figure
 
     best = selection.best
     result = best.result

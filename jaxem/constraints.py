@@ -15,11 +15,9 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxem.linalg import cholesky, transpose
-from jaxem.numerics import divided
-from jaxem.types import struct
-
-PyTree = Any
+from jaxem.numerics.linalg import cholesky, transpose
+from jaxem.numerics.logs import divided
+from jaxem.pytree import PyTree, struct
 
 #: Of the way to a boundary that would be crossed, this much is left.
 SHORT = 0.1

@@ -20,7 +20,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-PyTree = Any
+from jaxem.pytree import PyTree
+
 Number = TypeVar("Number", int, float)
 
 #: Exit code of a process that lost another one (EX_UNAVAILABLE of sysexits.h).

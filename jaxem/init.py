@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.types import Params, static, struct
-
-PyTree = Any
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params
 
 
 class Init:

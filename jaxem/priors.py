@@ -8,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.types import struct
-
-PyTree = Any
+from jaxem.pytree import PyTree, struct
 
 
 @struct

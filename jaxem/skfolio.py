@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxem.engine.fit import fit
 from jaxem.evaluate.predictive import predictive_moments
-from jaxem.types import Model
+from jaxem.fitting.fit import fit
+from jaxem.model import Model
 
 try:
     from skfolio.prior import BasePrior, ReturnDistribution

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 import jaxem
-from jaxem.engine import segments
+from jaxem.fitting import segments
 
 port, me, task, argument = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 jax.config.update("jax_enable_x64", True)

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 import jaxem
-from jaxem import archive
+from jaxem.storage import archive
 
 STEPS = 200
 ADAM = optax.adam(1e-2)

@@ -7,7 +7,7 @@ import numpy as np
 
 import jaxem
 from jaxem.constraints import UnitInterval
-from jaxem.numerics import lse, safe_log
+from jaxem.numerics.logs import lse, safe_log
 
 COUNTS = np.array([125.0, 18.0, 20.0, 34.0])
 CELLS = np.arange(4)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import jaxem
-from jaxem import io
 from jaxem.cli import main
+from jaxem.data import tables as io
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -178,7 +178,7 @@ def test_a_missing_extra_says_how_to_get_it(monkeypatch, capsys, name):
 
 
 def test_plot_without_matplotlib(monkeypatch):
-    from jaxem import plot
+    from jaxem.plot import mixture as plot
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r'pip install "jaxem\[plot\]"'):

@@ -12,10 +12,10 @@ from jaxem.check import data as of_data
 from jaxem.check import density, e_step, engine, m_step
 from jaxem.check.case import Case
 from jaxem.check.report import Broken, Law, LawError, Report, Skip
-from jaxem.engine.checks import check_model as check_registered
-from jaxem.types import Model, Params
-
-PyTree = Any
+from jaxem.fitting.checks import check_model as check_registered
+from jaxem.model import Model
+from jaxem.pytree import PyTree
+from jaxem.types import Params
 
 #: In this order, so that a defect is reported by the law that says most about it: whether the E-step is a
 #: weighted sum, then of what, then whether that can be a log-likelihood, then what is made of it.

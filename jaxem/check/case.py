@@ -12,15 +12,15 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.blocks import Blocks, cut, float_dtype, n_rows
 from jaxem.check.report import Skip
+from jaxem.data.validation import check_same_shapes, check_weight
 from jaxem.engine import m_step as maximization
-from jaxem.engine.coordinates import cast
 from jaxem.engine.e_step import e_step, update_local, weighted_total
-from jaxem.types import Model, Params, Rows
-from jaxem.validation import check_same_shapes, check_weight
-
-PyTree = Any
+from jaxem.fitting.coordinates import cast
+from jaxem.model import Model
+from jaxem.numerics.blocks import Blocks, cut, float_dtype, n_rows
+from jaxem.pytree import PyTree
+from jaxem.types import Params, Rows
 
 #: Rows that the laws look at: enough for a generic point, few enough for seconds.
 MAX_ROWS = 200
@@ -47,7 +47,7 @@ def rows_log_prob(model: Model, about: Params, params: Params, data: PyTree, loc
 
 def safest(model: Model, params: Params) -> Model:
     """The model about `params`, in its most accurate form."""
-    return model.at(params).forms(params)[1][-1]
+    return model.exact(params)
 
 
 def flat_local(local: PyTree, n: int) -> PyTree:

@@ -11,11 +11,12 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxem.blocks import cut, n_rows
 from jaxem.check.case import Case, chart, expectation, quick_jit, rows_log_prob
 from jaxem.check.report import Skip, compare, law, require
 from jaxem.engine.e_step import e_step, weighted_total
-from jaxem.engine.mesh import shared_out, spread
+from jaxem.engine.mesh import spread
+from jaxem.fitting.rows import shared_out
+from jaxem.numerics.blocks import cut, n_rows
 
 
 def _matches(case: Case, got, weight, what: str) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.blocks import n_rows
 from jaxem.check.case import (
     ROUNDING,
     Case,
@@ -24,14 +21,13 @@ from jaxem.check.case import (
     whole_expectation,
 )  # fmt: skip
 from jaxem.check.report import Skip, compare, law, require
-from jaxem.engine.coordinates import cast
 from jaxem.engine.e_step import weighted_total
 from jaxem.engine.m_step import expected_scores, with_pseudo
 from jaxem.evaluate.curvature import Curvature
-from jaxem.numerics import inner
-from jaxem.types import Model
-
-PyTree = Any
+from jaxem.fitting.coordinates import cast
+from jaxem.model import Model
+from jaxem.numerics.blocks import n_rows
+from jaxem.numerics.trees import inner
 
 DERIVED = "the E-step is derived: the chain rule makes it so, and it would prove nothing"
 

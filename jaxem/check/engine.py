@@ -5,15 +5,15 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.blocks import n_rows
 from jaxem.check.case import ROUNDING, Case, derived_expectation, flat_local, log_prob, one_block, quick_jit, rows_log_prob
 from jaxem.check.report import Broken, compare, law, require
-from jaxem.engine import fit as fitting
 from jaxem.engine import loop
-from jaxem.engine.algorithm import EM
+from jaxem.engine.em import EM
 from jaxem.engine.m_step import log_prior
 from jaxem.engine.problem import Problem
 from jaxem.engine.stop import Stop
+from jaxem.fitting import fit as fitting
+from jaxem.numerics.blocks import n_rows
 from jaxem.types import FitError, Result, Status
 
 #: EM maps in which the objective is watched.

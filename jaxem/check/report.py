@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-PyTree = Any
+from jaxem.pytree import PyTree
 
 
 class LawError(AssertionError):

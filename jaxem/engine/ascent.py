@@ -12,10 +12,10 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.engine.regularizer import Regularizer
-from jaxem.numerics import all_finite, backtracked, tree_where
+from jaxem.numerics.roots import backtracked
+from jaxem.numerics.trees import all_finite, tree_where
+from jaxem.pytree import PyTree
 from jaxem.types import Params
-
-PyTree = Any
 
 #: Built once, so that its identity, and with it every compiled fit, stays the same.
 DEFAULT_OPTIMIZER = optax.lbfgs(memory_size=10)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.blocks import Blocks, fold, refined
-from jaxem.numerics import any_lane
-from jaxem.types import Model, Params, Rows, struct
-
-PyTree = Any
+from jaxem.model import Model
+from jaxem.numerics.blocks import Blocks, fold, refined
+from jaxem.numerics.trees import any_lane
+from jaxem.pytree import PyTree, struct
+from jaxem.types import Params, Rows
 
 
 @struct

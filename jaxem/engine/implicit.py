@@ -18,13 +18,12 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import PartitionSpec as P
 
 from jaxem import constraints as sets
-from jaxem.blocks import fold
 from jaxem.engine.e_step import block_rows, weighted_total
 from jaxem.engine.mesh import on_devices
 from jaxem.engine.problem import Problem, objective
+from jaxem.numerics.blocks import fold
+from jaxem.pytree import PyTree
 from jaxem.types import Params, Result
-
-PyTree = Any
 
 #: Free coordinates up to which the Hessian is formed and factorised; beyond it products with it are enough.
 DENSE = 256

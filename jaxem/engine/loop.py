@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.engine.algorithm import Point
 from jaxem.engine.e_step import Expectation, e_step, update_local
-from jaxem.engine.problem import Problem, objective
+from jaxem.engine.problem import Point, Problem, objective
 from jaxem.engine.stop import reason, trouble
-from jaxem.numerics import tree_where
-from jaxem.types import Params, Status, StopReason, struct
-
-PyTree = Any
+from jaxem.numerics.trees import tree_where
+from jaxem.pytree import PyTree, struct
+from jaxem.types import Params, Status, StopReason
 
 #: Objective values that a lane remembers.
 HISTORY = 1_000

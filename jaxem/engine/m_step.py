@@ -5,21 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxem.blocks import Blocks, fold
 from jaxem.engine.ascent import DEFAULT_OPTIMIZER, ascend, regularized_ascent
 from jaxem.engine.e_step import block_rows
 from jaxem.engine.regularizer import Regularizer
-from jaxem.numerics import inner, tree_add, tree_where
-from jaxem.types import Model, Params
-
-PyTree = Any
+from jaxem.model import Model
+from jaxem.numerics.blocks import Blocks, fold
+from jaxem.numerics.trees import inner, tree_add, tree_where
+from jaxem.pytree import PyTree
+from jaxem.types import Params
 
 
 def log_prior(model: Model, params: Params) -> Array | float:

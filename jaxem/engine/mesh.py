@@ -20,16 +20,15 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxem.blocks import Blocks, cut, float_dtype, n_rows, replace_absent
-from jaxem.distributed import RESTARTS, agreed, from_local_rows, row_axes, row_sharding, shards_here
+from jaxem.data.validation import is_traced
+from jaxem.distributed import RESTARTS, row_axes
 from jaxem.engine import restarts
 from jaxem.engine.loop import Lane
 from jaxem.engine.problem import Problem
 from jaxem.engine.restarts import NEVER, Queue, queued
+from jaxem.numerics.blocks import Blocks, cut, replace_absent
+from jaxem.pytree import PyTree
 from jaxem.types import Status
-from jaxem.validation import is_traced
-
-PyTree = Any
 
 
 def mesh_of(mesh: Mesh | None, data: PyTree) -> Mesh | None:
@@ -65,42 +64,6 @@ def lane_pieces(mesh: Mesh | None) -> int:
     return 1 if mesh is None else mesh.shape.get(RESTARTS, 1)
 
 
-# --- rows ---------------------------------------------------------------------------------------
-def lengthened(tree: PyTree, extra: int) -> PyTree:
-    """`extra` copies of the first row behind the last one."""
-
-    def leaf(x: Any) -> Any:
-        xp = np if isinstance(x, np.ndarray) else jnp
-        return xp.concatenate([x, xp.repeat(x[:1], extra, 0)]) if extra else x
-
-    return jax.tree.map(leaf, tree)
-
-
-def shared_out(mesh: Mesh | None, data: PyTree, weight: Any, labels: PyTree) -> tuple[PyTree, Any, PyTree]:
-    """Rows laid over `mesh`, padded with rows of weight zero to as many for every device.
-
-    Args:
-        mesh: None leaves all as it is.
-        data: rows: those of this process, or inside jit all of them.
-        weight: (N,) or None.
-        labels: leaves lead with N, or None.
-    """
-    if mesh is None:
-        return data, weight, labels
-    n, traced = n_rows(data), is_traced(data, weight, labels)
-    pieces = row_pieces(mesh) if traced else shards_here(mesh)
-    among = None if traced else mesh  # inside jit all processes see all rows
-    extra = agreed(-(-n // pieces), among) * pieces - n
-    if agreed(extra, among):
-        weight = np.ones((n,), float_dtype(data)) if weight is None else weight
-        weight = lengthened(weight, extra) * (np.arange(n + extra) < n)
-    rows = (lengthened(data, extra), weight, lengthened(labels, extra))
-    if traced:
-        return jax.lax.with_sharding_constraint(rows, row_sharding(mesh))
-    return from_local_rows(jax.tree.map(np.asarray, rows), mesh)
-
-
-# --- work ---------------------------------------------------------------------------------------
 def spread(function: Callable[..., Any], mesh: Mesh | None, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
     """`function` on every device of `mesh`, with its own piece of what the specs cut; without a mesh, itself."""
     if mesh is None:
@@ -109,7 +72,7 @@ def spread(function: Callable[..., Any], mesh: Mesh | None, in_specs: Any, out_s
 
 
 def cut_on(mesh: Mesh | None, data: PyTree, weight: Array | None, labels: PyTree, block_size: int) -> Blocks:
-    """`jaxem.blocks.cut`, by every device for its own rows."""
+    """`jaxem.numerics.blocks.cut`, by every device for its own rows."""
     if mesh is None:
         return cut(data, weight, labels, block_size)
     if weight is not None:

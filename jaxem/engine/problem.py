@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
+import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxem.blocks import Blocks
-from jaxem.engine.m_step import log_prior
+from jaxem.engine.m_step import log_prior, q_function
 from jaxem.engine.regularizer import Regularizer
 from jaxem.engine.stop import Stop
-from jaxem.types import Model, Params, static, struct
-
-if TYPE_CHECKING:
-    from jaxem.engine.algorithm import Algorithm
-
-PyTree = Any
+from jaxem.model import Model
+from jaxem.numerics.blocks import Blocks
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params
 
 
 @struct
@@ -53,3 +53,80 @@ class Problem:
 def objective(problem: Problem, params: Params, loglik: Array) -> Array:
     """Log-likelihood + log-prior - penalty."""
     return loglik + log_prior(problem.model, params) + problem.regularizer.value(params)
+
+
+@struct
+class Point:
+    """Parameters with their E-step.
+
+    Attributes:
+        params: where the E-step was taken.
+        stats: expected sufficient statistics.
+        local: per-datum parameters.
+        began: the per-datum parameters from which the E-step made these.
+        value: objective.
+        accepted: whether the lane now stands here; else it stands where it stood before.
+        sound: whether the objective is a finite number.
+        small: whether a stopping criterion would fire on the change from where the lane stood.
+    """
+
+    params: Params
+    stats: PyTree
+    local: PyTree
+    began: PyTree
+    value: Array
+    accepted: Array
+    sound: Array
+    small: Array
+
+
+@struct
+class Move:
+    """What to evaluate next.
+
+    Attributes:
+        params: the parameters.
+        trial: False where they are the EM map of where the lane stands, which cannot lower the objective; True
+            where they may: then the lane goes there only if the objective rises.
+        memory: what the algorithm remembers.
+        local: the per-datum parameters from which the E-step is to go on; None: those of where the lane stands.
+    """
+
+    params: Params
+    trial: Array
+    memory: PyTree
+    local: PyTree = None
+
+
+class Algorithm:
+    """How a lane moves. Subclasses are frozen dataclasses made pytrees by `jaxem.struct`.
+
+    An algorithm gives `map`, the EM map, and may give `next`, where it wants to go other than there.
+    """
+
+    #: Rounding units by which an EM map may seem to lower the objective.
+    rounding: ClassVar[int] = 100
+
+    def begin(self, problem: Problem, params: Params) -> PyTree:
+        """What to remember before the first move."""
+        del problem, params
+        return ()
+
+    def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
+        """The M-step at `point`, and the memory after it."""
+        raise NotImplementedError
+
+    def next(self, problem: Problem, point: Point, memory: PyTree) -> Move:
+        """The next parameters. Default: the EM map."""
+        params, memory = self.map(problem, point, memory)
+        return Move(params, jnp.array(False), memory)
+
+    def scope(self) -> AbstractContextManager[Any]:
+        """The context in which the model's functions are traced."""
+        return nullcontext()
+
+
+def expected_objective(problem: Problem, point: Point) -> Callable[[Params], Array]:
+    """q with the log-prior, less the penalty: what an M-step at `point` raises."""
+    q = q_function(problem.model, point.stats, point.params, problem.blocks, point.local)
+    return lambda params: q(params) + problem.regularizer.value(params)

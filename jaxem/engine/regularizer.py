@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.leaves import as_names, leaf_names, matching, named
-from jaxem.types import Params, static, struct
-
-PyTree = Any
+from jaxem.numerics.leaves import as_names, leaf_names, matching, named
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params
 
 
 @struct

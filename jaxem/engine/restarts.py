@@ -13,7 +13,8 @@ from jax import Array
 
 from jaxem.engine.loop import Lane, finish, step
 from jaxem.engine.problem import Problem
-from jaxem.types import Status, static, struct
+from jaxem.pytree import static, struct
+from jaxem.types import Status
 
 #: More steps than any fit takes.
 NEVER = np.iinfo(np.int32).max

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.numerics import all_finite
-from jaxem.types import Params, Status, StopReason, struct
-
-PyTree = Any
+from jaxem.numerics.trees import all_finite
+from jaxem.pytree import PyTree, struct
+from jaxem.types import Params, Status, StopReason
 
 
 @struct

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxem.types import Model, Params
-
-PyTree = Any
+from jaxem.model import Model
+from jaxem.pytree import PyTree
+from jaxem.types import Params
 
 
 def component_axes(model: Model, data: PyTree) -> PyTree | None:

@@ -12,20 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.blocks import choose_block_size, float_dtype, n_rows
-from jaxem.engine.checks import check_key, check_model
-from jaxem.engine.coordinates import cast, changed, coordinates, volume_lost
-from jaxem.engine.fit import fit
-from jaxem.engine.layout import rows_width
+from jaxem.data.validation import check_positive_int, is_traced
 from jaxem.engine.regularizer import regularizer
 from jaxem.engine.stop import Stop
 from jaxem.evaluate.align import align, component_axes
 from jaxem.evaluate.cross_validation import split_options
 from jaxem.evaluate.information import checked
-from jaxem.types import Model, Params, Result, Status, static, struct
-from jaxem.validation import check_positive_int, is_traced
-
-PyTree = Any
+from jaxem.fitting.checks import check_key, check_model
+from jaxem.fitting.coordinates import cast, changed, coordinates, volume_lost
+from jaxem.fitting.fit import fit
+from jaxem.fitting.layout import rows_width
+from jaxem.model import Model
+from jaxem.numerics.blocks import choose_block_size, float_dtype, n_rows
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params, Result, Status
 
 METHODS = ("nonparametric", "weighted", "parametric")
 #: Refits under one vmap on a CPU. The loop runs until the slowest of them ends: of a thousand one may take 40

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.blocks import float_dtype, n_rows
-from jaxem.engine.fit import fit
+from jaxem.data.validation import check_positive_int, check_weight
 from jaxem.engine.regularizer import regularizer
-from jaxem.types import Model, Params, Result, struct
-from jaxem.validation import check_positive_int, check_weight
-
-PyTree = Any
+from jaxem.fitting.fit import fit
+from jaxem.model import Model
+from jaxem.numerics.blocks import float_dtype, n_rows
+from jaxem.pytree import PyTree, struct
+from jaxem.types import Params, Result
 
 #: Options of `fit` that are structure; the others are numbers, and a changed number compiles nothing again.
 _STRUCTURE = ("n_restarts", "block_size", "frozen", "tied", "standardize")

@@ -7,20 +7,19 @@ A log-prior, where the model has one, is part of the complete and of the observe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.blocks import Blocks, fold
 from jaxem.engine.e_step import e_step, weighted_total
 from jaxem.engine.m_step import q_function
-from jaxem.numerics import inner
-from jaxem.types import Model, Params, Rows
-
-PyTree = Any
+from jaxem.model import Model
+from jaxem.numerics.blocks import Blocks, fold
+from jaxem.numerics.trees import inner
+from jaxem.pytree import PyTree
+from jaxem.types import Params, Rows
 
 
 class Curvature:
@@ -34,7 +33,7 @@ class Curvature:
 
     def __init__(self, model: Model, params: Params, blocks: Blocks):
         self.given, self.params, self.blocks = model, params, blocks
-        self.model = model.at(params).forms(params)[1][-1]
+        self.model = model.exact(params)
         self.vector, self.back = sets.chart(model.constraints, params)
 
     # --- the log-marginal of a block, by what it depends on ----------------------------------

@@ -8,8 +8,9 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxem.evaluate.information import Information, jacobian_of, product, scaled
-from jaxem.linalg import cholesky, inverse_lower, transpose
-from jaxem.types import Params, struct
+from jaxem.numerics.linalg import cholesky, inverse_lower, transpose
+from jaxem.pytree import struct
+from jaxem.types import Params
 
 
 @struct

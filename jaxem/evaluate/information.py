@@ -13,17 +13,16 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import ndtri
 
 from jaxem import constraints as sets
-from jaxem.blocks import choose_block_size, cut, float_dtype, n_rows
-from jaxem.engine.checks import check_model, check_rows_finite, checked_labels
-from jaxem.engine.coordinates import cast, coordinates
-from jaxem.engine.layout import rows_width
+from jaxem.data.validation import check_positive_int, check_same_shapes, check_weight, is_traced
 from jaxem.evaluate.curvature import Curvature
-from jaxem.linalg import cholesky, inverse_lower, transpose
-from jaxem.numerics import PRECISION
-from jaxem.types import Model, Params, Result, static, struct
-from jaxem.validation import check_positive_int, check_same_shapes, check_weight, is_traced
-
-PyTree = Any
+from jaxem.fitting.checks import check_model, check_rows_finite, checked_labels
+from jaxem.fitting.coordinates import cast, coordinates
+from jaxem.fitting.layout import rows_width
+from jaxem.model import Model
+from jaxem.numerics.blocks import choose_block_size, cut, float_dtype, n_rows
+from jaxem.numerics.linalg import PRECISION, cholesky, inverse_lower, transpose
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params, Result
 
 METHODS = ("observed", "louis", "oakes", "empirical", "sandwich")
 

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.engine.fit import fit
+from jaxem.data.validation import check_finite, floating, numeric
 from jaxem.families.gaussian import Gaussian
+from jaxem.fitting.fit import fit
 from jaxem.init import Labels
 from jaxem.models.mixture import Mixture
 from jaxem.priors import Dirichlet
-from jaxem.types import Params, Result, struct
-from jaxem.validation import check_finite, floating, numeric
+from jaxem.pytree import struct
+from jaxem.types import Params, Result
 
 
 @struct

@@ -10,14 +10,15 @@ from jax import Array
 from jaxem.families.gaussian import Gaussian
 from jaxem.families.student_t import StudentT
 from jaxem.latents.chain import forecast
-from jaxem.models.chain_inference import last_belief
+from jaxem.model import Model
+from jaxem.models.chains.hmm import HMM
+from jaxem.models.chains.inference import last_belief
 from jaxem.models.factor_analysis import FactorAnalysis
-from jaxem.models.hmm import HMM
 from jaxem.models.mixture import Mixture
-from jaxem.numerics import PRECISION, safe_log
-from jaxem.types import Model, Params
-
-PyTree = Any
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.logs import safe_log
+from jaxem.pytree import PyTree
+from jaxem.types import Params
 
 
 def predictive_moments(model: Model, params: Params, data: PyTree) -> tuple[Array, Array]:

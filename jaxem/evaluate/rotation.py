@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxem.validation import numeric
+from jaxem.data.validation import numeric
 
 
 def varimax(

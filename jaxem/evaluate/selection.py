@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.blocks import n_rows
-from jaxem.engine.fit import fit
-from jaxem.types import FitError, Model, Result, Status
-from jaxem.validation import check_positive_int, check_weight, is_traced
-
-PyTree = Any
+from jaxem.data.validation import check_positive_int, check_weight, is_traced
+from jaxem.fitting.fit import fit
+from jaxem.model import Model
+from jaxem.numerics.blocks import n_rows
+from jaxem.pytree import PyTree
+from jaxem.types import FitError, Result, Status
 
 
 def aic(result: Result, data: PyTree) -> Array:

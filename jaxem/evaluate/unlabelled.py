@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.engine.fit import fit
+from jaxem.data.validation import check_positive_int, is_traced, numeric
 from jaxem.evaluate.cross_validation import split_options
-from jaxem.types import Model, Result, struct
-from jaxem.validation import check_positive_int, is_traced, numeric
-
-PyTree = Any
+from jaxem.fitting.fit import fit
+from jaxem.model import Model
+from jaxem.pytree import PyTree, struct
+from jaxem.types import Result
 
 
 @struct

@@ -9,32 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.sequences import Sequences
+from jaxem.data.sequences import Sequences
+from jaxem.model import Natural
+from jaxem.pytree import PyTree
 from jaxem.types import Params
 
-PyTree = Any
 
-
-class Family:
+class Family(Natural):
     """A family of densities. Subclasses are frozen dataclasses made pytrees by `jaxem.struct`.
 
     Parameters and natural parameters are dicts whose leaves lead with K, unless components share them.
     """
 
-    #: Prefix tree of `jaxem.constraints` over the parameters.
-    constraints: Any = None
-    #: Closed-form M-step (stats, params) -> params; None leaves the family to Optax.
-    m_step: ClassVar[Any] = None
-    #: Whether `m_step` is an exact maximum of q.
-    m_step_is_maximum: ClassVar[bool] = True
     #: (params, rows) -> (n, K) log-densities, for what has no finite statistics; else None.
     log_density: ClassVar[Any] = None
-    #: "marginal" where rows may lack entries (NaN), which are summed out; None where they may not.
-    missing: str | None = None
-
-    def natural(self, params: Params) -> PyTree:
-        """Natural parameters; the log-density is linear in them."""
-        raise NotImplementedError
 
     def scores(self, natural: PyTree, data: Array) -> Array:
         """(K, n) log p(x_n | component k) from packed natural parameters; components first, data last."""
@@ -48,45 +36,6 @@ class Family:
         """Parameters from first statistics. Default: the M-step."""
         return self.m_step(stats, blank)
 
-    def pack(self, natural: PyTree) -> PyTree:
-        """See `Model.pack`."""
-        return natural
-
-    def at(self, params: Params) -> Family:
-        """See `Model.at`."""
-        del params
-        return self
-
-    def moved(self, stats: PyTree, params: Params) -> PyTree:
-        """See `Model.moved`."""
-        if type(self).at is not Family.at:
-            raise TypeError(f"{type(self).__name__} takes statistics about parameters (at), and has no `moved` to average them")
-        return stats
-
-    def forms(self, params: Params) -> tuple[Array | int, tuple[Family, ...]]:
-        """See `Model.forms`."""
-        del params
-        return 0, (self,)
-
-    def pseudo_stats(self, blank: Params) -> PyTree | None:
-        """See `Model.pseudo_stats`; `blank` gives the shapes."""
-        del blank
-        return None
-
-    def degenerate(self, params: Params) -> Array | bool:
-        """See `Model.degenerate`."""
-        del params
-        return False
-
-    def at_floor(self, params: Params) -> PyTree:
-        """See `Model.at_floor`."""
-        flag = jnp.asarray(self.degenerate(params))
-        return jax.tree.map(lambda x: jnp.broadcast_to(flag, jnp.shape(x)), params)
-
-    def validate(self, data: Any) -> Any:
-        """See `Model.validate`."""
-        raise NotImplementedError
-
     def features(self, data: Array) -> Array:
         """(N, D) real features in which initialisers measure distance; scaled to unit variance by default."""
         x = data.reshape(data.shape[0], -1).astype(jnp.result_type(float, data.dtype) if _is_integer(data) else data.dtype)
@@ -96,31 +45,6 @@ class Family:
     def completed(self, data: Array) -> tuple[Family, Array]:
         """This family for rows without gaps, and such rows, from which starting values are taken."""
         return self, data
-
-    def prepared(self, data: Any) -> Family:
-        """See `Model.prepared`."""
-        del data
-        return self
-
-    def coordinates(self, data: Any, xp: Any, present: Any = None) -> Any:
-        """See `Model.coordinates`."""
-        del data, xp, present
-        return None
-
-    def log_volume(self, data: Any, affine: Any) -> Any:
-        """See `Model.log_volume`."""
-        del data
-        return affine.log_volume()
-
-    def changed(self, affine: Any) -> Family:
-        """This family, priors included, in new coordinates."""
-        del affine
-        return self
-
-    def change_params(self, params: Params, affine: Any) -> Params:
-        """Parameters in new coordinates."""
-        del affine
-        return params
 
     def n_free_params(self, n_components: int, data: Array) -> int:
         """Free parameters of all components."""

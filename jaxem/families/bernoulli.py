@@ -10,14 +10,13 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
+from jaxem.data.validation import check_rows, floating, vector_or_matrix
 from jaxem.families.base import Family, columns
 from jaxem.families.categorical import finite_log
-from jaxem.numerics import PRECISION
+from jaxem.numerics.linalg import PRECISION
 from jaxem.priors import Dirichlet
-from jaxem.types import Params, struct
-from jaxem.validation import check_rows, floating, vector_or_matrix
-
-PyTree = Any
+from jaxem.pytree import PyTree, struct
+from jaxem.types import Params
 
 
 @struct

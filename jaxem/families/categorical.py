@@ -10,13 +10,12 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
+from jaxem.data.validation import check_positive_int, check_rows, vector_or_matrix
 from jaxem.families.base import Family
-from jaxem.numerics import PRECISION
+from jaxem.numerics.linalg import PRECISION
 from jaxem.priors import Dirichlet
-from jaxem.types import Params, static, struct
-from jaxem.validation import check_positive_int, check_rows, vector_or_matrix
-
-PyTree = Any
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params
 
 #: log 0 as a finite number whose exponential is exactly zero: it can pass through a matrix product.
 LOG_ZERO = -1e9

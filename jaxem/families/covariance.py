@@ -14,9 +14,9 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.affine import Kind
-from jaxem.linalg import cholesky, eye_like, inverse_lower, transpose
-from jaxem.numerics import PRECISION, any_lane
+from jaxem.numerics.affine import Kind
+from jaxem.numerics.linalg import PRECISION, cholesky, eye_like, inverse_lower, transpose
+from jaxem.numerics.trees import any_lane
 
 
 def _symmetric(x: Array) -> Array:

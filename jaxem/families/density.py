@@ -11,12 +11,11 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.blocks import float_dtype
+from jaxem.data.validation import check_size, floating, numeric
 from jaxem.families.base import Family
-from jaxem.types import Params, static, struct
-from jaxem.validation import check_size, floating, numeric
-
-PyTree = Any
+from jaxem.numerics.blocks import float_dtype
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params
 
 
 @struct
@@ -50,9 +49,6 @@ class Density(Family):
 
     def blank(self, data: PyTree, n_components: int) -> Params:
         return self.initialize(None, data, n_components)
-
-    def at_floor(self, params: Params) -> PyTree:
-        return jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), bool), params)
 
     def validate(self, data: Any) -> Any:
         """Arrays of numbers, one for each row.

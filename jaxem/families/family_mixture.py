@@ -9,18 +9,18 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem import constraints as sets
+from jaxem.data.validation import check_positive_int
 from jaxem.families.base import Family
+from jaxem.families.composite import Composite
 from jaxem.families.gaussian import Gaussian
-from jaxem.numerics import divided, safe_log, sum_out
+from jaxem.numerics.logs import divided, safe_log, sum_out
 from jaxem.priors import Dirichlet
-from jaxem.types import Params, static, struct
-from jaxem.validation import check_positive_int
-
-PyTree = Any
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params
 
 
 @struct
-class FamilyMixture(Family):
+class FamilyMixture(Composite, Family):
     """p(x | k) = sum over m of weights[k, m] family(x | parts[k, m]).
 
     Parameters: `weights` (K, M) and `parts`, the family's parameters with leaves that lead with K * M, those of
@@ -44,30 +44,22 @@ class FamilyMixture(Family):
     def m_step(self) -> Any:
         return None if self.family.m_step is None else self._m_step
 
-    @property
-    def m_step_is_maximum(self) -> bool:
-        return self.family.m_step_is_maximum
-
-    @property
-    def missing(self) -> str | None:  # type: ignore[override]
-        """As the parts."""
-        return self.family.missing
-
     def _m_step(self, stats: PyTree, params: Params) -> Params:
         counts = jnp.maximum(stats["log_weights"], 0)
         total = counts.sum(-1, keepdims=True)
         weights = jnp.where(total > 0, divided(counts, total), params["weights"])
         return {"weights": weights, "parts": self.family.m_step(stats["parts"], params["parts"])}
 
-    def _with(self, family: Family) -> FamilyMixture:
-        return FamilyMixture(self.n_parts, family, self.prior)
+    @property
+    def parts(self) -> dict[str, Family]:
+        return {"parts": self.family}
+
+    def with_parts(self, parts: dict[str, Family]) -> FamilyMixture:
+        return FamilyMixture(self.n_parts, parts["parts"], self.prior)
 
     def natural(self, params: Params) -> PyTree:
         """Leaves `log_weights` (K, M) and `parts`."""
         return {"log_weights": safe_log(params["weights"]), "parts": self.family.natural(params["parts"])}
-
-    def pack(self, natural: PyTree) -> PyTree:
-        return {**natural, "parts": self.family.pack(natural["parts"])}
 
     def scores(self, natural: PyTree, data: PyTree) -> Array:
         weights = natural["log_weights"]
@@ -83,29 +75,8 @@ class FamilyMixture(Family):
         total = weights.sum(-1, keepdims=True)
         return {"weights": jnp.where(total > 0, divided(weights, total), 1 / self.n_parts), "parts": parts}
 
-    def at(self, params: Params) -> FamilyMixture:
-        return self._with(self.family.at(params["parts"]))
-
-    def moved(self, stats: PyTree, params: Params) -> PyTree:
-        return {**stats, "parts": self.family.moved(stats["parts"], params["parts"])}
-
-    def forms(self, params: Params) -> tuple[Array | int, tuple[FamilyMixture, ...]]:
-        which, families = self.family.forms(params["parts"])
-        return which, tuple(self._with(family) for family in families)
-
-    def pseudo_stats(self, blank: Params) -> PyTree | None:
-        parts = self.family.pseudo_stats(blank["parts"])
-        if parts is None and self.prior is None:
-            return None
-        zeros = jax.tree.map(jnp.zeros_like, self.natural(blank))
-        own = zeros["log_weights"] if self.prior is None else self.prior.pseudo_counts(blank["weights"])
-        return {"log_weights": own, "parts": zeros["parts"] if parts is None else parts}
-
-    def degenerate(self, params: Params) -> Array | bool:
-        return self.family.degenerate(params["parts"])
-
-    def at_floor(self, params: Params) -> PyTree:
-        return {"weights": jnp.zeros(params["weights"].shape, bool), "parts": self.family.at_floor(params["parts"])}
+    def own_pseudo_stats(self, params: Params) -> dict[str, Array] | None:
+        return None if self.prior is None else {"log_weights": self.prior.pseudo_counts(params["weights"])}
 
     def blank(self, data: PyTree, n_components: int) -> Params:
         parts = self.family.blank(data, n_components * self.n_parts)
@@ -118,21 +89,6 @@ class FamilyMixture(Family):
 
     def features(self, data: PyTree) -> Array:
         return self.family.features(data)
-
-    def prepared(self, data: Any) -> FamilyMixture:
-        return self._with(self.family.prepared(data))
-
-    def log_volume(self, data: Any, affine: Any) -> Any:
-        return self.family.log_volume(data, affine)
-
-    def coordinates(self, data: Any, xp: Any, present: Any = None) -> Any:
-        return self.family.coordinates(data, xp, present)
-
-    def changed(self, affine: Any) -> FamilyMixture:
-        return self._with(self.family.changed(affine))
-
-    def change_params(self, params: Params, affine: Any) -> Params:
-        return {**params, "parts": self.family.change_params(params["parts"], affine)}
 
     def n_free_params(self, n_components: int, data: PyTree) -> int:
         return n_components * (self.n_parts - 1) + self.family.n_free_params(n_components * self.n_parts, data)

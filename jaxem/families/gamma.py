@@ -11,12 +11,11 @@ from jax import Array
 from jax.scipy.special import gammaln
 
 from jaxem import constraints as sets
+from jaxem.data.validation import check_finite, check_rows, floating, vector_or_matrix
 from jaxem.families.base import Family, columns
-from jaxem.numerics import PRECISION
-from jaxem.types import Params, struct
-from jaxem.validation import check_finite, check_rows, floating, vector_or_matrix
-
-PyTree = Any
+from jaxem.numerics.linalg import PRECISION
+from jaxem.pytree import PyTree, struct
+from jaxem.types import Params
 
 
 @struct

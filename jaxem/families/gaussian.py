@@ -18,16 +18,16 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.affine import Affine, standardization, whitening
+from jaxem.data.validation import matrix, matrix_with_missing
 from jaxem.families.base import Family, columns
 from jaxem.families.covariance import SHAPES, Full
 from jaxem.families.missing import Observed, conditional_means, filled, patterns_of, roots
-from jaxem.numerics import PRECISION, divided
+from jaxem.numerics.affine import Affine, standardization, whitening
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.logs import divided
 from jaxem.priors import NormalInverseWishart
-from jaxem.types import Params, static, struct
-from jaxem.validation import matrix, matrix_with_missing
-
-PyTree = Any
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params
 
 #: Precision (inverse variance, data of unit variance) above which scores use residuals: the product form is off
 #: by up to this many rounding units a row, in float64 enough for a lane to seem to fall.
@@ -196,9 +196,6 @@ class Gaussian(Family):
             return None
         return self.prior.pseudo_stats(self, blank)
 
-    def degenerate(self, params: Params) -> Array:
-        return self.at_floor(params)["covariance"].any()
-
     def at_floor(self, params: Params) -> dict[str, Array]:
         mean, covariance = params["mean"], params["covariance"]
         found = self.shape.at_floor(covariance, jnp.asarray(self.floor, mean.dtype) * 1.001)
@@ -228,11 +225,6 @@ class Gaussian(Family):
         if self.missing:
             return standardization(data, "scalar" if kind == "scalar" else "diagonal", xp, present)
         return whitening(data, kind, xp, present)
-
-    def log_volume(self, data: Any, affine: Affine) -> Any:
-        if not self.missing:
-            return affine.log_volume()
-        return affine.log_volume(~(np if isinstance(data, np.ndarray) else jnp).isnan(data))
 
     def changed(self, affine: Affine) -> Gaussian:
         return self if self.prior is None else self._with(prior=self.prior.changed(affine))

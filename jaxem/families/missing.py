@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.linalg import cholesky, eye_like, inverse_lower
-from jaxem.numerics import PRECISION
-from jaxem.types import struct
+from jaxem.numerics.linalg import PRECISION, cholesky, eye_like, inverse_lower
+from jaxem.pytree import struct
 
 
 @struct

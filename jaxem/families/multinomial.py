@@ -10,15 +10,14 @@ from jax import Array
 from jax.scipy.special import gammaln
 
 from jaxem import constraints as sets
+from jaxem.data.validation import check_positive_int, matrix
 from jaxem.families.base import Family
 from jaxem.families.categorical import finite_log, with_impossible
 from jaxem.families.poisson import validate_counts
-from jaxem.numerics import PRECISION
+from jaxem.numerics.linalg import PRECISION
 from jaxem.priors import Dirichlet
-from jaxem.types import Params, static, struct
-from jaxem.validation import check_positive_int, matrix
-
-PyTree = Any
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params
 
 
 @struct

@@ -13,10 +13,9 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.families.base import Family, columns
 from jaxem.families.poisson import validate_counts
-from jaxem.numerics import gamma_normalizer, gamma_shape, stirling_rest
-from jaxem.types import Params, struct
-
-PyTree = Any
+from jaxem.numerics.special import gamma_normalizer, gamma_shape, stirling_rest
+from jaxem.pytree import PyTree, struct
+from jaxem.types import Params
 
 #: Bounds of the estimated size. At the upper one the variance exceeds that of Poisson by a millionth of the squared
 #: mean, which no data tell apart; at the lower one nearly all counts are zero.

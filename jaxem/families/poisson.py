@@ -11,13 +11,12 @@ from jax import Array
 from jax.scipy.special import gammaln
 
 from jaxem import constraints as sets
+from jaxem.data.validation import check_finite, check_rows, floating, vector_or_matrix
 from jaxem.families.base import Family, columns
-from jaxem.numerics import PRECISION
+from jaxem.numerics.linalg import PRECISION
 from jaxem.priors import GammaPrior
-from jaxem.types import Params, static, struct
-from jaxem.validation import check_finite, check_rows, floating, vector_or_matrix
-
-PyTree = Any
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params
 
 
 def validate_counts(data: Any) -> np.ndarray:

@@ -9,19 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.data.validation import floating, matrix_with_gaps
 from jaxem.families.base import Family
+from jaxem.families.composite import Composite
 from jaxem.families.missing import filled
-from jaxem.types import Params, static, struct
-from jaxem.validation import floating, matrix_with_gaps
-
-PyTree = Any
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params
 
 #: What stands for a missing entry while it is masked out: in the support of every family.
 ANYTHING = 1.0
 
 
 @struct
-class Product(Family):
+class Product(Composite, Family):
     """p(x | k) = product over parts of family(x[columns] | k). Parameters: a tuple with those of each part.
 
     Data (N, D). A part whose columns are all NaN in a row is missing there, and summed out. Single columns may be
@@ -46,10 +46,6 @@ class Product(Family):
         """Closed where it is for every part."""
         return None if any(family.m_step is None for family in self.families) else self._m_step
 
-    @property
-    def m_step_is_maximum(self) -> bool:
-        return all(family.m_step_is_maximum for family in self.families)
-
     def _m_step(self, stats: PyTree, params: Params) -> Params:
         return tuple(f.m_step(s, p) for f, s, p in zip(self.families, stats, params, strict=True))
 
@@ -63,9 +59,6 @@ class Product(Family):
 
     def natural(self, params: Params) -> PyTree:
         return tuple(f.natural(p) for f, p in zip(self.families, params, strict=True))
-
-    def pack(self, natural: PyTree) -> PyTree:
-        return tuple(f.pack(eta) for f, eta in zip(self.families, natural, strict=True))
 
     def scores(self, natural: PyTree, data: Array) -> Array:
         parts = []
@@ -83,39 +76,18 @@ class Product(Family):
             family, x = family.completed(data[:, np.array(columns)])
             families.append(family)
             data = data.at[:, np.array(columns)].set(x)
-        return self._with(families), data
+        return self.with_parts(families), data
 
     def prepared(self, data: Any) -> Product:
         parts = zip(self.families, self.columns, strict=True)
-        return self._with(f.prepared(np.asarray(data)[:, np.array(c)]) for f, c in parts)
+        return self.with_parts(f.prepared(np.asarray(data)[:, np.array(c)]) for f, c in parts)
 
-    def _with(self, families: Any) -> Product:
-        return Product(tuple(families), self.columns)
+    @property
+    def parts(self) -> tuple[Family, ...]:
+        return self.families
 
-    def at(self, params: Params) -> Product:
-        return self._with(f.at(p) for f, p in zip(self.families, params, strict=True))
-
-    def moved(self, stats: PyTree, params: Params) -> PyTree:
-        return tuple(f.moved(s, p) for f, s, p in zip(self.families, stats, params, strict=True))
-
-    def forms(self, params: Params) -> tuple[Array | int, tuple[Product, ...]]:
-        each = [f.forms(p) for f, p in zip(self.families, params, strict=True)]
-        n_forms = max(len(forms) for _, forms in each)
-        picked = (self._with(forms[min(i, len(forms) - 1)] for _, forms in each) for i in range(n_forms))
-        return jnp.stack([jnp.asarray(which) for which, _ in each]).max(), tuple(picked)
-
-    def pseudo_stats(self, blank: Params) -> PyTree | None:
-        each = [f.pseudo_stats(b) for f, b in zip(self.families, blank, strict=True)]
-        if all(p is None for p in each):
-            return None
-        zeros = jax.tree.map(jnp.zeros_like, self.natural(blank))
-        return tuple(z if p is None else p for p, z in zip(each, zeros, strict=True))
-
-    def degenerate(self, params: Params) -> Array:
-        return jnp.stack([jnp.asarray(f.degenerate(p)) for f, p in zip(self.families, params, strict=True)]).any()
-
-    def at_floor(self, params: Params) -> PyTree:
-        return tuple(f.at_floor(p) for f, p in zip(self.families, params, strict=True))
+    def with_parts(self, parts: Any) -> Product:
+        return Product(tuple(parts), self.columns)
 
     def blank(self, data: Array, n_components: int) -> Params:
         parts = zip(self.families, self.columns, strict=True)

@@ -16,14 +16,13 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
+from jaxem.data.sequences import Sequences, lagged
+from jaxem.data.validation import check_finite, check_size, floating, numeric
 from jaxem.families.base import Family
-from jaxem.linalg import least_squares
-from jaxem.numerics import PRECISION, divided
-from jaxem.sequences import Sequences, lagged
-from jaxem.types import Params, static, struct
-from jaxem.validation import check_finite, check_size, floating, numeric
-
-PyTree = Any
+from jaxem.numerics.linalg import PRECISION, least_squares
+from jaxem.numerics.logs import divided
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params
 
 
 @struct
@@ -156,8 +155,8 @@ class LinearRegression(Family):
             "variance": jnp.ones(lead(self.switching_variance), dtype),
         }
 
-    def degenerate(self, params: Params) -> Array:
-        return (params["variance"] <= self.floor).any()
+    def at_floor(self, params: Params) -> dict[str, Array]:
+        return {**super().at_floor(params), "variance": params["variance"] <= self.floor}
 
     def validate(self, data: Any) -> Any:
         """A dict of `y` (N,) and `inputs` (N, P).

@@ -12,14 +12,13 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.affine import Affine
+from jaxem.data.validation import is_traced
 from jaxem.families.base import Family
 from jaxem.families.gaussian import Gaussian
-from jaxem.numerics import gamma_normalizer, gamma_shape, stirling_rest
-from jaxem.types import Params, static, struct
-from jaxem.validation import is_traced
-
-PyTree = Any
+from jaxem.numerics.affine import Affine
+from jaxem.numerics.special import gamma_normalizer, gamma_shape, stirling_rest
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params
 
 #: Bounds of the estimated degrees of freedom; at the upper one the density is Gaussian to all that data tell.
 DEGREES = (0.05, 1e4)
@@ -118,9 +117,6 @@ class StudentT(Family):
         shrink = jnp.clip(1 - 2 / blank["df"], 0.25).min()
         return {"mean": moments["mean"], "scale": moments["covariance"] * shrink, "df": blank["df"]}
 
-    def degenerate(self, params: Params) -> Array:
-        return self.gaussian.degenerate(_as_gaussian(params))
-
     def at_floor(self, params: Params) -> dict[str, Array]:
         found = self.gaussian.at_floor(_as_gaussian(params))
         return {"mean": found["mean"], "scale": found["covariance"], "df": jnp.zeros(params["df"].shape, bool)}
@@ -146,9 +142,6 @@ class StudentT(Family):
 
     def prepared(self, data: Any) -> StudentT:
         return self._with(self.gaussian.prepared(data))
-
-    def log_volume(self, data: Any, affine: Affine) -> Any:
-        return self.gaussian.log_volume(data, affine)
 
     def coordinates(self, data: Any, xp: Any, present: Any = None) -> Affine:
         return self.gaussian.coordinates(data, xp, present)

@@ -12,12 +12,12 @@ from jax import Array
 from jax.scipy.special import i0e, i1e
 
 from jaxem import constraints as sets
+from jaxem.data.validation import check_finite, floating, vector_or_matrix
 from jaxem.families.base import Family, columns
-from jaxem.numerics import PRECISION, root_of_decreasing
-from jaxem.types import Params, struct
-from jaxem.validation import check_finite, floating, vector_or_matrix
-
-PyTree = Any
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.roots import root_of_decreasing
+from jaxem.pytree import PyTree, struct
+from jaxem.types import Params
 
 #: Bounds of the estimated concentration. At the lower one the density is uniform to 1e-6; a component at the upper
 #: one, within about a milliradian, has collapsed on one direction, where the likelihood has no bound.
@@ -73,9 +73,6 @@ class VonMises(Family):
             "mean": mean + jnp.arctan2(across, along),
             "concentration": jnp.where(present, concentration, params["concentration"]),
         }
-
-    def degenerate(self, params: Params) -> Array:
-        return self.at_floor(params)["concentration"].any()
 
     def at_floor(self, params: Params) -> dict[str, Array]:
         concentration = params["concentration"]

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.latents.forward_backward import Smoothed, absorb, smooth
-from jaxem.numerics import PRECISION, latents_are_hard, pairwise_sum, safe_log
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.logs import latents_are_hard, safe_log
+from jaxem.numerics.trees import pairwise_sum
 
 #: Chains of at least this many steps are cut in blocks on an accelerator.
 LONG = 4096

@@ -19,8 +19,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_batching import custom_vmap
 
-from jaxem.numerics import PRECISION, any_lane, divided, pairwise_sum, safe_log
-from jaxem.types import struct
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.logs import divided, safe_log
+from jaxem.numerics.trees import any_lane, pairwise_sum
+from jaxem.pytree import struct
 
 #: From this many numbers on, likelihoods are exponentiated all at once, outside the recursion.
 MANY = 1 << 15

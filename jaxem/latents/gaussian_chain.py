@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.linalg import cholesky, eye_like, inverse_lower, semi_cholesky, transpose
-from jaxem.numerics import PRECISION, pairwise_sum
-from jaxem.types import struct
-
-PyTree = Any
+from jaxem.numerics.linalg import PRECISION, cholesky, eye_like, inverse_lower, semi_cholesky, transpose
+from jaxem.numerics.trees import pairwise_sum
+from jaxem.pytree import PyTree, struct
 
 
 @struct

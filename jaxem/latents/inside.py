@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.numerics import PRECISION, latents_are_hard, lse, safe_log
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.logs import latents_are_hard, lse, safe_log
 
 
 def log_partition(log_binary: Array, log_emission: Array, codes: Array, length: Array, spans: Array | None = None) -> Array:

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.latents.gaussian_chain import GaussianChain, apply, dot, mul, over_time
-from jaxem.linalg import eye_like, transpose
-from jaxem.numerics import pairwise_sum
-from jaxem.types import struct
+from jaxem.numerics.linalg import eye_like, transpose
+from jaxem.numerics.trees import pairwise_sum
+from jaxem.pytree import struct
 
 
 @struct

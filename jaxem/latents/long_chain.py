@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from jaxem.latents.chain import pairs_times
 from jaxem.latents.forward_backward import MANY, forward, smooth_lanes
-from jaxem.numerics import pairwise_sum, safe_log
-
-PyTree = Any
+from jaxem.numerics.logs import safe_log
+from jaxem.numerics.trees import pairwise_sum
+from jaxem.pytree import PyTree
 
 #: On a CPU chains of at least this many local scores are taken in segments.
 LONG = 1 << 24

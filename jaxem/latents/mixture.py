@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.numerics import safe_log, softmax, sum_out
+from jaxem.numerics.logs import safe_log, softmax, sum_out
 
 
 def log_partition(scores: Array) -> Array:

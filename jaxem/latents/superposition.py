@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import gammaln
 
-from jaxem.numerics import safe_log
+from jaxem.numerics.logs import safe_log
 
 
 def log_partition(counts: Array, mean: Array, total: Array) -> Array:

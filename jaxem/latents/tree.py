@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.linalg import expm
-from jaxem.numerics import PRECISION, divided, safe_log
+from jaxem.numerics.linalg import PRECISION, expm
+from jaxem.numerics.logs import divided, safe_log
 
 
 def transition_matrices(log_jumps: Array, exit: Array) -> Array:

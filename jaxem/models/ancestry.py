@@ -10,13 +10,13 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.blocks import cut, fold
-from jaxem.linalg import cholesky, inverse_lower
-from jaxem.numerics import PRECISION, safe_log
-from jaxem.types import Model, Params, Rows, static, struct
-from jaxem.validation import check_positive_int, check_rows, check_size, numeric
-
-PyTree = Any
+from jaxem.data.validation import check_positive_int, check_rows, check_size, numeric
+from jaxem.model import Model
+from jaxem.numerics.blocks import cut, fold
+from jaxem.numerics.linalg import PRECISION, cholesky, inverse_lower
+from jaxem.numerics.logs import safe_log
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params, Rows
 
 #: Allele frequencies keep this far from 0 and 1.
 EDGE = 1e-6

@@ -12,12 +12,14 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.normal_response import normal_m_step, normal_natural
-from jaxem.numerics import PRECISION, log_normal_mass
-from jaxem.types import Model, Params, Rows, struct
-from jaxem.validation import check_finite, check_rows, check_size, floating, numeric
+from jaxem.data.validation import check_finite, check_rows, check_size, floating, numeric
+from jaxem.model import Model
+from jaxem.models.normal_response import normal_m_step, normal_natural
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.special import log_normal_mass
+from jaxem.pytree import PyTree, struct
+from jaxem.types import Params, Rows
 
-PyTree = Any
 KEYS = ("lower", "upper", "inputs", "above", "below")
 
 
@@ -84,8 +86,8 @@ class CensoredRegression(Model):
         change, variance = normal_m_step(stats, params["variance"], self.floor)
         return {"coefficients": change if self.origin is None else self.origin + change, "variance": variance}
 
-    def degenerate(self, params: Params) -> Array:
-        return params["variance"] <= self.floor
+    def at_floor(self, params: Params) -> dict[str, Array]:
+        return {**super().at_floor(params), "variance": params["variance"] <= self.floor}
 
     def validate(self, data: Any) -> dict[str, np.ndarray]:
         """Floats of the right shapes.

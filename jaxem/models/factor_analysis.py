@@ -12,14 +12,14 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.affine import Affine, standardization
+from jaxem.data.validation import check_positive_int, matrix_with_missing, numeric
 from jaxem.families.missing import filled
-from jaxem.linalg import cholesky, inverse_lower, transpose
-from jaxem.numerics import PRECISION, divided
-from jaxem.types import Model, Params, Rows, static, struct
-from jaxem.validation import check_positive_int, matrix_with_missing, numeric
-
-PyTree = Any
+from jaxem.model import Model
+from jaxem.numerics.affine import Affine, standardization
+from jaxem.numerics.linalg import PRECISION, cholesky, inverse_lower, transpose
+from jaxem.numerics.logs import divided
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params, Rows
 
 NOISES = ("diag", "isotropic")
 #: Uniquenesses that a start may have, as shares of a column's variance.
@@ -176,9 +176,6 @@ class FactorAnalysis(Model):
         floor = jnp.asarray(self.floor, noise.dtype)
         return jnp.maximum(floor, jnp.where(floor > 0, ROUNDING * jnp.finfo(noise.dtype).eps, 0))
 
-    def degenerate(self, params: Params) -> Array:
-        return self.at_floor(params)["noise"].any()
-
     def at_floor(self, params: Params) -> dict[str, Array]:
         nowhere = {name: jnp.zeros(params[name].shape, bool) for name in ("loadings", "mean")}
         return {**nowhere, "noise": params["noise"] <= NEAR * self._least(params["noise"])}
@@ -209,9 +206,6 @@ class FactorAnalysis(Model):
 
     def coordinates(self, data: Any, xp: Any, present: Any = None) -> Affine:
         return standardization(data, "diagonal" if self.noise == "diag" else "scalar", xp, present)
-
-    def log_volume(self, data: Any, affine: Affine) -> Array:
-        return affine.log_volume(~(np if isinstance(data, np.ndarray) else jnp).isnan(data))
 
     def change_params(self, params: Params, affine: Affine) -> Params:
         return {

@@ -12,13 +12,13 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
+from jaxem.data.sequences import Sequences, as_sequences
+from jaxem.data.validation import check_positive_int, check_rows, numeric
 from jaxem.latents import inside
-from jaxem.numerics import divided, hard_latents, safe_log
-from jaxem.sequences import Sequences, as_sequences
-from jaxem.types import Model, Params, Rows, static, struct
-from jaxem.validation import check_positive_int, check_rows, numeric
-
-PyTree = Any
+from jaxem.model import Model
+from jaxem.numerics.logs import divided, hard_latents, safe_log
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params, Rows
 
 
 @struct

@@ -10,12 +10,12 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
+from jaxem.data.validation import check_positive_int, check_rows, floating, numeric
 from jaxem.latents.mixture import log_partition, posterior
-from jaxem.numerics import PRECISION
-from jaxem.types import Model, Params, Rows, static, struct
-from jaxem.validation import check_positive_int, check_rows, floating, numeric
-
-PyTree = Any
+from jaxem.model import Model
+from jaxem.numerics.linalg import PRECISION
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params, Rows
 
 
 @struct

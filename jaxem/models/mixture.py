@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.blocks import choose_block_size, cut, fold
+from jaxem.data.validation import check_positive_int
 from jaxem.families.base import Family
 from jaxem.families.density import Density
 from jaxem.families.family_mixture import FamilyMixture
@@ -17,12 +17,12 @@ from jaxem.families.gaussian import Gaussian
 from jaxem.init import KMeansPlusPlus
 from jaxem.latents.mixture import label_bias, log_partition, posterior
 from jaxem.models.family_model import FamilyModel
-from jaxem.numerics import PRECISION, safe_log
+from jaxem.numerics.blocks import choose_block_size, cut, fold
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.logs import safe_log
 from jaxem.priors import Dirichlet
-from jaxem.types import Params, Rows, static, struct
-from jaxem.validation import check_positive_int
-
-PyTree = Any
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params, Rows
 
 
 @struct
@@ -72,7 +72,7 @@ class Mixture(FamilyModel):
         weights = jnp.where(total > 0, counts / jnp.where(total > 0, total, 1), params["weights"])
         return {"weights": weights, "components": self.family_m_step(stats, params)}
 
-    def latent_pseudo_stats(self, params: Params) -> dict[str, Array] | None:
+    def own_pseudo_stats(self, params: Params) -> dict[str, Array] | None:
         return None if self.prior is None else {"log_weights": self.prior.pseudo_counts(params["weights"])}
 
     # --- the boundary of fit -----------------------------------------------------------------
@@ -141,7 +141,7 @@ class Mixture(FamilyModel):
     # --- after the fit -----------------------------------------------------------------------
     def posterior(self, params: Params, data: PyTree) -> Array:
         """(N, K) responsibilities p(k | x_n)."""
-        model = self.at(params).forms(params)[1][-1]
+        model = self.exact(params)
         return posterior(model.local_scores(model.pack(model.natural(params)), data, self.rows(params, data))).T
 
     def predict(self, params: Params, data: PyTree) -> Array:

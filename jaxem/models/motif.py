@@ -11,12 +11,15 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
+from jaxem.data.validation import check_positive_int
 from jaxem.init import Each
-from jaxem.numerics import PRECISION, divided, inner, lse, safe_log
-from jaxem.types import Model, Params, Rows, static, struct
-from jaxem.validation import check_positive_int
+from jaxem.model import Model
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.logs import divided, lse, safe_log
+from jaxem.numerics.trees import inner
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params, Rows
 
-PyTree = Any
 LETTERS = "ACGT"
 #: Code of padding and of letters that are none of the four.
 UNKNOWN = 4

@@ -10,13 +10,14 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.blocks import float_dtype
-from jaxem.numerics import PRECISION, divided, safe_log, softmax, sum_out
+from jaxem.data.validation import floating, numeric
+from jaxem.model import Model
+from jaxem.numerics.blocks import float_dtype
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.logs import divided, safe_log, softmax, sum_out
 from jaxem.priors import Dirichlet
-from jaxem.types import Model, Params, Rows, static, struct
-from jaxem.validation import floating, numeric
-
-PyTree = Any
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params, Rows
 
 
 @struct
@@ -29,7 +30,7 @@ class Proportions(Model):
     Dempster, Laird and Rubin 1977): phenotypes that several pairs of alleles or haplotypes could have made.
 
     Parameter: `shares` (K,), which sum to one.
-    Data: an array (N, K) of log-densities under each of K components; or, as `jaxem.configurations` makes them, a dict
+    Data: an array (N, K) of log-densities under each of K components; or, as `jaxem.data.configurations` makes them, a dict
     of `parts` (N, L, P) integers in 0..K-1, -1 where a datum has fewer than L configurations, and `log_weight` (N, L).
     The part K + g stands for any of the parts in group g: what is not known of a configuration needs no enumeration.
 

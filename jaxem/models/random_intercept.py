@@ -11,12 +11,13 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.normal_response import normal_m_step, normal_natural
-from jaxem.numerics import PRECISION, divided
-from jaxem.types import Model, Params, Rows, struct
-from jaxem.validation import check_size, floating, numeric
-
-PyTree = Any
+from jaxem.data.validation import check_size, floating, numeric
+from jaxem.model import Model
+from jaxem.models.normal_response import normal_m_step, normal_natural
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.logs import divided
+from jaxem.pytree import PyTree, struct
+from jaxem.types import Params, Rows
 
 
 @struct

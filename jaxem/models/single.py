@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, ClassVar
 
 import jax
@@ -10,12 +9,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.families.base import Family
+from jaxem.families.composite import Composite
 from jaxem.families.gaussian import Gaussian
 from jaxem.families.student_t import StudentT
+from jaxem.model import Model
 from jaxem.models.mixture import Mixture
-from jaxem.types import Model, Params, Rows, struct
-
-PyTree = Any
+from jaxem.pytree import PyTree, struct
+from jaxem.types import Params, Rows
 
 
 def _stacked(params: Params) -> Params:
@@ -28,7 +28,7 @@ def _only(params: Params) -> Params:
 
 
 @struct
-class Single(Model):
+class Single(Composite, Model):
     """p(x) = family(x): a family by itself, as a model to fit.
 
     Parameters: the family's, without the axis of components. Data: whatever the family takes.
@@ -55,22 +55,21 @@ class Single(Model):
         return _only(self.family.m_step(stats, _stacked(params)))
 
     @property
-    def m_step_is_maximum(self) -> bool:
-        return self.family.m_step_is_maximum
+    def parts(self) -> Family:
+        return self.family
 
-    @property
-    def missing(self) -> str | None:
-        return self.family.missing
+    def with_parts(self, parts: Family) -> Single:
+        return Single(parts)
 
-    def _with(self, family: Family) -> Single:
-        return dataclasses.replace(self, family=family)
+    def inner(self, params: Params) -> Params:
+        return _stacked(params)
+
+    def outer(self, params: Params) -> Params:
+        return _only(params)
 
     def natural(self, params: Params) -> PyTree:
         """Leaves of the family, K = 1."""
         return self.family.natural(_stacked(params))
-
-    def pack(self, natural: PyTree) -> PyTree:
-        return self.family.pack(natural)
 
     @property
     def scores(self) -> Any:
@@ -83,45 +82,14 @@ class Single(Model):
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         return self.family.scores(natural, data)[0] if rows.scores is None else rows.scores  # type: ignore[return-value]
 
-    def at(self, params: Params) -> Single:
-        return self._with(self.family.at(_stacked(params)))
-
-    def forms(self, params: Params) -> tuple[Array | int, tuple[Single, ...]]:
-        which, families = self.family.forms(_stacked(params))
-        return which, tuple(self._with(family) for family in families)
-
-    def pseudo_stats(self, params: Params) -> PyTree | None:
-        return self.family.pseudo_stats(_stacked(params))
-
-    def degenerate(self, params: Params) -> Array | bool:
-        return self.family.degenerate(_stacked(params))
-
-    def at_floor(self, params: Params) -> PyTree:
-        return _only(self.family.at_floor(_stacked(params)))
-
     # --- the boundary of fit -----------------------------------------------------------------
     def validate(self, data: PyTree) -> PyTree:
         if getattr(self.family, "covariance", None) == "tied":
             raise ValueError("covariance must be 'full', 'diag' or 'spherical' for a single density; got 'tied'")
         return self.family.validate(data)
 
-    def prepared(self, data: PyTree) -> Single:
-        return self._with(self.family.prepared(data))
-
     def blank(self, data: PyTree) -> Params:
         return _only(self.family.blank(data, 1))
-
-    def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> Any:
-        return self.family.coordinates(data, xp, present)
-
-    def log_volume(self, data: PyTree, affine: Any) -> Any:
-        return self.family.log_volume(data, affine)
-
-    def changed(self, affine: Any) -> Single:
-        return self._with(self.family.changed(affine))
-
-    def change_params(self, params: Params, affine: Any) -> Params:
-        return _only(self.family.change_params(_stacked(params), affine))
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
         if key is not None:

@@ -13,14 +13,15 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.blocks import float_dtype
+from jaxem.data.validation import check_rows, floating, numeric
 from jaxem.latents.superposition import log_partition
-from jaxem.numerics import PRECISION, safe_log
+from jaxem.model import Model
+from jaxem.numerics.blocks import float_dtype
+from jaxem.numerics.linalg import PRECISION
+from jaxem.numerics.logs import safe_log
 from jaxem.priors import Smoothness
-from jaxem.types import Model, Params, Rows, static, struct
-from jaxem.validation import check_rows, floating, numeric
-
-PyTree = Any
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params, Rows
 
 
 @struct

@@ -11,13 +11,13 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.blocks import float_dtype, n_rows
+from jaxem.data.validation import floating, numeric
 from jaxem.latents.mixture import label_bias
-from jaxem.numerics import softmax, sum_out
-from jaxem.types import Model, Params, Rows, static, struct
-from jaxem.validation import floating, numeric
-
-PyTree = Any
+from jaxem.model import Model
+from jaxem.numerics.blocks import float_dtype, n_rows
+from jaxem.numerics.logs import softmax, sum_out
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params, Rows
 
 
 class UserModel(Model):
@@ -67,7 +67,7 @@ class UserModel(Model):
                 raise ValueError(f"{name} must lead with N; got a single number")
             return floating(array, name) if array.dtype.kind == "f" else array
 
-        is_list = lambda x: isinstance(x, list)  # noqa: E731 (a list of numbers is an array, not a tree)
+        is_list = lambda x: isinstance(x, list)  # noqa: E731
         data = jax.tree_util.tree_map_with_path(leaf, data, is_leaf=is_list)
         lengths = {x.shape[0] for x in jax.tree.leaves(data)}
         if len(lengths) != 1 or 0 in lengths:

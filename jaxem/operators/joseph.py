@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem.types import struct
-
-PyTree = Any
+from jaxem.pytree import struct
 
 #: Lines integrated at a time: what bounds the memory of a projection and of its adjoint.
 CHUNK = 2_048

@@ -1,0 +1,141 @@
+"""The boundary of a plain call of `fit`: what is wrong with the arguments, said before anything is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxem import constraints as sets
+from jaxem import init as starts
+from jaxem.data.validation import (
+    check_finite,
+    check_positive_int,
+    check_rows,
+    check_same_shapes,
+    check_weight,
+    floating,
+    numeric,
+)
+from jaxem.engine.problem import Algorithm
+from jaxem.model import Model
+from jaxem.numerics.blocks import float_dtype, n_rows
+from jaxem.pytree import PyTree
+from jaxem.types import FitError, Result, Status
+
+
+def check_model(model: Any) -> None:
+    """Raise TypeError for what is no model, or no registered dataclass."""
+    if not isinstance(model, Model):
+        raise TypeError(f"model must be a jaxem.Model; got {type(model).__name__}")
+    cls = type(model)
+    leaves = jax.tree.leaves(model)
+    if "__dataclass_fields__" not in cls.__dict__ or (len(leaves) == 1 and leaves[0] is model):
+        wanted = "must be a frozen dataclass registered as a pytree; decorate it with @jaxem.struct"
+        raise TypeError(f"model class {cls.__name__} {wanted}")
+
+
+def check_algorithm(algorithm: Any) -> None:
+    """Raise TypeError for what is no algorithm, such as its class or an optimizer."""
+    if not isinstance(algorithm, Algorithm):
+        got = f"the class {algorithm.__name__}" if isinstance(algorithm, type) else type(algorithm).__name__
+        raise TypeError(f"algorithm must be a jaxem.Algorithm, e.g. jaxem.EM(); got {got}")
+
+
+def check_key(model: Model, init: Any, key: Any) -> None:
+    """Raise unless `key` is a JAX random key of either style, or needless."""
+    random = init.needs_key if isinstance(init, starts.Init) else init is None and model.needs_key
+    if random and key is None:
+        raise ValueError("key must be a JAX random key because the initialisation is random, e.g. jax.random.key(0); got None")
+    if key is None:
+        return
+    typed = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and not (hasattr(key, "dtype") and key.dtype == jnp.uint32 and jnp.ndim(key) == 1):
+        raise TypeError(f"key must be a JAX random key, e.g. jax.random.key(0); got {type(key).__name__}")
+    if typed and jnp.ndim(key):
+        raise ValueError(f"key must be a single key; got shape {jnp.shape(key)}")
+
+
+def check_rows_finite(data: PyTree) -> None:
+    """Raise ValueError naming rows that hold NaN or inf, in any leaf."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        if np.issubdtype(np.asarray(leaf).dtype, np.floating):
+            check_finite(np.asarray(leaf), "data" + jax.tree_util.keystr(path))
+
+
+def checked_labels(labels: Any, shape: tuple[int, ...], k: int | None) -> PyTree:
+    """Labels as int32; raises ValueError for another shape, where k is known, or what lies beyond `k`."""
+    if labels is None:
+        return None
+    array = numeric(labels, "labels")
+    fits = array.shape == shape if k is not None else array.shape[:1] == shape[:1]
+    if array.dtype.kind not in "iu" or not fits:
+        got = f"{array.dtype} of shape {array.shape}"
+        raise ValueError(f"labels must be integers of shape {shape}, N={shape[0]}, -1 for unknown; got {got}")
+    if k is not None:
+        check_rows(array, (array >= -1) & (array < k), f"in 0..{k - 1} or -1", "labels")
+    return jnp.asarray(array, jnp.int32)
+
+
+def checked_init(model: Model, init: Any, data: PyTree, n_restarts: int, dtype: Any) -> Any:
+    """Starting parameters as float64 arrays, or the strategy; raises for wrong structure, shapes or values."""
+    if init is None or (isinstance(init, starts.Init) and not isinstance(init, starts.Each)):
+        if isinstance(init, starts.Labels):
+            init.check(model.label_shape(data), model.n_labels or 0)
+        return init
+    params = init.params if isinstance(init, starts.Each) else init
+    given = jax.tree.map(lambda x: floating(numeric(x, "init"), "init"), params)
+    params = jax.tree.map(lambda x: x.astype(np.float64), given)
+    blank = model.blank(data)
+    if isinstance(init, starts.Each):
+        leading = {np.shape(x)[:1] for x in jax.tree.leaves(params)}
+        if leading != {(n_restarts,)}:
+            raise ValueError(f"init: every leaf of Each must lead with n_restarts={n_restarts}; got {sorted(leading)}")
+    single = jax.tree.map(lambda x: x[0], params) if isinstance(init, starts.Each) else params
+    if blank is not None:
+        check_same_shapes(single, blank, "init")
+    # Parameters of a float32 fit satisfy their constraints to float32's rounding only, also when the data are float64.
+    sets.check(model.constraints, jax.tree.map(lambda x: x.astype(np.float32 if x.dtype.itemsize < 8 else dtype), given))
+    return starts.Each(params) if isinstance(init, starts.Each) else params
+
+
+def raise_if_all_failed(result: Result, data: PyTree, weight: Any) -> None:
+    """Raise FitError, naming the first rows at fault, where no lane holds a sound state."""
+    statuses = np.asarray(result.restarts.status)
+    if not (statuses == Status.NONFINITE).all():  # any other lane still holds its last sound state
+        return
+    counts = {s.name: int((statuses == s).sum()) for s in Status if (statuses == s).any()}
+    started = np.isfinite(np.asarray(result.restarts.objective)).any()
+    culprit = "an M-step makes" if started else "the starting values make"
+    message = f"every restart failed: {counts}; {culprit} the objective infinite or NaN"
+    first = jax.tree.map(lambda x: jnp.asarray(x[:10_000]), data)
+    params = jax.tree.map(np.asarray, result.params)  # of this process, as the data are
+    log_prob = np.asarray(result.model.log_prob(params, first))
+    bad = np.flatnonzero(~np.isfinite(log_prob) & (True if weight is None else weight[:10_000] > 0))
+    if bad.size:
+        listed = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
+        message += f", first where the log-density is {log_prob[bad[0]]}: row(s) {listed}"
+    if place := result.model.impossible(params, first):
+        message += f"; {place}"
+    raise FitError(message)
+
+
+def checked(task: Any) -> Any:
+    """A task whose arguments a fit can use, as arrays on the host."""
+    data = task.model.validate(task.data)
+    n, dtype, weight = n_rows(data), float_dtype(data), task.weight
+    if weight is not None:
+        weight = np.asarray(check_weight(weight, n), dtype)
+    elif task.model.missing is None:
+        check_rows_finite(data)
+    return dataclasses.replace(
+        task,
+        data=data,
+        weight=weight,
+        max_steps=np.int32(check_positive_int(task.max_steps, "max_steps", 0)),
+        labels=checked_labels(task.labels, task.model.label_shape(data), task.model.n_labels),
+        init=checked_init(task.model, task.init, data, task.options.n_restarts, dtype),
+    )

@@ -1,0 +1,137 @@
+"""A fit may compute in other coordinates than the data came in: how they are chosen, applied, and undone."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from jaxem import init as starts
+from jaxem.engine.m_step import log_prior as model_log_prior
+from jaxem.model import Model
+from jaxem.numerics.blocks import replace_absent
+from jaxem.numerics.trees import any_lane
+from jaxem.pytree import PyTree
+from jaxem.types import Params, Result
+
+
+def coordinates(model: Model, data: PyTree, weight: Any, xp: Any) -> Any:
+    """`Model.coordinates` of the rows that count; under vmap over weights, of those that count in any lane."""
+    if weight is None:
+        return model.coordinates(data, xp)
+    if xp is np:
+        return model.coordinates(jax.tree.map(lambda x: np.asarray(x)[weight > 0], data), np)
+    present = any_lane(jax.lax.stop_gradient(weight) > 0)
+    return model.coordinates(replace_absent(data, weight), jnp, present)
+
+
+def exact_coordinates(model: Model, data: PyTree, weight: Any, mesh: Mesh | None) -> Any:
+    """`coordinates` in float64: on the host, or where data lie on a mesh there."""
+    if mesh is None:
+        affine = coordinates(model, data, weight, np)
+    else:
+        with jax.enable_x64(True):
+            affine = _coordinates_jit(model, data, weight)
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), affine)
+
+
+@jax.jit
+def _coordinates_jit(model, data, weight):
+    data, weight = cast((data, weight), np.dtype(np.float64))
+    return coordinates(model, data, weight, jnp)
+
+
+def standardized(model: Model, data: PyTree, affine: Any, dtype: Any, mesh: Mesh | None) -> tuple[Array, PyTree]:
+    """The log-volume that `affine` takes off, and the data in new coordinates, by arithmetic in float64."""
+    if mesh is None:
+        return volume_lost(model, data, affine, dtype), model.change_data(jax.tree.map(np.asarray, data), affine)
+    with jax.enable_x64(True):
+        return _standardized_jit(model, data, affine, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _standardized_jit(model, data, affine, dtype):
+    new = jax.tree.map(lambda new, old: new.astype(old.dtype), model.change_data(data, affine), data)
+    return volume_lost(model, data, affine, dtype), new
+
+
+def changed(model: Model, init: Any, affine: Any) -> tuple[Model, Any]:
+    """The model and its starting values in new coordinates."""
+    if isinstance(init, starts.Each):
+        init = starts.Each(_each_changed(model, init.params, affine))
+    elif init is not None and not isinstance(init, starts.Init):
+        init = model.change_params(init, affine)
+    return model.changed(affine), init
+
+
+def _each_changed(model: Model, params: Params, affine: Any) -> Params:
+    count = len(jax.tree.leaves(params)[0])
+    each = [model.change_params(jax.tree.map(lambda x, i=i: x[i], params), affine) for i in range(count)]
+    return jax.tree.map(lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).stack(x), *each)
+
+
+def volume_lost(model: Model, data: PyTree, affine: Any, dtype: Any) -> Array:
+    """What log-densities lose in new coordinates, () or (N,)."""
+    return jnp.asarray(model.log_volume(data, affine), dtype)
+
+
+def cast(tree: PyTree, dtype: Any) -> PyTree:
+    """Inexact array leaves in `dtype`; Python numbers and integers as they are."""
+
+    def leaf(x):
+        inexact = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+        return jnp.asarray(x, dtype) if inexact and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+    return jax.tree.map(leaf, tree)
+
+
+def restored(original: Model, result: Result, params: Params) -> Result:
+    """The result in the data's own units: the log-prior there differs from the one inside by a constant."""
+    shift = result.loglik + model_log_prior(original, params) - result.objective
+    return dataclasses.replace(
+        result, params=params, model=original, objective=result.objective + shift, history=result.history + shift,
+        restarts=dataclasses.replace(
+            result.restarts, objective=result.restarts.objective + shift, history=result.restarts.history + shift
+        ),
+    )  # fmt: skip
+
+
+restored_jit = jax.jit(restored)
+
+
+def in_coordinates(task: Any, wanted: bool, traced: bool) -> tuple[Any, Any, Any]:
+    """A task in coordinates in which rounding is least, the change to them (None: none), and what puts a result back."""
+    original, dtype, mesh = task.model, task.dtype, task.options.mesh
+    affine = None
+    if wanted and traced:  # any coordinates lead to the same fit: its derivatives need not go through the choice of them
+        affine = jax.lax.stop_gradient(coordinates(original, task.data, task.weight, jnp))
+    elif wanted:
+        affine = exact_coordinates(original, task.data, task.weight, mesh)
+    if affine is None:
+        return (
+            dataclasses.replace(task, volume=jnp.zeros((), dtype)),
+            None,
+            lambda result: dataclasses.replace(result, model=original),
+        )
+    if traced:
+        volume, data = volume_lost(original, task.data, affine, dtype), original.change_data(task.data, affine)
+    else:
+        volume, data = standardized(original, task.data, affine, dtype, mesh)
+    model, init = changed(original, task.init, affine)
+    if not traced:
+        model, init = cast(model, dtype), cast(init, dtype)
+
+    def back(result: Result) -> Result:
+        if traced:
+            return restored(original, result, original.change_params(result.params, affine.inverted()))
+        doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
+        params = original.change_params(doubled, affine.inverted())
+        return restored_jit(original, result, jax.tree.map(lambda x: np.asarray(x, dtype), params))
+
+    return dataclasses.replace(task, model=model, init=init, data=data, volume=volume), affine, back

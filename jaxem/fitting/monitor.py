@@ -1,0 +1,231 @@
+"""What the host does between the segments of a fit, or between the passes of a stream: show, save, ask, go on or stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxem._version import __version__
+from jaxem.distributed import agreed, gathered, spans_processes
+from jaxem.engine.restarts import TIERS
+from jaxem.fitting.progress import ProgressLine, clock
+from jaxem.pytree import PyTree
+from jaxem.storage.checkpoint import Checkpoint
+from jaxem.storage.fingerprint import fingerprint
+from jaxem.types import Result, Status
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """How a fit stands, on the host.
+
+    Attributes:
+        seconds: since this call began.
+        objective: (R,) objective of each restart, in the data's own units; NaN or -inf before the first E-step.
+        n_steps: (R,) EM maps evaluated.
+        status: (R,) int32 `Status`.
+        result: the fit as it stands, when called; a lane that still runs is RUNNING there. None where the state is
+            not at hand.
+    """
+
+    seconds: float
+    objective: np.ndarray
+    n_steps: np.ndarray
+    status: np.ndarray
+    result: Callable[[], Result] | None = None
+
+    @property
+    def best(self) -> int:
+        """Number of the best restart."""
+        worse = np.sum([rank * (self.status == s) for s, rank in TIERS.items()], axis=0)
+        return int(np.lexsort((np.where(np.isnan(self.objective), np.inf, -self.objective), worse))[0])
+
+    def line(self, left: float | None = None) -> str:
+        """In one line; `left`: seconds that it may take yet."""
+        counts = {s: int((self.status == s).sum()) for s in Status}
+        parts = [
+            f"step {max(0, int(self.n_steps.max()))}",
+            f"objective {self.objective[self.best]:.6f} (restart {self.best})",
+            ", ".join(f"{n} {s.name.lower()}" for s, n in counts.items() if n),
+            clock(self.seconds) + ("" if left is None else f", at most {clock(left)} left"),
+        ]
+        return "   ".join(parts)
+
+
+class Monitor:
+    """Shows progress, keeps the time, writes checkpoints, asks the callback, and notes SIGINT; a context manager.
+
+    `between` is called between segments of work, with how the lanes stand. Only where `due` says so
+    must the state itself be handed over, so that otherwise the next segment may be under way already. Of several
+    processes all come to the same verdict.
+
+    Attributes:
+        about: what every checkpoint says of itself.
+        stopped: whether the verdict was to stop.
+    """
+
+    def __init__(
+        self,
+        progress: bool = False,
+        checkpoint: Checkpoint | str | Path | None = None,
+        max_seconds: float | None = None,
+        callback: Callable[[Snapshot], Any] | None = None,
+        mesh: Mesh | None = None,
+    ) -> None:
+        """Check what `fit` was given.
+
+        Raises:
+            ValueError: for a time that is not positive.
+            TypeError: for a callback that cannot be called, or a checkpoint that is neither Checkpoint nor path.
+            ImportError: where an extra lacks.
+        """
+        if max_seconds is not None and not float(max_seconds) > 0:
+            raise ValueError(f"max_seconds must be None or a positive number; got {max_seconds!r}")
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be a function of a Snapshot; got {type(callback).__name__}")
+        if isinstance(checkpoint, str | Path):
+            checkpoint = Checkpoint(checkpoint)
+        if not isinstance(checkpoint, Checkpoint | None):
+            raise TypeError(f"checkpoint must be a jaxem.Checkpoint or a path; got {type(checkpoint).__name__}")
+        self._line = ProgressLine() if progress else None
+        self._checkpoint, self._max_seconds, self._callback = checkpoint, max_seconds, callback
+        self._mesh = mesh
+        self.about: dict[str, Any] = {}
+        self._interrupted = self.stopped = False
+        self._exit = ExitStack()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it only waits for SIGINT."""
+        return self._line is self._checkpoint is self._max_seconds is self._callback is None
+
+    def __enter__(self) -> Monitor:
+        self._begun = self._saved = time.perf_counter()
+        self._first: tuple[float, int] | None = None
+        self._catch_interrupts()
+        if self._line is not None:
+            self._exit.enter_context(self._line)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._exit.close()
+
+    # --- checkpoints -------------------------------------------------------------------------
+    def recall(self, task: Any, standardize: bool) -> dict[str, Any] | None:
+        """What the last checkpoint says of itself; None where there is none.
+
+        Args:
+            task: what the fit is of: a checkpoint of another is refused.
+            standardize: as `fit` was told.
+
+        Raises:
+            ValueError: where the checkpoint is of another fit.
+            FileError: where no checkpoint is sound.
+        """
+        if self._checkpoint is None:
+            return None
+        given = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in ("options", "volume")}
+        options = dataclasses.replace(task.options, memory_limit=None, mesh=None)
+        given |= {"options": (options, standardize), "mesh": self._mesh and dict(self._mesh.shape)}
+        self.about["fit"] = {name: _everywhere(fingerprint(value), self._mesh) for name, value in given.items()}
+        about = self._checkpoint.about()
+        if about is None:
+            return None
+        others = [name for name, value in self.about["fit"].items() if about.get("fit", {}).get(name) != value]
+        if others:
+            raise ValueError(
+                f"checkpoint: {self._checkpoint.directory} holds those of another fit: not the same {', '.join(others)};"
+                " name another directory, or remove this one to start afresh"
+            )
+        if (about["versions"]["jaxem"], about["versions"]["jax"]) != (__version__, jax.__version__):
+            warnings.warn("the checkpoint is of another version of jaxem or jax: bits may differ", stacklevel=2)
+        return about
+
+    def restore(self, template: Any) -> tuple[dict[str, Any], PyTree] | None:
+        """What the last sound checkpoint says of itself, and its state; see `Checkpoint.restore`."""
+        return None if self._checkpoint is None else self._checkpoint.restore(template)
+
+    def save(self, state: PyTree, **about: Any) -> None:
+        """Write a checkpoint now, if any are to be written."""
+        if self._checkpoint is not None:
+            self._checkpoint.save(state, {**self.about, **about})
+            self._saved = time.perf_counter()
+
+    # --- between segments --------------------------------------------------------------------
+    def due(self) -> bool:
+        """Whether the next call of `between` needs the state."""
+        # Processes must not run ahead of what they have yet to agree on.
+        return self._save_due() or self._callback is not None or spans_processes(self._mesh)
+
+    def between(self, lanes: Any, offset: Any = 0.0, state: PyTree = None, result: Any = None, **about: Any) -> bool:
+        """Whether to go on.
+
+        Args:
+            lanes: what has `status`, `n_steps` and `objective` of all restarts, (R,) each, and `max_steps`.
+            offset: to add to the objectives for the data's own units.
+            state: what a checkpoint holds, where it is at hand.
+            result: () -> Result, for the callback.
+            **about: what `resume` should say of the state.
+        """
+        objective = np.asarray(lanes.objective) + np.asarray(offset)
+        snapshot = Snapshot(self._seconds(), objective, np.asarray(lanes.n_steps), np.asarray(lanes.status), result)
+        if self._line is not None:
+            self._line.show(snapshot.line(self._left(lanes)))
+        stop = self.over()
+        if self._callback is not None and result is not None:
+            stop |= bool(self._callback(snapshot))
+        self.stopped = bool(agreed(int(stop), self._mesh))
+        if state is not None and agreed(int(self._save_due()), self._mesh):
+            self.save(state, **about)
+        return not self.stopped
+
+    def _save_due(self) -> bool:
+        return self._checkpoint is not None and time.perf_counter() - self._saved >= self._checkpoint.every_seconds
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._begun
+
+    def over(self) -> bool:
+        """Whether an interrupt came or the time is up: for work that can be left in the middle."""
+        return self._interrupted or (self._max_seconds is not None and self._seconds() >= self._max_seconds)
+
+    def _left(self, lanes: Any) -> float | None:
+        """Seconds until every lane has taken its last step at the pace so far, or until the time limit."""
+        steps, running = np.asarray(lanes.n_steps, np.int64), np.asarray(lanes.status) == Status.RUNNING
+        limits = [] if self._max_seconds is None else [max(0.0, self._max_seconds - self._seconds())]
+        now = self._seconds(), int(steps.sum())
+        self._first = self._first or now
+        seconds, taken = now[0] - self._first[0], now[1] - self._first[1]
+        if taken > 0:
+            limits.append(seconds / taken * int((np.asarray(lanes.max_steps) - steps)[running].sum()))
+        return min(limits, default=None)
+
+    def _catch_interrupts(self) -> None:
+        """Note SIGINT instead of raising. It acts once: a second one raises KeyboardInterrupt as ever."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        before = signal.getsignal(signal.SIGINT)
+
+        def note(number: int, frame: object) -> None:
+            del number, frame
+            self._interrupted = True
+            signal.signal(signal.SIGINT, before)
+
+        signal.signal(signal.SIGINT, note)
+        self._exit.callback(signal.signal, signal.SIGINT, before)
+
+
+def _everywhere(digest: str, mesh: Mesh | None) -> str:
+    """One digest for what every process holds its part of."""
+    return fingerprint(gathered(np.frombuffer(bytes.fromhex(digest), np.uint8))) if spans_processes(mesh) else digest

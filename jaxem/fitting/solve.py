@@ -1,0 +1,146 @@
+"""From a task to a result: lanes at their starts, the race, the winner; in one traced piece or watched from the host."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxem import init as starts
+from jaxem.engine.e_step import weighted_total
+from jaxem.engine.implicit import attached
+from jaxem.engine.loop import HISTORY, Lane, chronological, new_lane
+from jaxem.engine.mesh import cut_on, map_lanes, run, uncut
+from jaxem.engine.problem import Problem
+from jaxem.engine.restarts import Queue, best_first, race, settle, staged, take, unrolled
+from jaxem.fitting.coordinates import cast
+from jaxem.fitting.layout import Layout, lay_out
+from jaxem.fitting.monitor import Monitor
+from jaxem.fitting.segments import race_in_segments, resumed
+from jaxem.fitting.task import Task
+from jaxem.numerics.blocks import replace_absent
+from jaxem.types import Params, Restarts, Result
+
+
+def trimmed(result: Result, n: int | None = None) -> Result:
+    """Histories without the steps that were not taken; per-datum parameters of the first `n` data."""
+    result = dataclasses.replace(result, local=jax.tree.map(lambda x: x[:n], result.local))
+    taken = int(min(result.n_steps + 1, HISTORY))
+    longest = int(min(result.restarts.n_steps.max() + 1, HISTORY))
+    restarts = dataclasses.replace(result.restarts, history=result.restarts.history[:, :longest])
+    return dataclasses.replace(result, history=result.history[:taken], restarts=restarts)
+
+
+def posed(task: Task, layout: Layout) -> Problem:
+    """The problem, its data cut into blocks."""
+    options = task.options
+    blocks = cut_on(options.mesh, task.data, task.weight, task.labels, layout.block_size)
+    total = blocks.total_weight()
+    volume = jnp.asarray(task.volume, blocks.weight.dtype)
+    if volume.ndim == 0:
+        offset = volume * total
+    else:  # data differ in size
+        offset = volume.sum() if task.weight is None else weighted_total(volume, task.weight)
+    return Problem(
+        task.model, blocks, task.algorithm, task.stop, task.max_steps, offset, total, options.regularizer, options.mesh
+    )
+
+
+def begin(task: Task) -> tuple[Problem, Queue, Layout]:
+    """The data cut into blocks, and all lanes at their starts, queued."""
+    model, options = task.model, task.options
+    starting = starting_params(task)
+    starting = options.regularizer.restored(starting, starting)
+    first = jax.tree.map(lambda x: x[0], starting)
+    options.regularizer.check(model.constraints, first)
+    layout = options.layout or lay_out(model, first, task.data, task.labels, options)
+    problem = posed(task, layout)
+
+    def begun(problem: Problem, starting: Params) -> Lane:
+        if model.local is None:
+            return jax.vmap(lambda p: new_lane(problem, p))(starting)
+        # A pass over the data.
+        return jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=layout.width)
+
+    return problem, staged(map_lanes(problem, begun, starting), layout.width, options.rounds), layout
+
+
+def starting_params(task: Task) -> Params:
+    """Starting parameters of all lanes, leaves (R, ...); lane i depends on (key, i) alone."""
+    model, data, weight, init, n_restarts = task.model, task.data, task.weight, task.init, task.options.n_restarts
+    if isinstance(init, starts.Each):
+        return jax.tree.map(jnp.asarray, init.params)
+    if init is not None and not isinstance(init, starts.Init):
+        return jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), (n_restarts, *jnp.shape(x))), init)
+    if weight is None:
+        # Behind a barrier: XLA would fold what is made of a long constant, for seconds.
+        weight = jax.lax.optimization_barrier(jnp.ones((task.n,), task.dtype))
+    else:
+        data = replace_absent(data, weight)
+
+    def one(i: Array) -> Params:
+        lane_key = None if task.key is None else jax.random.fold_in(task.key, i)
+        if init is None:
+            return model.initialize(lane_key, data, weight)
+        return model.initialize_by(init, lane_key, data, weight)
+
+    batch = max(1, min(n_restarts, (1 << 24) // max(1, task.n)))
+    return cast(jax.lax.map(one, jnp.arange(n_restarts), batch_size=batch), task.dtype)
+
+
+def unrolled_lanes(problem: Problem, lanes: Lane, n_steps: int) -> Lane:
+    """`n_steps` EM maps of every lane."""
+    return map_lanes(problem, lambda problem, lanes: unrolled(problem, lanes, n_steps), lanes)
+
+
+def end(problem: Problem, lanes: Lane, n: int) -> Result:
+    """The winner, and a line about each of the others; `n` data."""
+    lanes, offset = settle(problem, lanes), problem.offset
+    winner = take(lanes, best_first(lanes)[0])
+    histories = jax.vmap(chronological)(lanes.history, lanes.n_steps) + offset
+    return Result(
+        params=winner.params,
+        local=uncut(problem.mesh, winner.local, n),
+        loglik=winner.loglik + offset,
+        objective=winner.objective + offset,
+        status=winner.status,
+        stop=winner.stop,
+        n_steps=winner.n_steps,
+        history=chronological(winner.history, winner.n_steps) + offset,
+        restarts=Restarts(lanes.loglik + offset, lanes.objective + offset, lanes.status, lanes.n_steps, histories),
+        model=problem.model,
+    )
+
+
+begin_jit, end_jit, unrolled_jit = jax.jit(begin), jax.jit(end, static_argnums=2), jax.jit(unrolled_lanes, static_argnums=2)
+
+
+def solve(task: Task) -> Result:
+    """Everything between the boundaries, in one traced piece."""
+    options = task.options
+    with task.algorithm.scope():
+        if options.unroll is not None:
+            problem, queue, _ = begin(task)
+            return end(problem, unrolled_lanes(problem, queue.lanes, options.unroll), task.n)
+        problem, queue, layout = begin(jax.lax.stop_gradient(task))
+        result = end(problem, race(problem, queue, layout.width, options.rounds, run), task.n)
+        return attached(posed(task, layout), result)
+
+
+def solve_watched(
+    problem: Problem, queue: Queue, layout: Layout, n: int, options: Any, monitor: Monitor, back: Callable
+) -> Result:
+    """The same from the host, watched by `monitor`; `back` puts a result into the data's own units."""
+
+    def ended(lanes: Lane) -> Result:
+        return back(end_jit(problem, lanes, n))
+
+    if options.unroll is not None:
+        return ended(unrolled_jit(problem, queue.lanes, options.unroll))
+    monitor.about["layout"] = dataclasses.asdict(layout)
+    queue, stage = resumed(queue, layout.width, options.rounds, monitor)
+    return ended(race_in_segments(problem, queue, layout.width, options.rounds, monitor, ended, stage))

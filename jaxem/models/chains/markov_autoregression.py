@@ -1,0 +1,203 @@
+"""Autoregression about a mean that switches: the current value depends on the regimes of its lags too (Hamilton 1989)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxem import constraints as sets
+from jaxem.data.sequences import Sequences, as_sequences, lagged, with_observed
+from jaxem.data.validation import check_finite, check_positive_int, floating, numeric
+from jaxem.families.regression import LinearRegression
+from jaxem.init import KMeansPlusPlus
+from jaxem.latents import chain
+from jaxem.model import Model
+from jaxem.models.chains.inference import Chain, ChainInference
+from jaxem.models.chains.transition import Transition
+from jaxem.models.mixture import Mixture
+from jaxem.numerics.logs import safe_log
+from jaxem.pytree import PyTree, static, struct
+from jaxem.types import Params, Rows
+
+
+@struct
+class MarkovAutoregression(ChainInference, Model):
+    """x_t - mean[z_t] = sum over lags of coefficients[l] (x_{t-l} - mean[z_{t-l}]) + Normal(0, variance[z_t]) noise.
+
+    The regimes of a step and of its P lags together are one state of a chain of K^(P+1) states, which starts in its
+    stationary distribution; the first P steps are taken as given. The M-step has no closed form: Optax.
+
+    Parameters: `transition` (K, K) with rows the regime before, `mean` (K,), `coefficients` (P,), `variance` () or (K,).
+    Data: `jaxem.sequences([...])` of series (T,), or one series. Posteriors and paths are of the current regime, for
+    the T - P steps from step P on.
+
+    Attributes:
+        n_regimes: K.
+        order: number of lags, P.
+        switching_variance: whether each regime has a variance of its own.
+    """
+
+    n_regimes: int = static(default=2)
+    order: int = static(default=4)
+    switching_variance: bool = static(default=False)
+    regression: LinearRegression = LinearRegression(switching_coefficients=False)
+
+    exchangeable: ClassVar[str] = "n_regimes"
+    constraints: ClassVar[dict[str, Any]] = {
+        "transition": sets.Simplex(), "mean": sets.Real(), "coefficients": sets.Real(), "variance": sets.Positive(),
+    }  # fmt: skip
+
+    @property
+    def regimes(self) -> np.ndarray:
+        """(K^(P+1), P+1) regimes of a step, its first lag, its second, ... in every joint state."""
+        return np.array(list(itertools.product(range(self.n_regimes), repeat=self.order + 1)))
+
+    def lines(self, params: Params) -> Params:
+        """Parameters of the regression in every joint state."""
+        mean, lag = params["mean"][self.regimes], params["coefficients"]
+        now = self.regimes[:, 0]
+        variance = params["variance"][now] if self.switching_variance else jnp.broadcast_to(params["variance"], now.shape)
+        return {"intercept": mean[:, 0] - mean[:, 1:] @ lag, "coefficients": lag, "variance": variance}
+
+    def at(self, params: Params) -> MarkovAutoregression:
+        return dataclasses.replace(self, regression=self.regression.at(self.lines(params)))
+
+    def moved(self, stats: PyTree, params: Params) -> PyTree:
+        return {**stats, "regression": self.regression.moved(stats["regression"], self.lines(params))}
+
+    def natural(self, params: Params) -> dict[str, Any]:
+        """Leaves `log_stationary` (K,), `log_transition` (K, K) and `regression`, that of the joint states."""
+        return {
+            "log_stationary": safe_log(jnp.maximum(chain.stationary(params["transition"]), 0)),
+            "log_transition": safe_log(params["transition"]),
+            "regression": self.regression.natural(self.lines(params)),
+        }
+
+    def pack(self, natural: PyTree) -> PyTree:
+        return {**natural, "regression": self.regression.pack(natural["regression"])}
+
+    def joint_chain(self, natural: PyTree, data: PyTree) -> Chain:
+        """The chain of joint states."""
+        data = lagged(as_sequences(data, single=False), self.order)
+        scores = self.regression.scores(natural["regression"], data.steps()).reshape(-1, *data.shape)
+        if data.observed is not None:
+            scores = jnp.where(data.observed, scores, 0)
+        regimes, move = self.regimes, natural["log_transition"]
+        initial = natural["log_stationary"][regimes[:, -1]]
+        initial = initial + sum(move[regimes[:, lag + 1], regimes[:, lag]] for lag in range(self.order))
+        follows = (regimes[:, None, :-1] == regimes[None, :, 1:]).all(-1)
+        transition = jnp.where(follows, move[regimes[:, 0][:, None], regimes[:, 0]], -jnp.inf)
+        return Chain(initial, transition, scores, jnp.asarray(data.valid()))
+
+    def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
+        del rows
+        return chain.log_partition(*self.joint_chain(natural, data).astuple())
+
+    # --- the boundary of fit -----------------------------------------------------------------
+    def validate(self, data: Any) -> Sequences:
+        """Series longer than `order`.
+
+        Raises:
+            ValueError: for steps that are not single numbers, or series too short.
+        """
+        check_positive_int(self.n_regimes, "n_regimes", 2)
+        check_positive_int(self.order, "order")
+        data = as_sequences(data)
+        data = with_observed(Sequences(numeric(data.x, "data"), numeric(data.length, "data length"), data.observed))
+        lagged(data, self.order)
+        valid = np.asarray(data.valid())
+        check_finite(data.x[valid], "data")
+        return Sequences(floating(np.where(valid, data.x, data.x[:, :1]), "data"), data.length, data.observed)
+
+    def blank(self, data: PyTree) -> Params:
+        """Valid parameters that know nothing."""
+        k, dtype = self.n_regimes, as_sequences(data).x.dtype
+        return {
+            "transition": jnp.full((k, k), 1 / k, dtype),
+            "mean": jnp.zeros((k,), dtype),
+            "coefficients": jnp.zeros((self.order,), dtype),
+            "variance": jnp.ones((k,) if self.switching_variance else (), dtype),
+        }
+
+    def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
+        """Means and variances of a mixture of all steps, no autoregression; transitions towards staying by chance."""
+        data = as_sequences(data, single=False)
+        which, how = jax.random.split(key)  # type: ignore[arg-type]
+        family = LinearRegression(switching_variance=self.switching_variance)
+        steps = data.steps()
+        rows = {"y": steps, "inputs": jnp.zeros((len(steps), 0), steps.dtype)}
+        step_weight = (weight[:, None] * data.seen()).reshape(-1)
+        mixture = Mixture(self.n_regimes, family).initialize_by(KMeansPlusPlus(), which, rows, step_weight)
+        blank = self.blank(data)
+        found = mixture["components"]
+        start = {"transition": Transition().start(how, blank["transition"]), "mean": found["intercept"]}
+        return {**blank, **start, "variance": found["variance"]}
+
+    # --- after the fit -----------------------------------------------------------------------
+    def chain(self, params: Params, data: PyTree) -> Chain:
+        """The chain of joint states."""
+        model = self.at(params)
+        return model.joint_chain(model.pack(model.natural(params)), as_sequences(data))
+
+    def _current(self, joint: Array) -> Array:
+        return joint.reshape(*joint.shape[:-1], self.n_regimes, -1).sum(-1)
+
+    def log_prob(self, params: Params, data: PyTree) -> Array:
+        """(B,) log-likelihood of each series given its first P steps."""
+        return chain.log_partition(*self.chain(params, data).astuple())
+
+    def posterior(self, params: Params, data: PyTree) -> Array:
+        """(B, T - P, K) smoothed probabilities of the regimes."""
+        return self._current(super().posterior(params, data))
+
+    def filter(self, params: Params, data: PyTree) -> Array:
+        """(B, T - P, K) causal probabilities of the regimes."""
+        return self._current(super().filter(params, data))
+
+    def pairwise(self, params: Params, data: PyTree) -> Array:
+        """(B, T - P - 1, K, K) probabilities of two regimes in a row."""
+        joint = super().pairwise(params, data)
+        rest = self.n_regimes**self.order
+        return joint.reshape(*joint.shape[:-2], self.n_regimes, rest, self.n_regimes, rest).sum((-3, -1))
+
+    def viterbi(self, params: Params, data: PyTree) -> Array:
+        """(B, T - P) regimes of the most probable path."""
+        return super().viterbi(params, data) // self.n_regimes**self.order
+
+    def sample_posterior(self, key: Array, params: Params, data: PyTree, n_samples: int = 1) -> Array:
+        """(n_samples, B, T - P) regimes drawn from p(z | x)."""
+        return super().sample_posterior(key, params, data, n_samples) // self.n_regimes**self.order
+
+    def n_free_params(self, data: PyTree) -> int:
+        k = self.n_regimes
+        return k * (k - 1) + k + self.order + (k if self.switching_variance else 1)
+
+    def sample(self, key: Array, params: Params, n: int, n_steps: int = 100) -> Sequences:
+        """n series of `n_steps` steps, of which the first P, which the model takes as given, are standard normal."""
+        first, path, noise = jax.random.split(key, 3)
+        initial = safe_log(jnp.maximum(chain.stationary(params["transition"]), 0))
+        states = chain.sample(path, initial, safe_log(params["transition"]), n, n_steps).T
+        mean, variance = params["mean"], jnp.broadcast_to(params["variance"], (self.n_regimes,))
+        given = jax.random.normal(first, (self.order, n), mean.dtype)
+
+        def step(carry: tuple[Array, Array], now: tuple[Array, Array]):
+            x, z = carry  # (P, n), the last step first
+            state, e = now
+            new = mean[state] + params["coefficients"] @ (x - mean[z]) + jnp.sqrt(variance[state]) * e
+            return (jnp.concatenate([new[None], x[:-1]]), jnp.concatenate([state[None], z[:-1]])), new
+
+        start = (given[::-1], states[: self.order][::-1])
+        rest = jax.random.normal(noise, (n_steps - self.order, n), mean.dtype)
+        _, x = jax.lax.scan(step, start, (states[self.order :], rest))
+        return Sequences(jnp.concatenate([given, x]).T, jnp.full((n,), n_steps, jnp.int32))
+
+    def sample_like(self, key: Array, params: Params, data: PyTree) -> Sequences:
+        """Series of the lengths of those in `data`."""
+        data = as_sequences(data)
+        return Sequences(self.sample(key, params, *data.shape).x, jnp.asarray(data.length))

@@ -1,0 +1,176 @@
+"""What a fitted state space model tells: states smoothed and filtered, draws of them, fitted values and forecasts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import ndtri
+
+from jaxem.data.sequences import Sequences, as_sequences
+from jaxem.latents import gaussian_chain, kalman
+from jaxem.latents.gaussian_chain import GaussianChain
+from jaxem.models.chains.inference import squeeze
+from jaxem.models.state_space.series import Series, as_series
+from jaxem.numerics.linalg import PRECISION, semi_cholesky
+from jaxem.pytree import PyTree, struct
+from jaxem.types import Params
+
+
+@struct
+class GaussianPath:
+    """A Gaussian distribution at each step of B series; without the axis B for one series given as an array.
+
+    Attributes:
+        mean: (B, T, K) or (T, K).
+        covariance: (B, T, K, K) or (T, K, K).
+    """
+
+    mean: Array
+    covariance: Array
+
+    @property
+    def std(self) -> Array:
+        """Standard deviations in the shape of `mean`."""
+        return jnp.sqrt(jnp.maximum(jnp.diagonal(self.covariance, axis1=-2, axis2=-1), 0))
+
+    def interval(self, level: float = 0.9) -> tuple[Array, Array]:
+        """Lower and upper ends, in the shape of `mean`, between which each entry lies with probability `level`."""
+        reach = ndtri((1 + level) / 2).astype(self.mean.dtype) * self.std
+        return self.mean - reach, self.mean + reach
+
+
+@struct
+class StateForecast:
+    """What comes after the end of each series, h = 1 .. H steps ahead.
+
+    Attributes:
+        states: of the K states.
+        observations: of the D observations.
+    """
+
+    states: GaussianPath
+    observations: GaussianPath
+
+
+class StateInference:
+    """Methods over `chain(params, data)`. One series given as an array comes back without the axis B."""
+
+    n_states: int
+    initial: str
+
+    def chain(self, params: Params, data: PyTree) -> tuple[GaussianChain, Array]:
+        """The chain of states with what the data say of each, and (B,) log-normalisers."""
+        raise NotImplementedError
+
+    def posterior(self, params: Params, data: PyTree) -> GaussianPath:
+        """Smoothed states p(x_t | all y), (B, T, K); beyond a series' end what is to come."""
+        found = kalman.smooth(self.chain(params, data)[0])
+        return squeeze(GaussianPath(found.mean, found.covariance), data)
+
+    def lag_one(self, params: Params, data: PyTree) -> Array:
+        """(B, T - 1, K, K) covariances of x_{t+1} and x_t given all y, the later state first."""
+        chain, _ = self.chain(params, data)
+        return squeeze(kalman.lag_one(chain, kalman.smooth(chain)), data)
+
+    def filter(self, params: Params, data: PyTree) -> GaussianPath:
+        """Causal states p(x_t | y up to t), (B, T, K); NaN where a diffuse state is not determined yet."""
+        found = kalman.filtered(self.chain(params, data)[0])
+        return squeeze(GaussianPath(found.mean, found.covariance), data)
+
+    def sample_posterior(self, key: Array, params: Params, data: PyTree, n_samples: int = 1) -> Array:
+        """(n_samples, B, T, K) paths of the states drawn from p(x | y)."""
+        return squeeze(gaussian_chain.sample_posterior(key, self.chain(params, data)[0], n_samples), data, 1)
+
+    def predict(self, params: Params, data: PyTree) -> GaussianPath:
+        """Fitted values: observations without their noise given all y, (B, T, D); in place of missing ones, imputations."""
+        series = as_series(data)
+        found = kalman.smooth(self.chain(params, series)[0])
+        return squeeze(self._observed(params, found.mean, found.covariance, series.inputs), data)
+
+    def _observed(self, params: Params, mean: Array, covariance: Array, inputs: Array) -> GaussianPath:
+        matrix = jnp.asarray(params["observation"])
+        signal = jnp.matmul(mean, matrix.T, precision=PRECISION)
+        if "observation_input" in params:
+            signal = signal + jnp.matmul(inputs, params["observation_input"].T, precision=PRECISION)
+        spread = jnp.matmul(jnp.matmul(matrix, covariance, precision=PRECISION), matrix.T, precision=PRECISION)
+        return GaussianPath(signal, spread)
+
+    def forecast(self, params: Params, data: PyTree, n_steps: int, inputs: Any = None) -> StateForecast:
+        """What comes after each series, exactly.
+
+        Args:
+            params: parameters.
+            data: series up to now.
+            n_steps: H, how far ahead.
+            inputs: (B, H, P), or (H, P) for one series as an array: inputs to come, where the model has inputs.
+
+        Raises:
+            ValueError: for inputs that the model lacks, or of another shape.
+        """
+        params, series = jax.tree.map(jnp.asarray, params), as_series(data)
+        chain, _ = self.chain(params, series)
+        found = kalman.smooth(chain)
+        last = series.valid.sum(1) - 1
+        at = lambda x: jax.vmap(lambda row, i: row[i])(x, last)  # noqa: E731
+        to_come = _future(inputs, series, n_steps)
+        shift = jnp.zeros((len(last), n_steps, self.n_states), series.y.dtype)
+        if "transition_input" in params:
+            shift = jnp.matmul(to_come, params["transition_input"].T, precision=PRECISION)
+        states = gaussian_chain.forecast(at(found.mean), at(found.covariance), chain.transition, shift, chain.noise)
+        seen = self._observed(params, *states, to_come)
+        noise = _matrix(params["observation_noise"])
+        out = StateForecast(GaussianPath(*states), GaussianPath(seen.mean, seen.covariance + noise))
+        return squeeze(out, data)
+
+    def sample(self, key: Array, params: Params, n: int, n_steps: int = 100, inputs: Any = None) -> Sequences:
+        """Draw n series of `n_steps` steps; with `inputs` (n, T, P) or (T, P) a dict of `y` and `inputs`.
+
+        Raises:
+            NotImplementedError: for a diffuse first state, which cannot be drawn, or inputs that are needed and not given.
+        """
+        if self.initial == "diffuse":
+            raise NotImplementedError("a diffuse first state cannot be drawn")
+        if inputs is None and "transition_input" in params:
+            raise NotImplementedError("there are no inputs but those of data: give inputs, or use sample_like")
+        params = jax.tree.map(jnp.asarray, params)
+        first, second = jax.random.split(key)
+        dtype = params["transition"].dtype
+        if inputs is None:
+            inputs = jnp.zeros((n, n_steps, 0), dtype)
+        inputs = jnp.broadcast_to(jnp.asarray(inputs, dtype), (n, *jnp.shape(inputs)[-2:]))
+        shift = jnp.zeros((n, inputs.shape[1], self.n_states), dtype)
+        if "transition_input" in params:
+            shift = jnp.matmul(inputs, params["transition_input"].T, precision=PRECISION)
+        noise = _matrix(params["state_noise"])
+        states = gaussian_chain.sample(
+            first, params["initial_mean"], params["initial_covariance"], params["transition"], shift, noise
+        )
+        seen = self._observed(params, states, jnp.zeros((self.n_states, self.n_states), dtype), inputs).mean
+        root = semi_cholesky(_matrix(params["observation_noise"]))
+        y = seen + jnp.matmul(jax.random.normal(second, seen.shape, dtype), root.T, precision=PRECISION)
+        length = jnp.full((n,), y.shape[1], jnp.int32)
+        return Sequences({"y": y, "inputs": inputs} if inputs.shape[-1] else y, length)
+
+    def sample_like(self, key: Array, params: Params, data: PyTree) -> Sequences:
+        """Series of the lengths, inputs and missing entries of those in `data`."""
+        series, length = as_series(data), jnp.asarray(as_sequences(data).length)
+        drawn = self.sample(key, params, *series.valid.shape, inputs=series.inputs).x
+        y = jnp.where(series.seen, drawn["y"] if isinstance(drawn, dict) else drawn, jnp.nan)
+        return Sequences({**drawn, "y": y} if isinstance(drawn, dict) else y, length)
+
+
+def _matrix(noise: Array) -> Array:
+    return jnp.diag(noise) if noise.ndim == 1 else noise
+
+
+def _future(inputs: Any, series: Series, n_steps: int) -> Array:
+    n, width = len(series.valid), series.inputs.shape[-1]
+    if inputs is None and not width:
+        return jnp.zeros((n, n_steps, 0), series.y.dtype)
+    wanted = (n, n_steps, width)
+    if inputs is None or jnp.shape(inputs) not in (wanted, wanted[1:]) or (jnp.ndim(inputs) == 2 and n > 1):
+        raise ValueError(f"inputs to come must have shape {wanted}; got {None if inputs is None else jnp.shape(inputs)}")
+    return jnp.asarray(inputs, series.y.dtype).reshape(wanted)

@@ -1,0 +1,68 @@
+"""Special functions without cancellation: gamma densities, normal tails."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.scipy.special import gammaln, log_ndtr
+
+from jaxem.numerics.roots import root_of_decreasing
+
+
+def stirling_rest(x: Array) -> Array:
+    """gammaln(x) - (x - 1/2) log x + x for x > 0, about log(2 pi) / 2: what large x leaves of a logarithm of gamma.
+
+    By Stirling's series for large x, so that neither it nor its derivative is a difference of large numbers.
+    """
+    large = x > 16
+    small = jnp.where(large, 1, x)
+    inverse = 1 / jnp.where(large, x, 16)
+    square = inverse * inverse
+    series = inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square * (1 / 1680 - square / 1188))))
+    direct = gammaln(small) - (small - 0.5) * jnp.log(small) + small
+    return jnp.where(large, series + math.log(2 * math.pi) / 2, direct)
+
+
+def gamma_normalizer(shape: Array) -> Array:
+    """shape log(shape) - shape - gammaln(shape): log-normaliser of a gamma density of mean one, t = log u - u + 1."""
+    return jnp.log(shape) / 2 - stirling_rest(shape)
+
+
+def gamma_shape(mean_statistic: Array, low: float, high: float) -> Array:
+    """Maximum-likelihood shape of a gamma density of mean one, within [low, high].
+
+    Args:
+        mean_statistic: mean of log u - u + 1, at most zero.
+        low: least shape.
+        high: greatest shape.
+    """
+    like = jnp.ones_like(mean_statistic)
+
+    def slope(shape: Array) -> Array:  # log(shape) - digamma(shape) + mean_statistic
+        return jax.jvp(gamma_normalizer, (shape,), (jnp.ones_like(shape),))[1] + mean_statistic
+
+    return root_of_decreasing(slope, low * like, high * like)
+
+
+def log_normal_mass(lower: Array, upper: Array, mean: Array, scale: Array) -> Array:
+    """log P(lower < y <= upper) for y ~ Normal(mean, scale^2), ends perhaps infinite; exact in both tails.
+
+    Values and derivatives are finite for any finite width.
+    """
+
+    def standardized(end: Array) -> Array:
+        finite = jnp.isfinite(end)
+        # Beyond 1e4 a tail holds nothing, and an infinite end has no derivative.
+        z = jnp.clip((jnp.where(finite, end, 0) - mean) / scale, -1e4, 1e4)
+        return jnp.where(finite, z, jnp.sign(end) * 1e4)
+
+    lower, upper = standardized(lower), standardized(upper)
+    right = lower > 0
+    low, high = jnp.where(right, -upper, lower), jnp.where(right, -lower, upper)
+    top = log_ndtr(high)
+    gap = jnp.minimum(log_ndtr(low) - top, -jnp.finfo(top.dtype).tiny)
+    near = gap > -math.log(2)
+    return top + jnp.where(near, jnp.log(-jnp.expm1(jnp.where(near, gap, -1))), jnp.log1p(-jnp.exp(jnp.where(near, -1, gap))))

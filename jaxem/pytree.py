@@ -1,0 +1,57 @@
+"""Frozen dataclasses that are pytrees: structure is static, numbers are leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import jax.core
+
+PyTree = Any
+
+
+def static(**kwargs: Any) -> Any:
+    """A dataclass field that is structure, hashed by value, rather than a number."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+#: jaxem's own structs by name: all that a file may be rebuilt from.
+STRUCTS: dict[str, type] = {}
+
+
+def struct_name(cls: type) -> str:
+    """The name by which `STRUCTS` knows a class."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+_Class = TypeVar("_Class", bound=type)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static,))
+def struct(cls: _Class) -> _Class:
+    """Make `cls` a frozen dataclass and a pytree: fields made by `static` are structure, the others leaves.
+
+    Not `jax.tree_util.register_dataclass`: there the structures of two classes with the same fields compare
+    equal (jax 0.10), and a jitted function may run the program compiled for the one on the other.
+    """
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    fields = [f for f in dataclasses.fields(cls) if f.init]
+    meta = tuple(f.name for f in fields if f.metadata.get("static"))
+    data = tuple(f.name for f in fields if not f.metadata.get("static"))
+    keys = tuple(jax.tree_util.GetAttrKey(name) for name in data)
+
+    def flatten(x: Any) -> tuple[tuple[Any, ...], Any]:
+        return tuple(getattr(x, name) for name in data), (cls, *(getattr(x, name) for name in meta))
+
+    def flatten_with_keys(x: Any) -> tuple[tuple[Any, ...], Any]:
+        leaves, structure = flatten(x)
+        return tuple(zip(keys, leaves, strict=True)), structure
+
+    def unflatten(structure: Any, leaves: Any) -> Any:
+        return cls(**dict(zip(meta, structure[1:], strict=True)), **dict(zip(data, leaves, strict=True)))
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    if cls.__module__.startswith("jaxem."):
+        STRUCTS[struct_name(cls)] = cls
+    return cls

@@ -1,0 +1,145 @@
+"""Bad input: an error that names the argument, what was expected and what came, before anything is compiled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxem
+from jaxem.data.validation import check_finite
+from jaxem.fitting import fit as fit_module
+
+X = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+KEY = jax.random.key(0)
+GOOD = {
+    "weights": np.full(2, 0.5, np.float32),
+    "components": {"mean": X[:2], "covariance": np.stack([np.eye(2, dtype=np.float32)] * 2)},
+}
+
+
+def replaced(**leaves):
+    return {
+        "weights": leaves.get("weights", GOOD["weights"]),
+        "components": {**GOOD["components"], **{k: v for k, v in leaves.items() if k != "weights"}},
+    }
+
+
+def with_nan():
+    x = X.copy()
+    x[3, 1] = np.nan
+    x[11, 0] = np.inf
+    return x
+
+
+CASES = {
+    "one-dimensional": (dict(data=X[:, 0]), ValueError, r"data must have shape \(N, D\); got shape \(20,\).*x\[:, None\]"),
+    "three-dimensional": (dict(data=X[None]), ValueError, r"data must have shape \(N, D\)"),
+    "empty": (dict(data=X[:0]), ValueError, "data must not be empty"),
+    "too few rows": (dict(data=X[:1]), ValueError, r"data must have at least n_components=2 rows; got 1"),
+    "nan": (dict(data=with_nan()), ValueError, r"data must be finite; NaN or inf in 2 row\(s\): 3, 11"),
+    "object": (dict(data=np.array([[object(), 1]] * 5)), TypeError, "data must be numeric.*got dtype object"),
+    "string": (dict(data=np.array([["a", "b"]] * 5)), TypeError, "data must be numeric"),
+    "complex": (dict(data=X.astype(complex)), TypeError, "data must be numeric.*complex"),
+    "ragged": (dict(data=[[1.0, 2.0], [3.0]]), TypeError, "data must be a numeric array"),
+    "no components": (dict(model=jaxem.GaussianMixture(0)), ValueError, "n_components must be an integer of at least 1; got 0"),
+    "unknown covariance": (
+        dict(model=lambda: jaxem.GaussianMixture(2, "oval")),
+        ValueError,
+        "covariance must be one of.*'oval'",
+    ),
+    "negative weight": (dict(weight=-np.ones(20)), ValueError, "weight must be finite and non-negative"),
+    "short weight": (dict(weight=np.ones(19)), ValueError, r"weight must have shape \(20,\).*got shape \(19,\)"),
+    "zero weight": (dict(weight=np.zeros(20)), ValueError, "weight must not be all zero"),
+    "labels": (
+        dict(labels=np.zeros(5, int)),
+        ValueError,
+        r"labels must be integers of shape \(20,\).*got int.* of shape \(5,\)",
+    ),
+    "labels beyond K": (dict(labels=np.full(20, 2)), ValueError, r"labels must be in 0..1 or -1.*got 2 in row 0"),
+    "no key": (dict(key=None), ValueError, "key must be a JAX random key.*got None"),
+    "seed for a key": (dict(key=3), TypeError, "key must be a JAX random key.*got int"),
+    "no restarts": (dict(n_restarts=0), ValueError, "n_restarts must be an integer of at least 1; got 0"),
+    "fractional restarts": (dict(n_restarts=1.5), ValueError, "n_restarts must be an integer"),
+    "negative tolerance": (
+        dict(stop=jaxem.Stop(loglik_rtol=-1e-3)),
+        ValueError,
+        "stop.loglik_rtol must be None or a non-negative",
+    ),
+    "negative max_steps": (dict(max_steps=-1), ValueError, "max_steps must be an integer of at least 0; got -1"),
+    "block_size": (dict(block_size=0), ValueError, "block_size must be an integer of at least 1; got 0"),
+    "init structure": (dict(init={"weights": [0.5, 0.5]}), ValueError, "init must be parameters with the structure"),
+    "init shape": (
+        dict(init=replaced(mean=X[:3])),
+        ValueError,
+        r"init: components.mean must have shape \(2, 2\); got \(3, 2\)",
+    ),
+    "init not SPD": (
+        dict(init=replaced(covariance=-GOOD["components"]["covariance"])),
+        ValueError,
+        "init: components.covariance must be symmetric positive definite",
+    ),
+    "init weights": (
+        dict(init=replaced(weights=np.array([0.5, 0.6]))),
+        ValueError,
+        "init: weights must be non-negative with a sum of 1",
+    ),
+    "init labels": (dict(init=jaxem.init.Labels(np.full(20, 2))), ValueError, "init labels must be"),
+    "each": (dict(init=jaxem.init.Each(GOOD), n_restarts=3), ValueError, "must lead with n_restarts=3"),
+    "not a model": (dict(model=3), TypeError, "model must be a jaxem.Model; got int"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input(name):
+    changes, error, message = CASES[name]
+    arguments = {"model": jaxem.GaussianMixture(2), "data": X, "key": KEY, **changes}
+    compiled = fit_module._begin_jit._cache_size()
+    with pytest.raises(error, match=message):
+        model = arguments.pop("model")
+        jaxem.fit(model() if callable(model) else model, arguments.pop("data"), **arguments)
+    assert fit_module._begin_jit._cache_size() == compiled
+
+
+COUNTS = np.array([0.0, 1, 2, 3, 4])
+FAMILIES = {
+    "negative count": (jaxem.Poisson(), np.array([1, -1, 2]), r"counts \(non-negative integers\); got -1 in row 1"),
+    "fractional count": (jaxem.Poisson(), np.array([[1, 2.5], [0, 1]]), "got 2.5 in row 0, column 1"),
+    "nan count": (jaxem.Poisson(), np.array([1, np.nan, 2]), "NaN or inf in 1 row"),
+    "non-positive gamma": (jaxem.Gamma(), np.array([1.0, 0.0, 2.0]), "data must be positive; got 0.0 in row 1"),
+    "category outside": (jaxem.Categorical(3), np.array([0, 3, 1]), r"codes 0..2; got 3 in row 1"),
+    "negative category": (jaxem.Categorical(3), np.array([0, -1, 1]), r"codes 0..2; got -1 in row 1"),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bad_data_of_a_family(name):
+    family, data, message = FAMILIES[name]
+    with pytest.raises(ValueError, match=message):
+        jaxem.fit(jaxem.Mixture(1, family), data, key=KEY)
+
+
+def test_model_that_is_no_registered_dataclass():
+    class Plain(jaxem.Mixture):
+        pass
+
+    with pytest.raises(TypeError, match="Plain must be a frozen dataclass registered as a pytree"):
+        jaxem.fit(Plain(2), X, key=KEY)
+
+    class Bare(jaxem.Model):
+        pass
+
+    with pytest.raises(TypeError, match=r"decorate it with @jaxem.struct"):
+        jaxem.fit(Bare(), X, key=KEY)
+
+
+def test_integers_and_booleans_are_converted():
+    result = jaxem.fit(jaxem.Mixture(2, jaxem.Poisson()), np.arange(10), key=KEY, max_steps=3)
+    assert result.loglik.dtype == jnp.float32
+    result = jaxem.fit(jaxem.Mixture(2, jaxem.Categorical(2)), np.arange(10)[:, None] % 2 == 0, key=KEY, max_steps=3)
+    assert np.isfinite(float(result.loglik))
+
+
+def test_finite_numbers_whose_sum_is_not():
+    check_finite(np.full((4, 2), 3e38, np.float32), "data")
+    with pytest.raises(ValueError, match=r"NaN or inf in 1 row\(s\): 2"):
+        check_finite(np.array([[3e38], [3e38], [np.inf]], np.float32), "data")

@@ -1,0 +1,123 @@
+"""The picture's panels: every restart drawn once, and nothing that breaks them."""
+
+import dataclasses
+import io
+
+import jax
+import numpy as np
+import pytest
+from support import clusters
+
+import jaxem
+from jaxem import Status
+
+matplotlib = pytest.importorskip("matplotlib")
+from matplotlib.collections import LineCollection  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from jaxem.plot import mixture as plot  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def result():
+    with jax.enable_x64(True):
+        return jaxem.fit(jaxem.GaussianMixture(4), clusters(60, 2, 4, spread=1), key=jax.random.key(0), n_restarts=12)
+
+
+def panel(draw, result):
+    figure = Figure()
+    axes = figure.add_subplot()
+    draw(axes, result)
+    figure.savefig(io.BytesIO(), format="png")
+    return axes
+
+
+def bundles(axes):
+    return {c.get_label(): c for c in axes.collections if isinstance(c, LineCollection)}
+
+
+def with_lanes(result, **changes):
+    return dataclasses.replace(result, restarts=dataclasses.replace(result.restarts, **changes))
+
+
+def test_every_restart_is_drawn_once(result):
+    axes = panel(plot.trace, result)
+    drawn = [path for c in bundles(axes).values() for path in c.get_segments()]
+    assert len(drawn) == 11
+    winner = axes.lines[0].get_xydata()
+    history = np.asarray(result.history)
+    np.testing.assert_array_equal(winner, np.stack([1 + np.arange(len(history)), history], 1))
+    ends = sorted([*(path[-1, 1] for path in drawn), winner[-1, 1]])
+    np.testing.assert_allclose(ends, np.sort(result.restarts.objective), rtol=1e-12)
+    assert axes.lines[0].get_linewidth() > 2 * max(c.get_linewidth()[0] for c in bundles(axes).values())
+    assert all(c.get_alpha() < 1 for c in bundles(axes).values())
+
+
+def test_degenerate_restarts_have_another_dash(result):
+    others = np.arange(12) != plot._winner(result)
+    status = np.where(others & (np.arange(12) % 2 == 0), Status.DEGENERATE, result.restarts.status)
+    made = bundles(panel(plot.trace, with_lanes(result, status=status)))
+    failed = made.pop("degenerate or failed")
+    assert len(failed.get_segments()) == (status == Status.DEGENERATE).sum()
+    assert failed.get_linestyle()[0][1] is not None
+    assert all(c.get_linestyle()[0][1] is None for c in made.values())
+
+
+def test_a_step_that_went_wrong_is_not_drawn(result):
+    winner = plot._winner(result)
+    lane = (winner + 1) % 12
+    status, history = np.array(result.restarts.status), np.array(result.restarts.history)
+    n_steps = np.array(result.restarts.n_steps)
+    status[lane], n_steps[lane], history[lane] = Status.NONFINITE, 0, np.nan  # the very start was no good
+    paths = plot._paths(with_lanes(result, status=status, n_steps=n_steps, history=history))
+    assert len(paths[lane]) == 0 and len(paths[winner]) == int(result.n_steps) + 1
+    panel(plot.trace, with_lanes(result, status=status, n_steps=n_steps, history=history))
+
+
+def test_long_runs_show_their_last_thousand():
+    with jax.enable_x64(True):
+        x = clusters(40, 1, 2)
+        never = jaxem.Stop(loglik_rtol=None)
+        result = jaxem.fit(
+            jaxem.GaussianMixture(2, "spherical"), x, key=jax.random.key(0), n_restarts=2, max_steps=1_500, stop=never
+        )
+    (path, _) = plot._paths(result)
+    assert path[0, 0] == 502 and path[-1, 0] == 1_501 and path[-1, 1] == float(result.restarts.objective[0])
+    assert "the last 1,000 of each" in panel(plot.trace, result).get_xlabel()
+
+
+@pytest.mark.parametrize("status", [Status.DEGENERATE, Status.MAX_STEPS])
+def test_all_restarts_alike(result, status):
+    alike = dataclasses.replace(result, status=np.int32(status))
+    alike = with_lanes(alike, status=np.full(12, status))
+    panel(plot.trace, alike)
+    assert "12 at the best" in panel(plot.finals, alike).get_title()
+
+
+@pytest.mark.parametrize("d", [1, pytest.param(2, marks=pytest.mark.published), 3])
+def test_the_whole_figure(d):
+    with jax.enable_x64(True):
+        x = clusters(50, d, 2)
+        kinds = ("tied", "diag") if d == 2 else ("diag",)
+        models = [jaxem.GaussianMixture(k, kind) for k in (1, 2) for kind in kinds]
+        selection = jaxem.select(models, x, key=jax.random.key(0), n_restarts=2)
+        figure = plot.selection_figure(x, selection, title="Data")
+    figure.savefig(io.BytesIO(), format="png")
+    assert len(figure.axes) == 4
+
+
+def test_states_are_bands_that_tile_the_axis():
+    axes = Figure().add_subplot()
+    plot.states(axes, [0, 0, 1, 1, 1, 0], [10.0, 11, 12, 13, 14, 16], ["low", "high"])
+    edges = [(round(p.get_x(), 6), round(p.get_x() + p.get_width(), 6)) for p in axes.patches]
+    assert edges == [(9.5, 11.5), (11.5, 15.0), (15.0, 17.0)] and axes.get_xlim() == (9.5, 17.0)
+    assert axes.patches[0].get_facecolor() == axes.patches[2].get_facecolor() != axes.patches[1].get_facecolor()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["low", "high"]
+
+
+def test_transition_graph_draws_every_move_that_can_be():
+    axes = Figure().add_subplot()
+    plot.transition_graph(axes, [[0.9, 0.1, 0], [0, 0.8, 0.2], [0.001, 0, 0.999]], ["a", "b", "c"])
+    assert [text.get_text() for text in axes.texts] == ["0.90", "0.10", "0.80", "0.20", "1.00", "a", "b", "c"]
+    arrows = [p for p in axes.patches if type(p).__name__ == "FancyArrowPatch"]
+    assert len(arrows) == 2 and arrows[1].get_linewidth() > arrows[0].get_linewidth()

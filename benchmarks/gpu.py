@@ -121,7 +121,7 @@ def starts(x: np.ndarray, k: int, covariance: str, n_restarts: int, dtype: str) 
 
 
 def iteration(x: np.ndarray, k: int, covariance: str, n_restarts: int, dtype: str) -> tuple[float, float, int]:
-    """Seconds of one iteration of all restarts, seconds of the first call, and how many lanes ended before the last step."""
+    """Seconds of one iteration of all restarts, seconds of the first call, and how many restarts ended before the last step."""
     model = jaxem.GaussianMixture(k, covariance)
     data = jnp.asarray(x, dtype)
     init = jax.tree.map(jnp.asarray, starts(x, k, covariance, n_restarts, dtype))
@@ -137,7 +137,7 @@ def iteration(x: np.ndarray, k: int, covariance: str, n_restarts: int, dtype: st
     begin = time.perf_counter()
     jax.block_until_ready(call(2))
     first = time.perf_counter() - begin
-    # Enough steps for a fifth of a second, few enough that float32 lanes have not yet come to rest.
+    # Enough steps for a fifth of a second, few enough that float32 restarts have not yet come to rest.
     once = differenced(call, 2, 6, 1)
     many = 2 + int(np.clip(0.2 / once, 4, 40))
     each = differenced(call, 2, many)
@@ -244,7 +244,7 @@ def blocks_in_time(n_blocks: int | None) -> Iterator[None]:
 
 
 def chain_iteration(model: jaxem.HMM, data: Any, init: Any, n_restarts: int) -> tuple[float, float, float]:
-    """Seconds of one iteration, seconds of the first call, and the first lane's log-likelihood after two steps."""
+    """Seconds of one iteration, seconds of the first call, and the first restart's log-likelihood after two steps."""
 
     @jax.jit
     def run(data, init, steps):

@@ -1,9 +1,9 @@
-"""Do rounds lose? The best of R = 64 restarts with rounds against finishing every lane, over many keys.
+"""Do rounds lose? The best of R = 64 restarts with rounds against finishing every restart, over many keys.
 
     python benchmarks/rounds.py [--keys 100] [--restarts 64] [--problems easy,hard]
 
 Two problems: an easy one (separated clusters) and a hard one (2-D, K = 10, N = 3 000, overlapping, where
-few lanes find the best). For each it prints how often rounds reach the optimum of the full run, the
+few restarts find the best). For each it prints how often rounds reach the optimum of the full run, the
 largest loss, and the ratio of the times.
 """
 
@@ -51,15 +51,16 @@ def main() -> None:
         best(0, None), best(0, jaxem.Rounds())
         losses, hits, full_time, race_time = [], [], 0.0, 0.0
         for seed in range(args.keys):
-            full, lanes, seconds = best(seed, None)
+            full, restarts, seconds = best(seed, None)
             race, _, race_seconds = best(seed, jaxem.Rounds())
             losses.append(full - race)
-            hits.append((lanes > full - 1e-3).sum())
+            hits.append((restarts > full - 1e-3).sum())
             full_time, race_time = full_time + seconds, race_time + race_seconds
         reached = sum(loss < 1e-3 for loss in losses)
         print(
-            f"{name}: rounds reach the optimum of all lanes for {reached} of {args.keys} keys, largest loss {max(losses):.3f};"
-            f" median lanes at the best {np.median(hits):.0f} of {args.restarts};"
+            f"{name}: rounds reach the optimum of all restarts for {reached} of {args.keys} keys, largest loss"
+            f" {max(losses):.3f};"
+            f" median restarts at the best {np.median(hits):.0f} of {args.restarts};"
             f" time {full_time:.1f} s against {race_time:.1f} s: {full_time / race_time:.1f}x",
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""Where a lane starts: random partitions of the data, or what the user knows.
+"""Where a restart starts: random partitions of the data, or what the user knows.
 
 A strategy has `initialize(model, key, data, weight) -> params`. Distances are measured on the model's
 `features`: for Gaussian families, standardized data.
@@ -23,7 +23,7 @@ class Init:
     needs_key = True
 
     def initialize(self, model: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
-        """Starting parameters of one lane."""
+        """Starting parameters of one restart."""
         x = model.features(data)
         labels = self.partition(key, x, weight.astype(x.dtype), model.n_components)
         return model.start(labels, data, weight, smooth=True)
@@ -123,7 +123,7 @@ class RandomResponsibilities(Init):
 
 @struct
 class Labels(Init):
-    """The M-step from given labels (N,) in 0..K-1 or responsibilities (N, K): every lane starts alike.
+    """The M-step from given labels (N,) in 0..K-1 or responsibilities (N, K): every restart starts alike.
 
     Attributes:
         labels: integers (N,), or floats (N, K) whose rows sum to one.
@@ -152,7 +152,7 @@ Responsibilities = Labels
 
 @struct
 class Quantiles(Init):
-    """Equal shares of the rows in the order of one feature: every lane starts alike.
+    """Equal shares of the rows in the order of one feature: every restart starts alike.
 
     Attributes:
         column: of the model's features.
@@ -171,7 +171,7 @@ class Quantiles(Init):
 
 @struct
 class Each(Init):
-    """Given parameters for each lane.
+    """Given parameters for each restart.
 
     Attributes:
         params: leaves lead with R.

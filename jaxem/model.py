@@ -40,34 +40,36 @@ class Natural:
         """What the density reads: computed once an iteration, outside the scan over blocks."""
         return natural
 
-    def at(self, params: Params) -> Any:
+    def centered(self, params: Params) -> Any:
         """The same with its statistics taken about `params`, where rounding is least. Default: itself."""
         del params
         return self
 
-    def moved(self, stats: PyTree, params: Params) -> PyTree:
-        """Statistics taken about what `at` was given, as those of `self.at(params)`: averages over steps need it.
+    def recentered(self, stats: PyTree, params: Params) -> PyTree:
+        """Statistics taken about what `centered` was given, as those of `self.centered(params)`: averages over steps need it.
 
         Raises:
             TypeError: for what has an origin, and does not say how to move it.
         """
-        if type(self).at is not Natural.at:
-            raise TypeError(f"{type(self).__name__} takes statistics about parameters (at), and has no `moved` to average them")
+        if type(self).at is not Natural.centered:
+            raise TypeError(
+                f"{type(self).__name__} takes statistics about parameters (centered), and has no `recentered` to average them"
+            )
         return stats
 
-    def forms(self, params: Params) -> tuple[Array | int, tuple[Any, ...]]:
+    def variants(self, params: Params) -> tuple[Array | int, tuple[Any, ...]]:
         """Equals in law that differ in arithmetic, cheapest first, and the index of the one safe at `params`."""
         del params
         return 0, (self,)
 
     def exact(self, params: Params) -> Any:
         """About `params`, in the most accurate form."""
-        return self.at(params).forms(params)[1][-1]
+        return self.centered(params).variants(params)[1][-1]
 
     def pseudo_stats(self, params: Params) -> PyTree | None:
         """Conjugate prior as statistics shaped like `natural`: log-prior = <pseudo_stats, natural>.
 
-        Called on what `at` returned; `params` give shapes, never values.
+        Called on what `centered` returned; `params` give shapes, never values.
         """
         del params
         return None
@@ -100,18 +102,18 @@ class Natural:
         del data, xp, present
         return None
 
-    def log_volume(self, data: PyTree, affine: Any) -> Array | float:
+    def log_abs_det(self, data: PyTree, affine: Any) -> Array | float:
         """What log-densities lose in new coordinates: a number, or (N,) where data differ in size."""
         if not self.missing:
-            return affine.log_volume()
-        return affine.log_volume(~(np if isinstance(data, np.ndarray) else jnp).isnan(data))
+            return affine.log_abs_det()
+        return affine.log_abs_det(~(np if isinstance(data, np.ndarray) else jnp).isnan(data))
 
-    def changed(self, affine: Any) -> Any:
+    def rescaled(self, affine: Any) -> Any:
         """The same, priors included, in new coordinates."""
         del affine
         return self
 
-    def change_params(self, params: Params, affine: Any) -> Params:
+    def rescale_params(self, params: Params, affine: Any) -> Params:
         """Parameters in new coordinates."""
         del affine
         return params
@@ -153,17 +155,17 @@ class Model(Natural):
 
     # --- the M-step --------------------------------------------------------------------------
     @property
-    def ascended(self) -> Any:
+    def without_closed_form(self) -> Any:
         """Prefix tree of bools: True for parameters that `m_step` leaves to Optax."""
         return self.m_step is None
 
     # --- the boundary of fit -----------------------------------------------------------------
-    def blank(self, data: PyTree) -> Params | None:
+    def template(self, data: PyTree) -> Params | None:
         """Valid parameters of the shapes that `data` call for, against which `init` is checked; None: no check."""
         del data
         return None
 
-    def change_data(self, data: PyTree, affine: Any) -> PyTree:
+    def rescale_data(self, data: PyTree, affine: Any) -> PyTree:
         """Data in new coordinates, in their own dtype."""
         return affine.data(data)
 
@@ -171,11 +173,11 @@ class Model(Natural):
     needs_key: ClassVar[bool] = True
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
-        """Starting parameters of one lane."""
+        """Starting parameters of one restart."""
         raise NotImplementedError
 
     def initialize_by(self, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
-        """Starting parameters of one lane by a strategy of `jaxem.init`."""
+        """Starting parameters of one restart by a strategy of `jaxem.init`."""
         return strategy.initialize(self, key, data, weight)
 
     # --- after the fit -----------------------------------------------------------------------

@@ -85,19 +85,19 @@ class NormalInverseWishart:
     df: float | Array
     scale: Array
 
-    def changed(self, affine: Any) -> NormalInverseWishart:
+    def rescaled(self, affine: Any) -> NormalInverseWishart:
         """The same prior in new coordinates."""
         change = affine.matrices if jnp.ndim(self.scale) == 2 else affine.covariances
         return NormalInverseWishart(affine.means(self.mean), self.strength, self.df, change(self.scale))
 
-    def pseudo_stats(self, family: Any, blank: PyTree) -> PyTree:
+    def pseudo_stats(self, family: Any, template: PyTree) -> PyTree:
         """Pseudo-statistics shaped like `family.natural`, about the family's origin."""
         shape, kind = family.shape, family.covariance
-        (k, d), dtype = blank["mean"].shape, blank["mean"].dtype
+        (k, d), dtype = template["mean"].shape, template["mean"].dtype
         mean = jnp.broadcast_to(jnp.asarray(self.mean, dtype), (k, d))
         tied = kind == "tied"
         scale = jnp.asarray(self.scale, dtype)
-        scale = scale if tied else jnp.broadcast_to(scale, blank["covariance"].shape)
+        scale = scale if tied else jnp.broadcast_to(scale, template["covariance"].shape)
         if family.origin is not None:
             mean = shape.apply(family.inverse, mean - family.origin)
             scale = shape.congruent(family.inverse, scale)

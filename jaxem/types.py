@@ -20,7 +20,7 @@ Params = Any
 
 
 class Status(enum.IntEnum):
-    """How a lane stands: an int32 in every lane, never a bool."""
+    """How a restart stands: an int32 in every restart, never a bool."""
 
     RUNNING = 0
     CONVERGED = 1
@@ -57,12 +57,12 @@ class Rows:
 
 
 class FitError(RuntimeError):
-    """Every lane of a fit failed; the message counts them by status."""
+    """Every restart of a fit failed; the message counts them by status."""
 
 
 @struct
 class Restarts:
-    """What became of every lane; each field (R,), `history` (R, steps): see `Result.history`."""
+    """What became of every restart; each field (R,), `history` (R, steps): see `Result.history`."""
 
     loglik: Array
     objective: Array
@@ -73,18 +73,18 @@ class Restarts:
 
 @struct
 class Result:
-    """A finished fit: the winning lane, and a line about each of the others.
+    """A finished fit: the winning restart, and a line about each of the others.
 
     Attributes:
-        params: parameters of the winning lane.
+        params: parameters of the winning restart.
         local: its per-datum parameters, or None; leads with N.
         loglik: log-likelihood (or bound) at `params`, in the data's own units.
         objective: log-likelihood + log-prior - penalty: what rose and what stopped.
         status: int32 `Status`.
         stop: int32 `StopReason`.
-        n_steps: EM maps evaluated by the winning lane.
+        n_steps: EM maps evaluated by the winning restart.
         history: its last objective values, oldest first; NaN beyond the steps taken.
-        restarts: all lanes.
+        restarts: all restarts.
         model: the fitted model.
     """
 
@@ -101,12 +101,12 @@ class Result:
 
     @property
     def converged(self) -> Array:
-        """Whether the winning lane met a stopping criterion and is no failure."""
+        """Whether the winning restart met a stopping criterion and is no failure."""
         return self.status == Status.CONVERGED
 
     @property
     def params_converged(self) -> Array:
-        """Whether the winning lane stopped on its parameters, as gradients through the fit need it."""
+        """Whether the winning restart stopped on its parameters, as gradients through the fit need it."""
         on_params = (self.stop == StopReason.PARAM_RTOL) | (self.stop == StopReason.PARAM_ATOL)
         return self.converged & on_params
 
@@ -119,12 +119,12 @@ class Result:
         if isinstance(self.loglik, jax.core.Tracer) or np.ndim(self.loglik):
             return repr(self)
         counts = {s.name: int(np.sum(np.asarray(self.restarts.status) == s)) for s in Status}
-        lanes = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+        restarts = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
         lines = [
             f"{type(self.model).__name__}: {Status(int(self.status)).name} after {int(self.n_steps)} steps"
             f" (stopped by {self.stop_reason})",
             f"log-likelihood {float(self.loglik):.6f}   objective {float(self.objective):.6f}",
-            f"restarts: {lanes}",
+            f"restarts: {restarts}",
         ]
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
             text = np.array2string(np.asarray(leaf), precision=4, suppress_small=True, threshold=40)

@@ -65,10 +65,10 @@ def saved(directory: str) -> float | None:
     paths = jaxem.Checkpoint(directory).paths()
     if not paths:
         return None
-    lanes = archive.read(paths[-1], "checkpoint")[1]
-    running = lanes["lanes.status"] == jaxem.Status.RUNNING
-    # Lanes that lost a race stand where they lost it.
-    return 1.0 if not running[lanes["order"]].any() else float(lanes["lanes.n_steps"].clip(0).mean() / STEPS)
+    restarts = archive.read(paths[-1], "checkpoint")[1]
+    running = restarts["restarts.status"] == jaxem.Status.RUNNING
+    # Restarts that lost a race stand where they lost it.
+    return 1.0 if not running[restarts["order"]].any() else float(restarts["restarts.n_steps"].clip(0).mean() / STEPS)
 
 
 def killed_and_resumed(case: str, share: float, whole: jaxem.Result, seconds: float) -> tuple[bool, float]:

@@ -58,7 +58,7 @@ class ECM(Algorithm):
         params, regularizer = point.params, problem.regularizer
         q = q_function(problem.model, point.stats, params, problem.blocks, point.local)
         whole = expected_objective(problem, point)
-        about = problem.model.at(params)
+        about = problem.model.centered(params)
         moves = regularizer.moves(params)
         for mask in self._masks(params):
             start = params

@@ -47,10 +47,10 @@ def _moves_local(problem: Problem) -> bool:
 
 
 def begun(problem: Problem, params: Params) -> State:
-    """A lane's first state."""
+    """A restart's first state."""
     if not _moves_local(problem):
         return State(params)
-    return State(params, update_local(problem.model.at(params), params, problem.blocks, None))
+    return State(params, update_local(problem.model.centered(params), params, problem.blocks, None))
 
 
 def states(problem: Problem, point: Point, mapped: Params) -> tuple[State, State]:
@@ -156,7 +156,7 @@ class TwoMapsAndJump(Accelerator):
     """A cycle: EM map, EM map, jump; then the EM map of where it landed begins the next.
 
     A jump may lower the objective for a moment: it is kept where the EM map from there does not (Varadhan and
-    Roland 2008, section 5); else the cycle returns to its second map. The lane itself never falls.
+    Roland 2008, section 5); else the cycle returns to its second map. The restart itself never falls.
     """
 
     def begin_jumper(self, dtype: Any, n_params: int) -> PyTree:

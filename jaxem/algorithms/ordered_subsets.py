@@ -14,18 +14,18 @@ from jaxem.engine.em import EM
 from jaxem.engine.problem import Algorithm, Move, Point, Problem
 from jaxem.numerics.blocks import dealt
 from jaxem.numerics.logs import divided
-from jaxem.numerics.trees import any_lane, tree_add, tree_where
+from jaxem.numerics.trees import any_vmapped, tree_add, tree_where
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params
 
 
 @struct
 class Visits:
-    """Memory of a lane.
+    """Memory of a restart.
 
     Attributes:
         pooled: int32, how many of the subsets share one M-step.
-        fallback: the EM map of where the lane stands, to which a failed epoch returns.
+        fallback: the EM map of where the restart stands, to which a failed epoch returns.
         inner: memory of the algorithm that maps.
     """
 
@@ -41,9 +41,9 @@ class OrderedSubsets(Accelerator):
     Subset s holds rows s, s + n_subsets, s + 2 n_subsets, ... A step is an epoch: one E-step and one M-step a
     subset, its statistics scaled up to the weight of all data, then an E-step on all of them. Far from the
     maximum an epoch does the work of `n_subsets` EM maps; near it, it circles about the maximum and may fall.
-    So an epoch is a trial. Where it lowers the objective the lane goes to the EM map instead, and where that
+    So an epoch is a trial. Where it lowers the objective the restart goes to the EM map instead, and where that
     happens, or the gain is small enough to stop, each M-step after it pools twice as many subsets, until it
-    pools all: then the algorithm is EM, and what stops it is as for EM. The lane never falls.
+    pools all: then the algorithm is EM, and what stops it is as for EM. The restart never falls.
 
     Attributes:
         n_subsets: at most the number of rows; best a divisor of it.
@@ -76,9 +76,9 @@ class OrderedSubsets(Accelerator):
         pooled = jnp.where(coarser, 2 * memory.pooled, memory.pooled)
         pooled = jnp.minimum(pooled, self.n_subsets).astype(jnp.int32)
         visits = point.accepted & (pooled < self.n_subsets)
-        # A cond on what holds in any lane stays a branch under vmap.
+        # A cond on what holds in any restart stays a branch under vmap.
         epoch = jax.lax.cond(
-            any_lane(visits), lambda: self._epoch(problem, point, memory.inner, pooled), lambda: (mapped, inner)
+            any_vmapped(visits), lambda: self._epoch(problem, point, memory.inner, pooled), lambda: (mapped, inner)
         )
         params, inner = tree_where(visits, epoch, (mapped, inner))
         return Move(tree_where(point.accepted, params, memory.fallback), visits, Visits(pooled, mapped, inner))

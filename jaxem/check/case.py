@@ -180,8 +180,8 @@ class Case:
         n = n_rows(data)
         dtype = float_dtype(data)
         weight = np.ones(n) if weight is None else check_weight(weight, n)
-        if params is not None and (blank := model.blank(data)) is not None:
-            check_same_shapes(params, blank, "params")
+        if params is not None and (template := model.template(data)) is not None:
+            check_same_shapes(params, template, "params")
         rng = np.random.default_rng(int(jax.random.bits(jax.random.fold_in(key, 0))))
         present = np.flatnonzero(weight > 0)
         rows = np.sort(rng.choice(present, min(len(present), MAX_ROWS), replace=False))
@@ -190,9 +190,9 @@ class Case:
         self.original, self.original_data, self.original_params = model, jax.tree.map(jnp.asarray, data), None
         self.affine = model.coordinates(data, np)
         if self.affine is not None:
-            data = model.change_data(data, self.affine)
-            model = cast(model.changed(self.affine), dtype)
-            params = None if params is None else model.change_params(jax.tree.map(np.asarray, params), self.affine)
+            data = model.rescale_data(data, self.affine)
+            model = cast(model.rescaled(self.affine), dtype)
+            params = None if params is None else model.rescale_params(jax.tree.map(np.asarray, params), self.affine)
         self.model = model
         self.data = jax.tree.map(jnp.asarray, data)
         self.n = len(rows)
@@ -209,7 +209,7 @@ class Case:
         self.params = self.nearby(self.start, 0.1)
         if self.affine is not None:
             back = jax.tree.map(lambda x: np.asarray(x, np.float64), self.affine).inverted()
-            self.original_params = cast(self.model.change_params(jax.tree.map(np.asarray, self.params), back), dtype)
+            self.original_params = cast(self.model.rescale_params(jax.tree.map(np.asarray, self.params), back), dtype)
 
     def nearby(self, params: Params, distance: float) -> Params:
         """A random point about `distance` away in each free coordinate."""

@@ -156,7 +156,7 @@ def _on_mesh(model, params, data, weight, mesh):
 
 @law("vmap-or-loop")
 def vmap_or_loop(case: Case) -> None:
-    """Lanes side by side are lanes one by one."""
+    """Restarts side by side are restarts one by one."""
     params = [case.params, case.nearby(case.params, 0.1)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *params)
     together = jax.vmap(lambda p: expectation(case.model, p, case.data, case.weight, case.n))(stacked)
@@ -164,7 +164,7 @@ def vmap_or_loop(case: Case) -> None:
         alone = case.expectation(params=each)
         # Statistics about other parameters are of another size: that of the larger of the two.
         bound = jax.tree.map(lambda b, x: b + 1e3 * case.eps * np.abs(x).max(initial=0), case.bound(case.weight), alone)
-        compare(jax.tree.map(lambda x, i=i: x[i], together), alone, bound, f"(loglik, stats) of lane {i} under vmap: ")
+        compare(jax.tree.map(lambda x, i=i: x[i], together), alone, bound, f"(loglik, stats) of restart {i} under vmap: ")
 
 
 @law("jit-or-eager")

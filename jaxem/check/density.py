@@ -65,23 +65,23 @@ def _posterior(model, params, data):
     return model.posterior(params, data)
 
 
-@law("forms-agree")
+@law("variants-agree")
 def forms_agree(case: Case) -> None:
-    """`at` and `forms` change the arithmetic, never the law."""
+    """`centered` and `variants` change the arithmetic, never the law."""
     model = case.model
-    about = model.at(case.params)
-    which, forms = about.forms(case.params)
-    elsewhere = model.at(case.start)
-    if len(forms) == 1 and _same(about, model) and _same(elsewhere, model):
+    about = model.centered(case.params)
+    which, variants = about.variants(case.params)
+    elsewhere = model.centered(case.start)
+    if len(variants) == 1 and _same(about, model) and _same(elsewhere, model):
         raise Skip("the model has one form")
     reference = rows_log_prob(model, case.params, case.params, case.data, case.local)
     scores = model.scores(case.params, case.data) if model.scores else None
     rows = Rows(local=case.local, scores=scores)
     # Scores are sums of terms that may be 100 times the result, and cancel.
     bound = 10 * ROUNDING * case.eps * (1 + float(jnp.abs(reference).max()))
-    # Cheaper forms than `which` are not claimed to be accurate here.
-    others = {f"form {i}": form for i, form in enumerate(forms) if i >= int(which)}
-    others |= {"the model about other parameters": elsewhere.forms(case.start)[1][-1], "the model as given": model}
+    # Cheaper variants than `which` are not claimed to be accurate here.
+    others = {f"form {i}": form for i, form in enumerate(variants) if i >= int(which)}
+    others |= {"the model about other parameters": elsewhere.variants(case.start)[1][-1], "the model as given": model}
     for name, other in others.items():
         got = other.log_marginal(other.pack(other.natural(case.params)), case.data, rows)
         compare(got, reference, bound, f"log_marginal of {name}")
@@ -100,7 +100,7 @@ def change_of_coordinates(case: Case) -> None:
         raise Skip("the model offers no coordinates")
     inside = np.asarray(log_prob(case.model, case.params, case.data), np.float64)
     outside = log_prob(case.original, case.original_params, case.original_data)
-    volume = np.asarray(case.model.log_volume(case.data, case.affine), np.float64)
+    volume = np.asarray(case.model.log_abs_det(case.data, case.affine), np.float64)
     # Uncentred data lose as many digits as their offset is larger than their spread.
     offset = float(np.abs(np.asarray(case.affine.shift)).max(initial=0) / np.abs(np.asarray(case.affine.inverse)).max())
     bound = ROUNDING * case.eps * (1 + np.abs(inside).max()) * (1 + offset) ** 2
@@ -108,7 +108,7 @@ def change_of_coordinates(case: Case) -> None:
     back = jax.tree.map(lambda x: np.asarray(x, np.float64), case.affine).inverted()
     moved = case.nearby(case.params, 0.3)
     moved_original = jax.tree.map(
-        lambda x: jnp.asarray(x, case.dtype), case.model.change_params(jax.tree.map(np.asarray, moved), back)
+        lambda x: jnp.asarray(x, case.dtype), case.model.rescale_params(jax.tree.map(np.asarray, moved), back)
     )
     prior = [float(log_prior(case.model, p)) for p in (case.params, moved)]
     own = [float(log_prior(case.original, p)) for p in (case.original_params, moved_original)]

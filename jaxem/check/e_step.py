@@ -47,7 +47,7 @@ def fisher(case: Case) -> None:
 
 @quick_jit
 def _pulled(model, params, data, weight, stats, local):
-    about = model.at(params)
+    about = model.centered(params)
     vector, back = chart(model, params)
     blocked = jax.tree.map(lambda x: x[None], local)
     scores = expected_scores(about, params, one_block(data, weight), blocked) if model.scores else None
@@ -233,7 +233,7 @@ def dtype(case: Case) -> None:
 def _outputs(model, params, data, weight):
     loglik, stats = whole_expectation(model, params, data, weight, n_rows(data))
     outputs = {"e_step": (loglik, stats), "log_prob": model.log_prob(params, data), "local": first_local(model, params, data)}
-    about = model.at(params)
+    about = model.centered(params)
     if about.m_step is not None:
         outputs["m_step"] = about.m_step(with_pseudo(about, stats, params), params)
     if hasattr(model, "posterior"):

@@ -21,32 +21,32 @@ STEPS = 20
 
 
 @quick_jit
-def _advance(problem: Problem, lane: loop.Lane) -> loop.Lane:
-    return loop.step(problem, lane)
+def _advance(problem: Problem, restart: loop.Restart) -> loop.Restart:
+    return loop.step(problem, restart)
 
 
-def _run(case: Case) -> tuple[loop.Lane, list[float]]:
-    """A lane after `STEPS` EM maps, and its objectives; two laws look at it."""
+def _run(case: Case) -> tuple[loop.Restart, list[float]]:
+    """A restart after `STEPS` EM maps, and its objectives; two laws look at it."""
     if "run" not in case.shared:
         case.shared["run"] = _run_afresh(case)
     return case.shared["run"]
 
 
-def _run_afresh(case: Case) -> tuple[loop.Lane, list[float]]:
+def _run_afresh(case: Case) -> tuple[loop.Restart, list[float]]:
     blocks = one_block(case.data, case.weight)
     endless, offset = Stop(loglik_rtol=None), jnp.zeros((), case.dtype)
     problem = Problem(case.model, blocks, EM(), endless, jnp.int32(STEPS + 1), offset, blocks.total_weight())
-    lane = loop.new_lane(problem, case.params)
+    restart = loop.new_restart(problem, case.params)
     values = []
     for _ in range(STEPS + 1):
-        lane = _advance(problem, lane)
-        status = Status(int(lane.status))
+        restart = _advance(problem, restart)
+        status = Status(int(restart.status))
         require(
             status not in (Status.NONFINITE, Status.DECREASED),
             f"the objective must rise; step {len(values)} ends as {status.name} after the objectives {values[-3:]}",
         )
-        values.append(float(lane.objective))
-    return lane, values
+        values.append(float(restart.objective))
+    return restart, values
 
 
 @law("objective-rises")
@@ -61,15 +61,15 @@ def objective_rises(case: Case) -> None:
 @law("coherence")
 def coherence(case: Case) -> None:
     """The log-likelihood and per-datum parameters of a running or finished fit are those of its parameters."""
-    lane, _ = _run(case)
-    local = flat_local(lane.local, case.n)
-    loglik, _ = derived_expectation(case.model, lane.params, case.data, case.weight, local)
-    own = rows_log_prob(case.model, lane.params, lane.params, case.data, local)
+    restart, _ = _run(case)
+    local = flat_local(restart.local, case.n)
+    loglik, _ = derived_expectation(case.model, restart.params, case.data, case.weight, local)
+    own = rows_log_prob(case.model, restart.params, restart.params, case.data, local)
     size = float(case.weight @ (1 + jnp.abs(own)))
     bound = ROUNDING * case.eps * size
-    compare(lane.loglik, loglik, bound, "loglik of a running fit against that of its params")
-    wanted = loglik + log_prior(case.model, lane.params)
-    compare(lane.objective, wanted, bound + _prior_bound(case, lane.params), "its objective")
+    compare(restart.loglik, loglik, bound, "loglik of a running fit against that of its params")
+    wanted = loglik + log_prior(case.model, restart.params)
+    compare(restart.objective, wanted, bound + _prior_bound(case, restart.params), "its objective")
     result = _fit(case, case.data, case.weight, 3)
     if case.model.local is None:
         own = log_prob(case.model, result.params, case.data)

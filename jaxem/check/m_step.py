@@ -15,7 +15,7 @@ from jaxem.check.report import Skip, law, require
 def stationary(case: Case) -> None:
     """The gradient of q vanishes at a closed M-step that claims the maximum."""
     model = case.model
-    about = model.at(case.params)
+    about = model.centered(case.params)
     if about.m_step is None:
         raise Skip("the model has no closed M-step")
     if model.log_prior is not None and not model.m_step_has_prior:
@@ -24,7 +24,7 @@ def stationary(case: Case) -> None:
         raise Skip("m_step does not claim the maximum")
     if bool(model.degenerate(case.after)):
         raise Skip("the M-step ends at a floor, where the gradient need not vanish")
-    mask = jax.tree.map(lambda m, sub: jax.tree.map(lambda _: m, sub), about.ascended, case.params)
+    mask = jax.tree.map(lambda m, sub: jax.tree.map(lambda _: m, sub), about.without_closed_form, case.params)
     free = sets.to_free(model.constraints, case.after)
     closed = np.concatenate([np.full(x.size, not m) for x, m in zip(jax.tree.leaves(free), jax.tree.leaves(mask), strict=True)])
     at = (case.params, case.data, case.weight, case.e[1], case.local)

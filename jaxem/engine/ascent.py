@@ -31,7 +31,7 @@ def ascend(
     scale: Array | float,
     shared: Callable[[Params], Params] = lambda params: params,
 ) -> Params:
-    """Ascend q over the leaves marked in the prefix tree `ascended`, in free coordinates; never falls.
+    """Ascend q over the leaves marked in the prefix tree `without_closed_form`, in free coordinates; never falls.
 
     Args:
         q: objective.

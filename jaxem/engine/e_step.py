@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, fold, refined
-from jaxem.numerics.trees import any_lane
+from jaxem.numerics.trees import any_vmapped
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params, Rows
 
@@ -23,7 +23,7 @@ class Expectation:
 
     Attributes:
         loglik: sum over data of weight * log p, a scalar.
-        stats: expected sufficient statistics, shaped like `model.at(params).natural(params)`.
+        stats: expected sufficient statistics, shaped like `model.centered(params).natural(params)`.
         local: per-datum parameters at `params`, leaves (n_blocks, block, ...), or None.
     """
 
@@ -50,13 +50,13 @@ def unchanged(data: PyTree) -> PyTree:
 
 
 def update_local(
-    model: Model, params: Params, blocks: Blocks, previous: PyTree, changed: Callable[[PyTree], PyTree] = unchanged
+    model: Model, params: Params, blocks: Blocks, previous: PyTree, convert: Callable[[PyTree], PyTree] = unchanged
 ) -> PyTree:
     """Per-datum parameters at `params`, started from `previous`; before and outside the differentiated function."""
     if model.local is None:
         return None
     packed = model.pack(model.natural(params))
-    return jax.lax.map(lambda b: model.local(packed, changed(b[0]), b[1]), (blocks.data, previous))
+    return jax.lax.map(lambda b: model.local(packed, convert(b[0]), b[1]), (blocks.data, previous))
 
 
 def e_step(
@@ -64,20 +64,20 @@ def e_step(
     params: Params,
     blocks: Blocks,
     previous: PyTree = None,
-    changed: Callable[[PyTree], PyTree] = unchanged,
+    convert: Callable[[PyTree], PyTree] = unchanged,
 ) -> Expectation:
     """One pass over the data at `params`.
 
     Args:
-        model: the model; its statistics are taken about `params` (see `Model.at`).
+        model: the model; its statistics are taken about `params` (see `Model.centered`).
         params: where the expectation is taken.
         blocks: the data.
         previous: per-datum parameters to start `model.local` from, or None to start cold.
-        changed: what turns the data of a block into those of the model, block by block in the cache.
+        convert: what turns the data of a block into those of the model, block by block in the cache.
     """
-    model = model.at(params)
-    which, forms = model.forms(params)
-    local = update_local(forms[-1], params, blocks, previous, changed)
+    model = model.centered(params)
+    which, variants = model.variants(params)
+    local = update_local(variants[-1], params, blocks, previous, convert)
 
     # A safer form holds more numbers for each row: smaller blocks keep it in a CPU's cache.
     finer, finer_local = refined((blocks, local), 4 if jax.default_backend() == "cpu" else 1)
@@ -85,26 +85,26 @@ def e_step(
     def by(i: int) -> tuple[Array, PyTree]:
         """The pass by form i or, where that one is not called for, by a cheaper one."""
         if i == 0:
-            return _pass(forms[0], params, blocks, local, changed)
-        safer = partial(_pass, forms[i], params, finer, finer_local, changed)
-        # A cond on what holds in any lane stays a branch under vmap.
-        return jax.lax.cond(any_lane(which >= i), safer, lambda: by(i - 1))
+            return _pass(variants[0], params, blocks, local, convert)
+        safer = partial(_pass, variants[i], params, finer, finer_local, convert)
+        # A cond on what holds in any restart stays a branch under vmap.
+        return jax.lax.cond(any_vmapped(which >= i), safer, lambda: by(i - 1))
 
-    loglik, stats = blocks.over_devices(by(len(forms) - 1))
+    loglik, stats = blocks.over_devices(by(len(variants) - 1))
     return Expectation(loglik, stats, local)
 
 
-def _pass(model: Model, params: Params, blocks: Blocks, local: PyTree, changed: Callable) -> tuple[Array, PyTree]:
+def _pass(model: Model, params: Params, blocks: Blocks, local: PyTree, convert: Callable) -> tuple[Array, PyTree]:
     if model.e_step is not None:
 
         def own(block, local):
-            return model.e_step(params, changed(block.data), block.weight, Rows(local=local, labels=block.labels))
+            return model.e_step(params, convert(block.data), block.weight, Rows(local=local, labels=block.labels))
 
         return fold(own, blocks, local)
     packed, pull = jax.vjp(model.pack, model.natural(params))
 
     def derived(block, local):
-        block = dataclasses.replace(block, data=changed(block.data))
+        block = dataclasses.replace(block, data=convert(block.data))
         rows = block_rows(model, params, block, local)
 
         def total(eta):

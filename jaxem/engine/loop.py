@@ -1,4 +1,4 @@
-"""The one loop: a lane goes E then M until it stops, and everything it holds is of its parameters."""
+"""The one loop: a restart goes E then M until it stops, and everything it holds is of its parameters."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from jaxem.numerics.trees import tree_where
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params, Status, StopReason
 
-#: Objective values that a lane remembers.
+#: Objective values that a restart remembers.
 HISTORY = 1_000
 
 
 @struct
-class Lane:
+class Restart:
     """The state of one restart; `loglik` and `local` are those *of* `params`.
 
     Attributes:
@@ -51,12 +51,12 @@ class Lane:
     history: Array
 
 
-def new_lane(problem: Problem, params: Params) -> Lane:
-    """A lane at `params` that has not seen the data."""
+def new_restart(problem: Problem, params: Params) -> Restart:
+    """A restart at `params` that has not seen the data."""
     dtype = problem.blocks.weight.dtype
     lowest = jnp.full((), -jnp.inf, dtype)
-    local = update_local(problem.model.at(params), params, problem.blocks, None)
-    return Lane(
+    local = update_local(problem.model.centered(params), params, problem.blocks, None)
+    return Restart(
         params=params,
         local=local,
         loglik=lowest,
@@ -72,47 +72,49 @@ def new_lane(problem: Problem, params: Params) -> Lane:
     )
 
 
-def step(problem: Problem, lane: Lane, on: Array | bool = True) -> Lane:
-    """One evaluation of the EM map, at the lane's proposal; a lane that is not `on` does not drift.
+def step(problem: Problem, restart: Restart, on: Array | bool = True) -> Restart:
+    """One evaluation of the EM map, at the restart's proposal; a restart that is not `on` does not drift.
 
     E then M. The first call only evaluates the start.
     """
-    return advance(problem, lane, e_step(problem.model, lane.proposal, problem.blocks, lane.began), on)
+    return advance(problem, restart, e_step(problem.model, restart.proposal, problem.blocks, restart.began), on)
 
 
-def advance(problem: Problem, lane: Lane, expectation: Expectation, on: Array | bool = True) -> Lane:
-    """The lane after the E-step at its proposal, wherever that was taken.
+def advance(problem: Problem, restart: Restart, expectation: Expectation, on: Array | bool = True) -> Restart:
+    """The restart after the E-step at its proposal, wherever that was taken.
 
-    The E-step says whether the lane goes to the proposal, and gives the algorithm what it needs for the next one.
+    The E-step says whether the restart goes to the proposal, and gives the algorithm what it needs for the next one.
     """
-    value = objective(problem, lane.proposal, expectation.loglik).astype(lane.objective.dtype)
+    value = objective(problem, restart.proposal, expectation.loglik).astype(restart.objective.dtype)
     magnitude = value + problem.offset
     rounding = problem.algorithm.rounding
-    status = trouble(lane.objective, value, magnitude, lane.proposal, problem.total_weight, rounding)
+    status = trouble(restart.objective, value, magnitude, restart.proposal, problem.total_weight, rounding)
     sound, finite = status == Status.RUNNING, status != Status.NONFINITE
-    accepted = sound & (~lane.trial | (value >= lane.objective))
-    # A trial that fails is no trouble: the lane stays where it is, and the algorithm turns back.
-    status = jnp.where(lane.trial, jnp.int32(Status.RUNNING), status)
+    accepted = sound & (~restart.trial | (value >= restart.objective))
+    # A trial that fails is no trouble: the restart stays where it is, and the algorithm turns back.
+    status = jnp.where(restart.trial, jnp.int32(Status.RUNNING), status)
 
-    constraints = problem.constraints(lane.params)
-    fired = reason(problem.stop, lane.objective, value, magnitude, lane.params, lane.proposal, constraints)
-    fired = jnp.where((lane.n_steps < 0) | ~accepted, 0, fired)
+    constraints = problem.constraints(restart.params)
+    fired = reason(problem.stop, restart.objective, value, magnitude, restart.params, restart.proposal, constraints)
+    fired = jnp.where((restart.n_steps < 0) | ~accepted, 0, fired)
     point = Point(
-        lane.proposal, expectation.stats, expectation.local, lane.began, value,
+        restart.proposal, expectation.stats, expectation.local, restart.began, value,
         accepted, finite, fired != StopReason.NONE,
     )  # fmt: skip
-    move = problem.algorithm.next(problem, point, lane.memory)
+    move = problem.algorithm.next(problem, point, restart.memory)
 
-    fired = jnp.where(lane.trial, 0, fired)
-    n_steps = lane.n_steps + 1
+    fired = jnp.where(restart.trial, 0, fired)
+    n_steps = restart.n_steps + 1
     running = status == Status.RUNNING
     status = jnp.where(running & (n_steps >= problem.max_steps), jnp.int32(Status.MAX_STEPS), status)
     status = jnp.where(running & (fired != StopReason.NONE), jnp.int32(Status.CONVERGED), status)
 
-    held = (lane.proposal, expectation.local, expectation.loglik.astype(lane.loglik.dtype), value)
-    params, local, loglik, value = tree_where(accepted, held, (lane.params, lane.local, lane.loglik, lane.objective))
+    held = (restart.proposal, expectation.local, expectation.loglik.astype(restart.loglik.dtype), value)
+    params, local, loglik, value = tree_where(
+        accepted, held, (restart.params, restart.local, restart.loglik, restart.objective)
+    )
     new = dataclasses.replace(
-        lane,
+        restart,
         params=params,
         local=local,
         loglik=loglik,
@@ -126,21 +128,21 @@ def advance(problem: Problem, lane: Lane, expectation: Expectation, on: Array | 
         stop=fired.astype(jnp.int32),
         history=(),
     )
-    new = tree_where(jnp.asarray(on), new, dataclasses.replace(lane, history=()))
+    new = tree_where(jnp.asarray(on), new, dataclasses.replace(restart, history=()))
     # Written with `drop` rather than selected, so that the ring is updated in place. A step not taken
     # repeats the value kept: it counts as a step, and the last entry is always the objective.
     slot = jnp.where(on, n_steps % HISTORY, HISTORY)
-    return dataclasses.replace(new, history=lane.history.at[slot].set(value, mode="drop"))
+    return dataclasses.replace(new, history=restart.history.at[slot].set(value, mode="drop"))
 
 
-def finish(problem: Problem, lane: Lane) -> Lane:
-    """The lane after its last step: one that ended with a component at its floor is DEGENERATE."""
-    ended = (lane.status == Status.CONVERGED) | (lane.status == Status.MAX_STEPS)
-    floor = ended & problem.model.degenerate(lane.params)
-    return dataclasses.replace(lane, status=jnp.where(floor, jnp.int32(Status.DEGENERATE), lane.status))
+def finish(problem: Problem, restart: Restart) -> Restart:
+    """The restart after its last step: one that ended with a component at its floor is DEGENERATE."""
+    ended = (restart.status == Status.CONVERGED) | (restart.status == Status.MAX_STEPS)
+    floor = ended & problem.model.degenerate(restart.params)
+    return dataclasses.replace(restart, status=jnp.where(floor, jnp.int32(Status.DEGENERATE), restart.status))
 
 
 def chronological(history: Array, n_steps: Array) -> Array:
-    """A lane's ring of objectives, oldest first."""
+    """A restart's ring of objectives, oldest first."""
     kept = jnp.minimum(n_steps + 1, HISTORY)
     return jnp.roll(history, kept - 1 - n_steps % HISTORY)

@@ -23,7 +23,7 @@ from jaxem.types import Params
 
 def log_prior(model: Model, params: Params) -> Array | float:
     """Conjugate log-prior <pseudo-statistics, natural>, plus the model's own `log_prior`."""
-    model = model.at(params)
+    model = model.centered(params)
     pseudo = model.pseudo_stats(params)
     value = 0.0 if pseudo is None else inner(pseudo, model.natural(params))
     return value + (model.log_prior(params) if model.log_prior else 0.0)
@@ -35,7 +35,7 @@ def with_pseudo(model: Model, stats: PyTree, params: Params) -> PyTree:
     return stats if pseudo is None else tree_add(stats, pseudo)
 
 
-#: Posteriors of at most this many numbers a lane are kept through an M-step; more are recomputed block by block.
+#: Posteriors of at most this many numbers a restart are kept through an M-step; more are recomputed block by block.
 KEPT_POSTERIORS = 1 << 18
 
 
@@ -79,7 +79,7 @@ def expected_scores(model: Model, params: Params, blocks: Blocks, local: PyTree)
 
 def q_function(model: Model, stats: PyTree, params: Params, blocks: Blocks, local: PyTree) -> Callable[[Params], Array]:
     """q(theta) = <stats + pseudo-statistics, natural(theta)> + expected scores + log-prior, at the E-step of `params`."""
-    model = model.at(params)
+    model = model.centered(params)
     total = with_pseudo(model, stats, params)
     scores = expected_scores(model, params, blocks, local) if model.scores else None
 
@@ -103,15 +103,15 @@ def m_step(
     regularizer: Regularizer = Regularizer(),  # noqa: B008
 ) -> Params:
     """New parameters from the statistics of an E-step at `params`."""
-    about = model.at(params)
+    about = model.centered(params)
     scale = jnp.maximum(total_weight, 1)
     closed = params if about.m_step is None else about.m_step(with_pseudo(about, stats, params), params)
     optimizer = optimizer or DEFAULT_OPTIMIZER
     if regularizer.idle and (model.log_prior is None or model.m_step_has_prior):
-        if not any(jax.tree.leaves(about.ascended)):
+        if not any(jax.tree.leaves(about.without_closed_form)):
             return closed
         q = q_function(model, stats, params, blocks, local)
-        return ascend(q, closed, model.constraints, about.ascended, optimizer, inner_steps, scale)
+        return ascend(q, closed, model.constraints, about.without_closed_form, optimizer, inner_steps, scale)
 
     # The closed form maximises something else: it is a start where it is better than none.
     q = q_function(model, stats, params, blocks, local)

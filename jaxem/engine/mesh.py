@@ -1,6 +1,6 @@
 """A fit on several devices: rows, blocks and per-datum parameters stay where they are, and statistics are added up.
 
-The whole loop runs on every device, with its own blocks and lanes; it meets the others in one all-reduce of
+The whole loop runs on every device, with its own blocks and restarts; it meets the others in one all-reduce of
 (loglik, stats) an iteration. Left to the compiler, the sum becomes an all-gather of the data or an all-reduce in
 every block. JAX's checks of what varies over devices are off: they would ask every loop in a model, the user's own
 included, for casts of its carry. What they protect, gradients across devices, is taken nowhere: gradients are taken
@@ -22,10 +22,10 @@ from jax.sharding import PartitionSpec as P
 
 from jaxem.data.validation import is_traced
 from jaxem.distributed import RESTARTS, row_axes
-from jaxem.engine import restarts
-from jaxem.engine.loop import Lane
+from jaxem.engine.loop import Restart
 from jaxem.engine.problem import Problem
 from jaxem.engine.restarts import NEVER, Queue, queued
+from jaxem.engine.restarts import run as run_here
 from jaxem.numerics.blocks import Blocks, cut, replace_absent
 from jaxem.pytree import PyTree
 from jaxem.types import Status
@@ -59,8 +59,8 @@ def row_pieces(mesh: Mesh | None) -> int:
     return 1 if mesh is None else int(np.prod([mesh.shape[name] for name in row_axes(mesh)]))
 
 
-def lane_pieces(mesh: Mesh | None) -> int:
-    """Groups of devices that share the lanes."""
+def restart_pieces(mesh: Mesh | None) -> int:
+    """Groups of devices that share the restarts."""
     return 1 if mesh is None else mesh.shape.get(RESTARTS, 1)
 
 
@@ -118,56 +118,56 @@ def on_devices(problem: Problem, function: Callable[..., Any], in_specs: tuple[A
     return lambda *args: spread(alone, mesh, (specs, *in_specs), out_specs)(problem, *args)
 
 
-def lane_specs(mesh: Mesh | None) -> Lane:
-    """Where the leaves of lanes lie: the lanes along the axis "restarts", their rows along the others."""
+def restart_specs(mesh: Mesh | None) -> Restart:
+    """Where the leaves of restarts lie: the restarts along the axis "restarts", their rows along the others."""
     axis = RESTARTS if mesh is not None and RESTARTS in mesh.axis_names else None
-    fields: dict[str, Any] = {f.name: P(axis) for f in dataclasses.fields(Lane)}
+    fields: dict[str, Any] = {f.name: P(axis) for f in dataclasses.fields(Restart)}
     rows = P(axis, () if mesh is None else row_axes(mesh))
-    return Lane(**{**fields, "local": rows, "began": rows})
+    return Restart(**{**fields, "local": rows, "began": rows})
 
 
-def map_lanes(problem: Problem, function: Callable[..., Lane], lanes: PyTree, *numbers: Any) -> Lane:
-    """`function(problem, lanes, *numbers)` on every device, with its own blocks and its own lanes.
+def map_restarts(problem: Problem, function: Callable[..., Restart], restarts: PyTree, *numbers: Any) -> Restart:
+    """`function(problem, restarts, *numbers)` on every device, with its own blocks and its own restarts.
 
     Args:
-        problem: what the lanes share.
-        function: gives lanes.
-        lanes: leaves lead with R: lanes, or parameters to start them from.
+        problem: what the restarts share.
+        function: gives restarts.
+        restarts: leaves lead with R: restarts, or parameters to start them from.
         numbers: further arguments, the same everywhere.
 
     Returns:
-        Lanes, the same on every device but for `local`, whose rows stay.
+        Restarts, the same on every device but for `local`, whose rows stay.
     """
     mesh = problem.mesh
     if mesh is None:
-        return function(problem, lanes, *numbers)
-    specs = lane_specs(mesh)
-    in_specs = (specs if isinstance(lanes, Lane) else specs.params, *[P()] * len(numbers))
+        return function(problem, restarts, *numbers)
+    specs = restart_specs(mesh)
+    in_specs = (specs if isinstance(restarts, Restart) else specs.params, *[P()] * len(numbers))
 
-    # As many lanes for every group of devices: copies of the last one fill up.
-    count, groups = jax.tree.leaves(lanes)[0].shape[0], lane_pieces(mesh)
+    # As many restarts for every group of devices: copies of the last one fill up.
+    count, groups = jax.tree.leaves(restarts)[0].shape[0], restart_pieces(mesh)
     full = np.minimum(np.arange(-(-count // groups) * groups), count - 1)
-    lanes = jax.tree.map(lambda x: x[full], lanes) if len(full) > count else lanes
-    new = on_devices(problem, function, in_specs, specs)(lanes, *map(jnp.asarray, numbers))
+    restarts = jax.tree.map(lambda x: x[full], restarts) if len(full) > count else restarts
+    new = on_devices(problem, function, in_specs, specs)(restarts, *map(jnp.asarray, numbers))
     new = jax.tree.map(lambda x: x[:count], new) if len(full) > count else new
     same = jax.lax.with_sharding_constraint(dataclasses.replace(new, local=(), began=()), NamedSharding(mesh, P()))
     return dataclasses.replace(same, local=new.local, began=new.began)
 
 
 def run(problem: Problem, queue: Queue, budget: Array | int = NEVER) -> Queue:
-    """`jaxem.engine.restarts.run` on every device; where groups of devices share the lanes, each has a queue of its own."""
-    budget, groups = jnp.asarray(budget), lane_pieces(problem.mesh)
+    """`jaxem.engine.restarts.run` on every device; where groups of devices share the restarts, each has a queue of its own."""
+    budget, groups = jnp.asarray(budget), restart_pieces(problem.mesh)
     if groups == 1:
         fields: dict[str, Any] = {f.name: P() for f in dataclasses.fields(Queue)}
-        specs = Queue(**{**fields, "lanes": lane_specs(problem.mesh)})
-        return on_devices(problem, restarts.run, (specs, P()), specs)(queue, budget)
+        specs = Queue(**{**fields, "restarts": restart_specs(problem.mesh)})
+        return on_devices(problem, run_here, (specs, P()), specs)(queue, budget)
 
-    def own(problem: Problem, lanes: Lane, limit: Array, budget: Array) -> Lane:
-        return restarts.run(problem, queued(lanes, queue.slots.shape[0], None, limit), budget).lanes
+    def own(problem: Problem, restarts: Restart, limit: Array, budget: Array) -> Restart:
+        return run_here(problem, queued(restarts, queue.slots.shape[0], None, limit), budget).restarts
 
-    # Lanes that are not in the queue wait as if they had ended.
-    status = queue.lanes.status
+    # Restarts that are not in the queue wait as if they had ended.
+    status = queue.restarts.status
     chosen = jnp.zeros(status.shape, bool).at[queue.order].set(True)
-    lanes = dataclasses.replace(queue.lanes, status=jnp.where(chosen, status, jnp.int32(Status.MAX_STEPS)))
-    lanes = map_lanes(problem, own, lanes, queue.limit, budget)
-    return dataclasses.replace(queue, lanes=dataclasses.replace(lanes, status=jnp.where(chosen, lanes.status, status)))
+    restarts = dataclasses.replace(queue.restarts, status=jnp.where(chosen, status, jnp.int32(Status.MAX_STEPS)))
+    restarts = map_restarts(problem, own, restarts, queue.limit, budget)
+    return dataclasses.replace(queue, restarts=dataclasses.replace(restarts, status=jnp.where(chosen, restarts.status, status)))

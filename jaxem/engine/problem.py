@@ -1,4 +1,4 @@
-"""What all lanes of one fit share, and the objective that rises."""
+"""What all restarts of one fit share, and the objective that rises."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from jaxem.types import Params
 
 @struct
 class Problem:
-    """All that the lanes of one fit share.
+    """All that the restarts of one fit share.
 
     Attributes:
         model: the model.
         blocks: the data.
-        algorithm: how a lane moves.
+        algorithm: how a restart moves.
         stop: when it stops.
         max_steps: EM maps at most, a number.
         offset: what to add to the objective for the data's own units.
@@ -65,9 +65,9 @@ class Point:
         local: per-datum parameters.
         began: the per-datum parameters from which the E-step made these.
         value: objective.
-        accepted: whether the lane now stands here; else it stands where it stood before.
+        accepted: whether the restart now stands here; else it stands where it stood before.
         sound: whether the objective is a finite number.
-        small: whether a stopping criterion would fire on the change from where the lane stood.
+        small: whether a stopping criterion would fire on the change from where the restart stood.
     """
 
     params: Params
@@ -86,10 +86,10 @@ class Move:
 
     Attributes:
         params: the parameters.
-        trial: False where they are the EM map of where the lane stands, which cannot lower the objective; True
-            where they may: then the lane goes there only if the objective rises.
+        trial: False where they are the EM map of where the restart stands, which cannot lower the objective; True
+            where they may: then the restart goes there only if the objective rises.
         memory: what the algorithm remembers.
-        local: the per-datum parameters from which the E-step is to go on; None: those of where the lane stands.
+        local: the per-datum parameters from which the E-step is to go on; None: those of where the restart stands.
     """
 
     params: Params
@@ -99,7 +99,7 @@ class Move:
 
 
 class Algorithm:
-    """How a lane moves. Subclasses are frozen dataclasses made pytrees by `jaxem.struct`.
+    """How a restart moves. Subclasses are frozen dataclasses made pytrees by `jaxem.struct`.
 
     An algorithm gives `map`, the EM map, and may give `next`, where it wants to go other than there.
     """

@@ -1,4 +1,4 @@
-"""When a lane stops: each criterion on one full EM map, and the guards against silent trouble."""
+"""When a restart stops: each criterion on one full EM map, and the guards against silent trouble."""
 
 from __future__ import annotations
 

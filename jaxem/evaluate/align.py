@@ -24,7 +24,7 @@ def component_axes(model: Model, data: PyTree) -> PyTree | None:
     if name is None or getattr(model, name) < 2:
         return None
     more = dataclasses.replace(model, **{name: getattr(model, name) + 1})  # type: ignore[type-var]
-    now, then = (jax.eval_shape(m.blank, data) for m in (model, more))
+    now, then = (jax.eval_shape(m.template, data) for m in (model, more))
 
     def grown(a: Any, b: Any) -> tuple[int, ...]:
         return tuple(axis for axis, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n)

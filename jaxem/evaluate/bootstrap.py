@@ -19,7 +19,7 @@ from jaxem.evaluate.align import align, component_axes
 from jaxem.evaluate.cross_validation import split_options
 from jaxem.evaluate.information import checked
 from jaxem.fitting.checks import check_key, check_model
-from jaxem.fitting.coordinates import cast, changed, coordinates, volume_lost
+from jaxem.fitting.coordinates import cast, coordinates, rescaled, volume_lost
 from jaxem.fitting.fit import fit
 from jaxem.fitting.layout import rows_width
 from jaxem.model import Model
@@ -181,8 +181,8 @@ def _bootstrap(
         affine = coordinates(model, data, weight, jnp)
     if affine is not None:
         volume = volume_lost(model, data, affine, float_dtype(data))
-        data = model.change_data(data, affine)
-        model, params = changed(model, params, affine)
+        data = model.rescale_data(data, affine)
+        model, params = rescaled(model, params, affine)
     n, dtype = n_rows(data), float_dtype(data)
     side_by_side = n_samples if jax.default_backend() != "cpu" else min(n_samples, SIDE_BY_SIDE)
     if settings.get("block_size") is None:
@@ -206,7 +206,7 @@ def _bootstrap(
         # One after another: (B, N, K) posteriors at once would be B times the memory.
         refitted = jax.lax.map(lambda p: align(model, p, reference, data, axes), refitted)
     if affine is not None:
-        refitted = jax.vmap(lambda p: original.change_params(p, affine.inverted()))(refitted)
+        refitted = jax.vmap(lambda p: original.rescale_params(p, affine.inverted()))(refitted)
     return Bootstrap(refitted, status, loglik, estimate, method)
 
 

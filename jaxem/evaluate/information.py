@@ -248,9 +248,9 @@ def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any
     elif model.missing is None:
         check_rows_finite(data)
     labels = checked_labels(labels, model.label_shape(data), model.n_labels)
-    blank = model.blank(data)
-    if blank is not None:
-        check_same_shapes(params, blank, "params")
+    template = model.template(data)
+    if template is not None:
+        check_same_shapes(params, template, "params")
     # A rate may have come to zero: that is a boundary to report, not an error.
     at_zero = lambda c: sets.NonNegative() if isinstance(c, sets.Positive) else c  # noqa: E731
     full = sets.broadcast(model.constraints, params)
@@ -296,7 +296,7 @@ def _boundary(model: Model, params: Params, data: PyTree, weight: Any, matrix: A
     if affine is None:
         floor = model.at_floor(params)
     else:  # floors are relative to the spread of the data
-        floor = model.changed(affine).at_floor(model.change_params(params, affine))
+        floor = model.rescaled(affine).at_floor(model.rescale_params(params, affine))
     full = sets.broadcast(model.constraints, params)
     is_set = lambda x: isinstance(x, sets.Real)  # noqa: E731
     edge = jax.tree.map(lambda c, x, f: c.edge(x, f), full, params, floor, is_leaf=is_set)

@@ -86,9 +86,9 @@ class Candidate:
 
     Attributes:
         model: the model.
-        result: its fit, or None where every lane failed.
+        result: its fit, or None where every restart failed.
         n_free_params: number of its free parameters.
-        score: the criterion; infinite where every lane failed.
+        score: the criterion; infinite where every restart failed.
     """
 
     model: Model
@@ -98,7 +98,7 @@ class Candidate:
 
     @property
     def degenerate(self) -> bool:
-        """Whether even the best lane ended with a component at its floor, so that its likelihood means nothing."""
+        """Whether even the best restart ended with a component at its floor, so that its likelihood means nothing."""
         return self.result is None or int(self.result.status) == Status.DEGENERATE
 
 

@@ -28,13 +28,13 @@ class Family(Natural):
         """(K, n) log p(x_n | component k) from packed natural parameters; components first, data last."""
         raise NotImplementedError
 
-    def blank(self, data: Array, n_components: int) -> Params:
+    def template(self, data: Array, n_components: int) -> Params:
         """Valid parameters that know nothing, of the shapes that `data` call for."""
         raise NotImplementedError
 
-    def start(self, stats: PyTree, blank: Params) -> Params:
+    def start(self, stats: PyTree, template: Params) -> Params:
         """Parameters from first statistics. Default: the M-step."""
-        return self.m_step(stats, blank)
+        return self.m_step(stats, template)
 
     def features(self, data: Array) -> Array:
         """(N, D) real features in which initialisers measure distance; scaled to unit variance by default."""

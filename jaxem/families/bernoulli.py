@@ -55,14 +55,14 @@ class Bernoulli(Family):
         probs = jnp.clip(ones / jnp.where(total > 0, total, 1), limits.tiny, 1 - limits.eps / 2)
         return {"probs": jnp.where(total > 0, probs, params["probs"])}
 
-    def pseudo_stats(self, blank: Params) -> PyTree | None:
+    def pseudo_stats(self, template: Params) -> PyTree | None:
         if self.prior is None:
             return None
-        like = blank["probs"]
+        like = template["probs"]
         pair = self.prior.pseudo_counts(jnp.zeros((2,), like.dtype))
         return {"log_one": jnp.broadcast_to(pair[1], like.shape), "log_zero": jnp.broadcast_to(pair[0], like.shape)}
 
-    def blank(self, data: Array, n_components: int) -> Params:
+    def template(self, data: Array, n_components: int) -> Params:
         return {"probs": jnp.full((n_components, *data.shape[1:]), 0.5, data.dtype)}
 
     def validate(self, data: Any) -> Any:

@@ -66,10 +66,10 @@ class Categorical(Family):
         total = counts.sum(-1, keepdims=True)
         return {"probs": jnp.where(total > 0, counts / jnp.where(total > 0, total, 1), params["probs"])}
 
-    def pseudo_stats(self, blank: Params) -> PyTree | None:
-        return None if self.prior is None else {"log_probs": self.prior.pseudo_counts(blank["probs"])}
+    def pseudo_stats(self, template: Params) -> PyTree | None:
+        return None if self.prior is None else {"log_probs": self.prior.pseudo_counts(template["probs"])}
 
-    def blank(self, data: Array, n_components: int) -> Params:
+    def template(self, data: Array, n_components: int) -> Params:
         shape = (n_components, *data.shape[1:], self.n_categories)
         return {"probs": jnp.full(shape, 1 / self.n_categories, jnp.zeros(()).dtype)}
 

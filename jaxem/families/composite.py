@@ -56,24 +56,24 @@ class Composite(Natural):
     def pack(self, natural: PyTree) -> PyTree:
         return self._each(lambda part, eta: part.pack(eta), natural)
 
-    def at(self, params: Params) -> Any:
-        return self.with_parts(self._parts_only(self._each(lambda part, p: part.at(p), self.inner(params))))
+    def centered(self, params: Params) -> Any:
+        return self.with_parts(self._parts_only(self._each(lambda part, p: part.centered(p), self.inner(params))))
 
     def _parts_only(self, tree: Any) -> Any:
         return {name: tree[name] for name in self.parts} if isinstance(self.parts, dict) else tree
 
-    def moved(self, stats: PyTree, params: Params) -> PyTree:
-        return self._each(lambda part, s, p: part.moved(s, p), stats, self.inner(params))
+    def recentered(self, stats: PyTree, params: Params) -> PyTree:
+        return self._each(lambda part, s, p: part.recentered(s, p), stats, self.inner(params))
 
-    def forms(self, params: Params) -> tuple[Array | int, tuple[Any, ...]]:
+    def variants(self, params: Params) -> tuple[Array | int, tuple[Any, ...]]:
         """As many as the part with most of them has; a part that has fewer takes its last."""
-        found = self._parts_only(self._each(lambda part, p: _Forms(*part.forms(p)), self.inner(params)))
+        found = self._parts_only(self._each(lambda part, p: _Forms(*part.variants(p)), self.inner(params)))
         each = jax.tree.leaves(found, is_leaf=_is_forms)
 
         def chosen(i: int) -> Any:
-            return self.with_parts(jax.tree.map(lambda f: f.forms[min(i, len(f.forms) - 1)], found, is_leaf=_is_forms))
+            return self.with_parts(jax.tree.map(lambda f: f.variants[min(i, len(f.variants) - 1)], found, is_leaf=_is_forms))
 
-        n_forms = max(len(f.forms) for f in each)
+        n_forms = max(len(f.variants) for f in each)
         return jnp.stack([jnp.asarray(f.which) for f in each]).max(), tuple(map(chosen, range(n_forms)))
 
     def own_pseudo_stats(self, params: Params) -> dict[str, Array] | None:
@@ -103,18 +103,18 @@ class Composite(Natural):
         parts = self._all()
         return parts[0].coordinates(data, xp, present) if len(parts) == 1 else None
 
-    def changed(self, affine: Any) -> Any:
-        return self.with_parts(jax.tree.map(lambda part: part.changed(affine), self.parts, is_leaf=_is_family))
+    def rescaled(self, affine: Any) -> Any:
+        return self.with_parts(jax.tree.map(lambda part: part.rescaled(affine), self.parts, is_leaf=_is_family))
 
-    def change_params(self, params: Params, affine: Any) -> Params:
-        return self.outer(self._each(lambda part, p: part.change_params(p, affine), self.inner(params)))
+    def rescale_params(self, params: Params, affine: Any) -> Params:
+        return self.outer(self._each(lambda part, p: part.rescale_params(p, affine), self.inner(params)))
 
 
 class _Forms:
-    """What `forms` gave, as a leaf."""
+    """What `variants` gave, as a leaf."""
 
-    def __init__(self, which: Any, forms: tuple[Any, ...]) -> None:
-        self.which, self.forms = which, forms
+    def __init__(self, which: Any, variants: tuple[Any, ...]) -> None:
+        self.which, self.variants = which, variants
 
 
 class _Maybe:

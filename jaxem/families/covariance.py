@@ -16,7 +16,7 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.numerics.affine import Kind
 from jaxem.numerics.linalg import PRECISION, cholesky, eye_like, inverse_lower, transpose
-from jaxem.numerics.trees import any_lane
+from jaxem.numerics.trees import any_vmapped
 
 
 def _symmetric(x: Array) -> Array:
@@ -127,7 +127,7 @@ class Full:
             raised = (vectors * jnp.maximum(values, least[..., 0])[..., None, :]) @ transpose(vectors)
             return jnp.where(below, _symmetric(raised), c)
 
-        return jax.lax.cond(any_lane(below.any()), clipped, lambda c: c, covariance)
+        return jax.lax.cond(any_vmapped(below.any()), clipped, lambda c: c, covariance)
 
     def at_floor(self, covariance: Array, floor: Array) -> Array:
         """Bools that broadcast to the covariance: which components, or variances, lie at what `clip` raises them to."""

@@ -47,7 +47,7 @@ class Density(Family):
         start = self.init(jax.random.key(0) if key is None else key) if callable(self.init) else self.init
         return jax.tree.map(lambda x: jnp.asarray(x, dtype), start)
 
-    def blank(self, data: PyTree, n_components: int) -> Params:
+    def template(self, data: PyTree, n_components: int) -> Params:
         return self.initialize(None, data, n_components)
 
     def validate(self, data: Any) -> Any:
@@ -73,7 +73,7 @@ class Density(Family):
         return data
 
     def n_free_params(self, n_components: int, data: PyTree) -> int:
-        free = jax.eval_shape(lambda p: sets.to_free(self.constraints, p), self.blank(data, n_components))
+        free = jax.eval_shape(lambda p: sets.to_free(self.constraints, p), self.template(data, n_components))
         return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(free))
 
 

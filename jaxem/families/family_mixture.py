@@ -66,7 +66,7 @@ class FamilyMixture(Composite, Family):
         scores = self.family.scores(natural["parts"], data)
         return sum_out(scores.reshape(*weights.shape, -1) + weights[..., None], 1)
 
-    def start(self, stats: PyTree, blank: Params) -> Params:
+    def start(self, stats: PyTree, template: Params) -> Params:
         raise ValueError("init: labels tell nothing of the parts of a FamilyMixture; start from a key, or give parameters")
 
     def grouped(self, weights: Array, parts: Params) -> Params:
@@ -78,8 +78,8 @@ class FamilyMixture(Composite, Family):
     def own_pseudo_stats(self, params: Params) -> dict[str, Array] | None:
         return None if self.prior is None else {"log_weights": self.prior.pseudo_counts(params["weights"])}
 
-    def blank(self, data: PyTree, n_components: int) -> Params:
-        parts = self.family.blank(data, n_components * self.n_parts)
+    def template(self, data: PyTree, n_components: int) -> Params:
+        parts = self.family.template(data, n_components * self.n_parts)
         floats = [x.dtype for x in jax.tree.leaves(parts)]
         return {"weights": jnp.full((n_components, self.n_parts), 1 / self.n_parts, floats[0]), "parts": parts}
 

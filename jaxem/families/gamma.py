@@ -37,7 +37,7 @@ class Gamma(Family):
         log_part = jnp.matmul(flat["log"], jnp.log(x), precision=PRECISION)
         return log_part + jnp.matmul(flat["linear"], x, precision=PRECISION) + flat["normalizer"].sum(1)[:, None]
 
-    def start(self, stats: PyTree, blank: Params) -> Params:
+    def start(self, stats: PyTree, template: Params) -> Params:
         """Closed-form approximation to the maximum (Minka 2002)."""
         count = jnp.where(stats["normalizer"] > 0, stats["normalizer"], 1)
         mean = stats["linear"] / count
@@ -45,11 +45,11 @@ class Gamma(Family):
         shape = (3 - gap + jnp.sqrt((gap - 3) ** 2 + 24 * gap)) / (12 * gap)
         present = stats["normalizer"] > 0
         return {
-            "shape": jnp.where(present, shape, blank["shape"]),
-            "rate": jnp.where(present, shape / mean, blank["rate"]),
+            "shape": jnp.where(present, shape, template["shape"]),
+            "rate": jnp.where(present, shape / mean, template["rate"]),
         }
 
-    def blank(self, data: Array, n_components: int) -> Params:
+    def template(self, data: Array, n_components: int) -> Params:
         one = jnp.ones((n_components, *data.shape[1:]), data.dtype)
         return {"shape": one, "rate": one}
 

@@ -1,7 +1,7 @@
 """Gaussian components with full, tied, diagonal or spherical covariances.
 
 Statistics are moments of whitened residuals y = factor^-1 (x - mean) about each component's current
-parameters (`at`), so that neither offsets nor narrow clusters cancel in the M-step. Local scores come in
+parameters (`centered`), so that neither offsets nor narrow clusters cancel in the M-step. Local scores come in
 two forms of equal law: one matrix product W.Phi with the features (1, x, x x^T), fastest; and squared
 residuals |A x + b|^2, needed once a cluster is narrow against the spread of the data.
 """
@@ -30,7 +30,7 @@ from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params
 
 #: Precision (inverse variance, data of unit variance) above which scores use residuals: the product form is off
-#: by up to this many rounding units a row, in float64 enough for a lane to seem to fall.
+#: by up to this many rounding units a row, in float64 enough for a restart to seem to fall.
 NARROW = 1e3
 
 
@@ -42,7 +42,7 @@ class Gaussian(Family):
         covariance: "full" (K, D, D), "tied" (D, D), "diag" (K, D) or "spherical" (K,).
         floor: least eigenvalue of a covariance, relative to the data's covariance ("full", "tied"), to each
             column's variance ("diag") or to their mean ("spherical"). A component at the floor makes a
-            lane DEGENERATE. The estimate is the constrained maximum, eigenvalues clipped. Of full matrices what cannot be
+            restart DEGENERATE. The estimate is the constrained maximum, eigenvalues clipped. Of full matrices what cannot be
             told from singular counts as at the floor too: in float32 variances below 3 D eps of a component's largest.
         prior: normal-inverse-Wishart prior, or None.
         missing: "marginal" where entries may be NaN: missing at random, and summed out (Little and Rubin 2002). A row
@@ -70,13 +70,13 @@ class Gaussian(Family):
     def constraints(self) -> dict[str, Any]:
         return {"mean": sets.Real(), "covariance": self.shape.constraint}
 
-    def at(self, params: Params) -> Gaussian:
+    def centered(self, params: Params) -> Gaussian:
         factor = self.shape.factor(params["covariance"])
         return self._with(origin=params["mean"], factor=factor, inverse=self.shape.inverse(factor))
 
-    def moved(self, stats: PyTree, params: Params) -> PyTree:
+    def recentered(self, stats: PyTree, params: Params) -> PyTree:
         """Moments of y' = step y + shift from those of y."""
-        shape, new, weight = self.shape, self.at(params), stats["center"]
+        shape, new, weight = self.shape, self.centered(params), stats["center"]
         step = shape.product(new.inverse, self.factor)
         shift = shape.apply(new.inverse, self.origin - new.origin)
         before = shape.apply(step, divided(stats["linear"], weight[:, None]))
@@ -85,7 +85,7 @@ class Gaussian(Family):
         square = square + shape.outer(root * after) - shape.outer(root * before)
         return {**stats, "linear": weight[:, None] * after, "square": square}
 
-    def forms(self, params: Params) -> tuple[Array | int, tuple[Gaussian, ...]]:
+    def variants(self, params: Params) -> tuple[Array | int, tuple[Gaussian, ...]]:
         if self.missing:
             return 0, (self,)  # by residuals, always
         inverse = self.shape.inverse(self.shape.factor(params["covariance"])) if self.inverse is None else self.inverse
@@ -191,17 +191,17 @@ class Gaussian(Family):
     def _degrees(self, count: Array, d: int) -> Array:
         return count * d if self.covariance == "spherical" else count
 
-    def pseudo_stats(self, blank: Params) -> PyTree | None:
+    def pseudo_stats(self, template: Params) -> PyTree | None:
         if self.prior is None:
             return None
-        return self.prior.pseudo_stats(self, blank)
+        return self.prior.pseudo_stats(self, template)
 
     def at_floor(self, params: Params) -> dict[str, Array]:
         mean, covariance = params["mean"], params["covariance"]
         found = self.shape.at_floor(covariance, jnp.asarray(self.floor, mean.dtype) * 1.001)
         return {"mean": jnp.zeros(mean.shape, bool), "covariance": jnp.broadcast_to(found, covariance.shape)}
 
-    def blank(self, data: Array, n_components: int) -> Params:
+    def template(self, data: Array, n_components: int) -> Params:
         d = data.shape[1]
         identity = self.shape.identity(n_components, d, data.dtype)
         return {"mean": jnp.zeros((n_components, d), data.dtype), "covariance": identity}
@@ -226,10 +226,10 @@ class Gaussian(Family):
             return standardization(data, "scalar" if kind == "scalar" else "diagonal", xp, present)
         return whitening(data, kind, xp, present)
 
-    def changed(self, affine: Affine) -> Gaussian:
-        return self if self.prior is None else self._with(prior=self.prior.changed(affine))
+    def rescaled(self, affine: Affine) -> Gaussian:
+        return self if self.prior is None else self._with(prior=self.prior.rescaled(affine))
 
-    def change_params(self, params: Params, affine: Affine) -> Params:
+    def rescale_params(self, params: Params, affine: Affine) -> Params:
         change = affine.matrices if self.shape.affine_kind == "full" else affine.covariances
         return {"mean": affine.means(params["mean"]), "covariance": change(params["covariance"])}
 

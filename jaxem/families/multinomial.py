@@ -51,10 +51,10 @@ class Multinomial(Family):
         total = counts.sum(-1, keepdims=True)
         return {"probs": jnp.where(total > 0, counts / jnp.where(total > 0, total, 1), params["probs"])}
 
-    def pseudo_stats(self, blank: Params) -> PyTree | None:
-        return None if self.prior is None else {"log_probs": self.prior.pseudo_counts(blank["probs"])}
+    def pseudo_stats(self, template: Params) -> PyTree | None:
+        return None if self.prior is None else {"log_probs": self.prior.pseudo_counts(template["probs"])}
 
-    def blank(self, data: Array, n_components: int) -> Params:
+    def template(self, data: Array, n_components: int) -> Params:
         v = data.shape[1]
         return {"probs": jnp.full((n_components, v), 1 / v, data.dtype)}
 

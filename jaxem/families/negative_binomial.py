@@ -28,7 +28,7 @@ class NegativeBinomial(Family):
 
     The variance is mean + mean^2 / size. Each count is Poisson with a latent rate, mean * u with u from a gamma
     density of mean one and shape `size` (Greenwood and Yule 1920), which makes the M-step that of a gamma density.
-    Rates are measured in units of the current means (`at`): near Poisson, where u hardly varies, nothing cancels.
+    Rates are measured in units of the current means (`centered`): near Poisson, where u hardly varies, nothing cancels.
     """
 
     origin: Any = None
@@ -37,10 +37,10 @@ class NegativeBinomial(Family):
     def constraints(self) -> dict[str, Any]:
         return {"mean": sets.Positive(), "size": sets.Positive()}
 
-    def at(self, params: Params) -> NegativeBinomial:
+    def centered(self, params: Params) -> NegativeBinomial:
         return dataclasses.replace(self, origin=params["mean"])
 
-    def moved(self, stats: PyTree, params: Params) -> PyTree:
+    def recentered(self, stats: PyTree, params: Params) -> PyTree:
         """Moments of u' = c u from those of u."""
         c = self.origin / params["mean"]
         size = stats["size"] + jnp.log(c) * stats["normalizer"] + (1 - c) * stats["linear"]
@@ -90,7 +90,7 @@ class NegativeBinomial(Family):
             "size": jnp.where(present, gamma_shape(statistic, *SIZES), params["size"]),
         }
 
-    def start(self, stats: PyTree, blank: Params) -> Params:
+    def start(self, stats: PyTree, template: Params) -> Params:
         """Moments; the statistics are those of natural parameters of zero."""
         count = stats["normalizer"]
         present = count > 0
@@ -98,9 +98,9 @@ class NegativeBinomial(Family):
         mean = jnp.maximum(stats["linear"] / count, 1e-3)
         excess = stats["size"] / count - mean**2 - mean
         size = jnp.clip(mean**2 / jnp.maximum(excess, 1e-6), 1e-2, 1e2)
-        return {"mean": jnp.where(present, mean, blank["mean"]), "size": jnp.where(present, size, blank["size"])}
+        return {"mean": jnp.where(present, mean, template["mean"]), "size": jnp.where(present, size, template["size"])}
 
-    def blank(self, data: Array, n_components: int) -> Params:
+    def template(self, data: Array, n_components: int) -> Params:
         one = jnp.ones((n_components, *data.shape[1:]), data.dtype)
         return {"mean": one, "size": one}
 

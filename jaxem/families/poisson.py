@@ -64,14 +64,14 @@ class Poisson(Family):
         rate = stats["log_rate"] / jnp.where(exposure > 0, exposure, 1)
         return {"rate": self._inflated(jnp.where(exposure > 0, jnp.maximum(rate, 0), params["rate"]))}
 
-    def pseudo_stats(self, blank: Params) -> PyTree | None:
+    def pseudo_stats(self, template: Params) -> PyTree | None:
         if self.prior is None:
             return None
-        like = blank["rate"]
+        like = template["rate"]
         fill = lambda value: jnp.broadcast_to(jnp.asarray(value, like.dtype), like.shape)  # noqa: E731
         return {"log_rate": fill(self.prior.shape) - 1, "exposure": fill(self.prior.inverse_scale)}
 
-    def blank(self, data: Array, n_components: int) -> Params:
+    def template(self, data: Array, n_components: int) -> Params:
         return {"rate": self._inflated(jnp.ones((n_components, *data.shape[1:]), data.dtype))}
 
     def validate(self, data: Any) -> Any:

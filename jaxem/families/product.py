@@ -67,8 +67,8 @@ class Product(Composite, Family):
             parts.append(jnp.where(there, family.scores(eta, x), 0))
         return sum(parts[1:], start=parts[0])
 
-    def start(self, stats: PyTree, blank: Params) -> Params:
-        return tuple(f.start(s, b) for f, s, b in zip(self.families, stats, blank, strict=True))
+    def start(self, stats: PyTree, template: Params) -> Params:
+        return tuple(f.start(s, b) for f, s, b in zip(self.families, stats, template, strict=True))
 
     def completed(self, data: Array) -> tuple[Product, Array]:
         families = []
@@ -89,9 +89,9 @@ class Product(Composite, Family):
     def with_parts(self, parts: Any) -> Product:
         return Product(tuple(parts), self.columns)
 
-    def blank(self, data: Array, n_components: int) -> Params:
+    def template(self, data: Array, n_components: int) -> Params:
         parts = zip(self.families, self.columns, strict=True)
-        return tuple(f.blank(self._part(f, jnp.asarray(data), c)[0], n_components) for f, c in parts)
+        return tuple(f.template(self._part(f, jnp.asarray(data), c)[0], n_components) for f, c in parts)
 
     def validate(self, data: Any) -> Any:
         """(N, D) floats; NaN where a part is missing.

@@ -1,6 +1,6 @@
 """Linear regression on inputs, with coefficients and variance of each component or shared by all; and on a series' past.
 
-Statistics are those of residuals about each component's current coefficients (`at`), so that a good fit does not
+Statistics are those of residuals about each component's current coefficients (`centered`), so that a good fit does not
 cancel in the M-step.
 """
 
@@ -65,12 +65,12 @@ class LinearRegression(Family):
         sizes = [params["intercept"].shape, params["variance"].shape, params["coefficients"].shape[:-1]]
         return max((s[0] for s in sizes if s), default=1)
 
-    def at(self, params: Params) -> LinearRegression:
+    def centered(self, params: Params) -> LinearRegression:
         return dataclasses.replace(self, origin=self.lines(params, self._k(params)))
 
-    def moved(self, stats: PyTree, params: Params) -> PyTree:
+    def recentered(self, stats: PyTree, params: Params) -> PyTree:
         """Moments of r' = r - shift . z from those of r."""
-        cross, shift = stats["cross"], self.at(params).origin - self.origin
+        cross, shift = stats["cross"], self.centered(params).origin - self.origin
         pull = jnp.einsum("kpq,kq->kp", stats["gram"], shift, precision=PRECISION)
         square = stats["square"] - (shift * (2 * cross - pull)).sum(-1)
         return {**stats, "square": square, "cross": cross - pull}
@@ -146,7 +146,7 @@ class LinearRegression(Family):
             "variance": jnp.maximum(variance, self.floor + jnp.finfo(variance.dtype).tiny),
         }
 
-    def blank(self, data: PyTree, n_components: int) -> Params:
+    def template(self, data: PyTree, n_components: int) -> Params:
         dtype, width = data["y"].dtype, data["inputs"].shape[-1]
         lead = lambda own: (n_components,) if own else ()  # noqa: E731
         return {
@@ -181,7 +181,7 @@ class LinearRegression(Family):
         return super().features(jnp.concatenate([data["y"][:, None], data["inputs"]], 1))
 
     def n_free_params(self, n_components: int, data: PyTree) -> int:
-        return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(self.blank(data, n_components)))
+        return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(self.template(data, n_components)))
 
     def sample(self, key: Array, params: Params, component: Array) -> dict[str, Array]:
         """`y` given `inputs` drawn from a standard normal distribution: the model says nothing of inputs."""

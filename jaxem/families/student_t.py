@@ -35,7 +35,7 @@ class StudentT(Family):
     Attributes:
         covariance: shape of `scale`: "full" (K, D, D), "tied" (D, D), "diag" (K, D) or "spherical" (K,).
         df: degrees of freedom to hold all components at, or None to estimate those of each.
-        floor: least eigenvalue of a scale, as `Gaussian` has it; a component at the floor makes a lane DEGENERATE.
+        floor: least eigenvalue of a scale, as `Gaussian` has it; a component at the floor makes a restart DEGENERATE.
         missing: "marginal" where entries may be NaN, as `Gaussian` has it; None refuses them.
     """
 
@@ -58,15 +58,15 @@ class StudentT(Family):
         df = sets.Positive() if self.df is None else sets.Fixed()
         return {"mean": sets.Real(), "scale": self.gaussian.shape.constraint, "df": df}
 
-    def at(self, params: Params) -> StudentT:
-        return self._with(self.gaussian.at(_as_gaussian(params)))
+    def centered(self, params: Params) -> StudentT:
+        return self._with(self.gaussian.centered(_as_gaussian(params)))
 
-    def moved(self, stats: PyTree, params: Params) -> PyTree:
-        return self.gaussian.moved(stats, _as_gaussian(params))
+    def recentered(self, stats: PyTree, params: Params) -> PyTree:
+        return self.gaussian.recentered(stats, _as_gaussian(params))
 
-    def forms(self, params: Params) -> tuple[Array | int, tuple[StudentT, ...]]:
-        which, forms = self.gaussian.forms(_as_gaussian(params))
-        return which, tuple(self._with(form) for form in forms)
+    def variants(self, params: Params) -> tuple[Array | int, tuple[StudentT, ...]]:
+        which, variants = self.gaussian.variants(_as_gaussian(params))
+        return which, tuple(self._with(form) for form in variants)
 
     def _degrees(self, like: Array) -> Array:
         return like if self.df is None else jnp.broadcast_to(jnp.asarray(self.df, like.dtype), like.shape)
@@ -110,21 +110,21 @@ class StudentT(Family):
             df = jnp.where(count > 0, 2 * gamma_shape(statistic, DEGREES[0] / 2, DEGREES[1] / 2), df)
         return {"mean": moments["mean"], "scale": moments["covariance"], "df": df}
 
-    def start(self, stats: PyTree, blank: Params) -> Params:
+    def start(self, stats: PyTree, template: Params) -> Params:
         """Plain moments, which the statistics of natural parameters of zero are."""
-        moments = self.gaussian.m_step(stats, _as_gaussian(blank))
+        moments = self.gaussian.m_step(stats, _as_gaussian(template))
         # What a covariance exceeds the scale by, where it is finite.
-        shrink = jnp.clip(1 - 2 / blank["df"], 0.25).min()
-        return {"mean": moments["mean"], "scale": moments["covariance"] * shrink, "df": blank["df"]}
+        shrink = jnp.clip(1 - 2 / template["df"], 0.25).min()
+        return {"mean": moments["mean"], "scale": moments["covariance"] * shrink, "df": template["df"]}
 
     def at_floor(self, params: Params) -> dict[str, Array]:
         found = self.gaussian.at_floor(_as_gaussian(params))
         return {"mean": found["mean"], "scale": found["covariance"], "df": jnp.zeros(params["df"].shape, bool)}
 
-    def blank(self, data: Array, n_components: int) -> Params:
-        blank = self.gaussian.blank(data, n_components)
+    def template(self, data: Array, n_components: int) -> Params:
+        template = self.gaussian.template(data, n_components)
         df = self._degrees(jnp.full((n_components,), 10, data.dtype))
-        return {"mean": blank["mean"], "scale": blank["covariance"], "df": df}
+        return {"mean": template["mean"], "scale": template["covariance"], "df": df}
 
     def validate(self, data: Any) -> Any:
         if self.df is not None and not is_traced(self.df):
@@ -146,8 +146,8 @@ class StudentT(Family):
     def coordinates(self, data: Any, xp: Any, present: Any = None) -> Affine:
         return self.gaussian.coordinates(data, xp, present)
 
-    def change_params(self, params: Params, affine: Affine) -> Params:
-        changed = self.gaussian.change_params(_as_gaussian(params), affine)
+    def rescale_params(self, params: Params, affine: Affine) -> Params:
+        changed = self.gaussian.rescale_params(_as_gaussian(params), affine)
         return {"mean": changed["mean"], "scale": changed["covariance"], "df": params["df"]}
 
     def n_free_params(self, n_components: int, data: Array) -> int:

@@ -78,7 +78,7 @@ class VonMises(Family):
         concentration = params["concentration"]
         return {"mean": jnp.zeros(concentration.shape, bool), "concentration": concentration > 0.999 * CONCENTRATIONS[1]}
 
-    def blank(self, data: Array, n_components: int) -> Params:
+    def template(self, data: Array, n_components: int) -> Params:
         shape = (n_components, *data.shape[1:])
         return {"mean": jnp.zeros(shape, data.dtype), "concentration": jnp.ones(shape, data.dtype)}
 

@@ -89,23 +89,23 @@ def checked_init(model: Model, init: Any, data: PyTree, n_restarts: int, dtype: 
     params = init.params if isinstance(init, starts.Each) else init
     given = jax.tree.map(lambda x: floating(numeric(x, "init"), "init"), params)
     params = jax.tree.map(lambda x: x.astype(np.float64), given)
-    blank = model.blank(data)
+    template = model.template(data)
     if isinstance(init, starts.Each):
         leading = {np.shape(x)[:1] for x in jax.tree.leaves(params)}
         if leading != {(n_restarts,)}:
             raise ValueError(f"init: every leaf of Each must lead with n_restarts={n_restarts}; got {sorted(leading)}")
     single = jax.tree.map(lambda x: x[0], params) if isinstance(init, starts.Each) else params
-    if blank is not None:
-        check_same_shapes(single, blank, "init")
+    if template is not None:
+        check_same_shapes(single, template, "init")
     # Parameters of a float32 fit satisfy their constraints to float32's rounding only, also when the data are float64.
     sets.check(model.constraints, jax.tree.map(lambda x: x.astype(np.float32 if x.dtype.itemsize < 8 else dtype), given))
     return starts.Each(params) if isinstance(init, starts.Each) else params
 
 
 def raise_if_all_failed(result: Result, data: PyTree, weight: Any) -> None:
-    """Raise FitError, naming the first rows at fault, where no lane holds a sound state."""
+    """Raise FitError, naming the first rows at fault, where no restart holds a sound state."""
     statuses = np.asarray(result.restarts.status)
-    if not (statuses == Status.NONFINITE).all():  # any other lane still holds its last sound state
+    if not (statuses == Status.NONFINITE).all():  # any other restart still holds its last sound state
         return
     counts = {s.name: int((statuses == s).sum()) for s in Status if (statuses == s).any()}
     started = np.isfinite(np.asarray(result.restarts.objective)).any()

@@ -16,18 +16,18 @@ from jaxem import init as starts
 from jaxem.engine.m_step import log_prior as model_log_prior
 from jaxem.model import Model
 from jaxem.numerics.blocks import replace_absent
-from jaxem.numerics.trees import any_lane
+from jaxem.numerics.trees import any_vmapped
 from jaxem.pytree import PyTree
 from jaxem.types import Params, Result
 
 
 def coordinates(model: Model, data: PyTree, weight: Any, xp: Any) -> Any:
-    """`Model.coordinates` of the rows that count; under vmap over weights, of those that count in any lane."""
+    """`Model.coordinates` of the rows that count; under vmap over weights, of those that count in any restart."""
     if weight is None:
         return model.coordinates(data, xp)
     if xp is np:
         return model.coordinates(jax.tree.map(lambda x: np.asarray(x)[weight > 0], data), np)
-    present = any_lane(jax.lax.stop_gradient(weight) > 0)
+    present = any_vmapped(jax.lax.stop_gradient(weight) > 0)
     return model.coordinates(replace_absent(data, weight), jnp, present)
 
 
@@ -50,35 +50,35 @@ def _coordinates_jit(model, data, weight):
 def standardized(model: Model, data: PyTree, affine: Any, dtype: Any, mesh: Mesh | None) -> tuple[Array, PyTree]:
     """The log-volume that `affine` takes off, and the data in new coordinates, by arithmetic in float64."""
     if mesh is None:
-        return volume_lost(model, data, affine, dtype), model.change_data(jax.tree.map(np.asarray, data), affine)
+        return volume_lost(model, data, affine, dtype), model.rescale_data(jax.tree.map(np.asarray, data), affine)
     with jax.enable_x64(True):
         return _standardized_jit(model, data, affine, dtype)
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def _standardized_jit(model, data, affine, dtype):
-    new = jax.tree.map(lambda new, old: new.astype(old.dtype), model.change_data(data, affine), data)
+    new = jax.tree.map(lambda new, old: new.astype(old.dtype), model.rescale_data(data, affine), data)
     return volume_lost(model, data, affine, dtype), new
 
 
-def changed(model: Model, init: Any, affine: Any) -> tuple[Model, Any]:
+def rescaled(model: Model, init: Any, affine: Any) -> tuple[Model, Any]:
     """The model and its starting values in new coordinates."""
     if isinstance(init, starts.Each):
         init = starts.Each(_each_changed(model, init.params, affine))
     elif init is not None and not isinstance(init, starts.Init):
-        init = model.change_params(init, affine)
-    return model.changed(affine), init
+        init = model.rescale_params(init, affine)
+    return model.rescaled(affine), init
 
 
 def _each_changed(model: Model, params: Params, affine: Any) -> Params:
     count = len(jax.tree.leaves(params)[0])
-    each = [model.change_params(jax.tree.map(lambda x, i=i: x[i], params), affine) for i in range(count)]
+    each = [model.rescale_params(jax.tree.map(lambda x, i=i: x[i], params), affine) for i in range(count)]
     return jax.tree.map(lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).stack(x), *each)
 
 
 def volume_lost(model: Model, data: PyTree, affine: Any, dtype: Any) -> Array:
     """What log-densities lose in new coordinates, () or (N,)."""
-    return jnp.asarray(model.log_volume(data, affine), dtype)
+    return jnp.asarray(model.log_abs_det(data, affine), dtype)
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
@@ -120,18 +120,18 @@ def in_coordinates(task: Any, wanted: bool, traced: bool) -> tuple[Any, Any, Any
             lambda result: dataclasses.replace(result, model=original),
         )
     if traced:
-        volume, data = volume_lost(original, task.data, affine, dtype), original.change_data(task.data, affine)
+        volume, data = volume_lost(original, task.data, affine, dtype), original.rescale_data(task.data, affine)
     else:
         volume, data = standardized(original, task.data, affine, dtype, mesh)
-    model, init = changed(original, task.init, affine)
+    model, init = rescaled(original, task.init, affine)
     if not traced:
         model, init = cast(model, dtype), cast(init, dtype)
 
     def back(result: Result) -> Result:
         if traced:
-            return restored(original, result, original.change_params(result.params, affine.inverted()))
+            return restored(original, result, original.rescale_params(result.params, affine.inverted()))
         doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
-        params = original.change_params(doubled, affine.inverted())
+        params = original.rescale_params(doubled, affine.inverted())
         return restored_jit(original, result, jax.tree.map(lambda x: np.asarray(x, dtype), params))
 
     return dataclasses.replace(task, model=model, init=init, data=data, volume=volume), affine, back

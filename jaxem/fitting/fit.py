@@ -78,14 +78,14 @@ def fit(
         data: array-like, or a pytree of arrays whose leaves lead with N.
         key: JAX random key of either style; restart i depends on (key, i) alone.
         init: parameters, an earlier `Result`, a strategy of `jaxem.init`, or None for the model's own.
-        n_restarts: R, number of lanes.
+        n_restarts: R, number of restarts.
         weight: (N,) non-negative; 0 is absent, whatever the row holds, 2 is twice. None for all ones.
         labels: (N,) integers, known latent values, -1 for unknown.
-        algorithm: how a lane moves.
+        algorithm: how a restart moves.
         stop: when it stops.
         max_steps: EM maps at most.
         block_size: rows of one block of the E-step; None chooses from shapes and backend.
-        rounds: drop hopeless lanes early instead of finishing every one.
+        rounds: drop hopeless restarts early instead of finishing every one.
         penalty: function of the parameters taken off the objective, or several: `jaxem.L1` on named leaves gives
             exact zeros. A plain function's identity is compiled; numbers in a `jax.tree_util.Partial` or a
             registered dataclass are not.
@@ -103,7 +103,7 @@ def fit(
             in plain calls only.
         checkpoint: directory, or a `jaxem.Checkpoint`, to save the fit in every half a minute, and to go on from:
             the same call made again resumes, on the CPU to the same bits. A directory of another fit is refused.
-        max_seconds: time after which lanes that still run are INTERRUPTED, as by Ctrl-C: the result is the best so far.
+        max_seconds: time after which restarts that still run are INTERRUPTED, as by Ctrl-C: the result is the best so far.
             It is looked at about every .2 s, or after every step that takes longer.
         callback: called with a `jaxem.Snapshot` about every .2 s; returning True stops the fit likewise.
 
@@ -113,7 +113,7 @@ def fit(
     Raises:
         ValueError: for input that no fit could use; the message names the argument.
         TypeError: for data that are not numeric, or a model that is not a registered dataclass.
-        FitError: when every lane failed (called plainly only; inside jit the statuses tell).
+        FitError: when every restart failed (called plainly only; inside jit the statuses tell).
     """
     check_model(model)
     check_algorithm(algorithm)

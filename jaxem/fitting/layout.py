@@ -1,4 +1,4 @@
-"""How a fit's work is cut up: rows of a block, and lanes stepped together, so that it runs well and fits in memory."""
+"""How a fit's work is cut up: rows of a block, and restarts stepped together, so that it runs well and fits in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxem.distributed import agreed, spans_processes
 from jaxem.engine.e_step import block_rows, weighted_total
-from jaxem.engine.mesh import lane_pieces, row_pieces
+from jaxem.engine.mesh import restart_pieces, row_pieces
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, choose_block_size, float_dtype, n_rows, row_width
 from jaxem.pytree import PyTree, static, struct
@@ -28,7 +28,7 @@ class Layout:
     """Structure alone, so that it passes out of jit.
 
     Attributes:
-        width: lanes stepped together.
+        width: restarts stepped together.
         block_size: rows of one block.
     """
 
@@ -41,18 +41,18 @@ def lay_out(model: Model, params: Params, data: PyTree, labels: PyTree, options:
 
     Args:
         model: the model.
-        params: of one lane, for shapes.
+        params: of one restart, for shapes.
         data: all rows.
         labels: theirs, or None.
         options: with `n_restarts`, `block_size` (None: chosen) and `memory_limit` (None: what is available now).
     """
     n, backend, itemsize = n_rows(data) // row_pieces(options.mesh), jax.default_backend(), float_dtype(data).itemsize
-    n_restarts = -(-options.n_restarts // lane_pieces(options.mesh))
+    n_restarts = -(-options.n_restarts // restart_pieces(options.mesh))
 
     def across(width: int) -> int:
         return rows_width(model, params, data, labels, width)
 
-    width = lanes_at_once(n, n_restarts, across(1), backend)
+    width = restarts_at_once(n, n_restarts, across(1), backend)
     block = min(n, options.block_size or choose_block_size(n, across(width), itemsize, backend))
     available = available_bytes() if options.memory_limit is None else options.memory_limit
     available -= n_bytes(data)  # they are copied into blocks
@@ -63,7 +63,7 @@ def lay_out(model: Model, params: Params, data: PyTree, labels: PyTree, options:
 
     first = needed()
     while needed() > available and (width, block) != (1, 1):
-        # Small blocks cost little down to a few hundred rows; then lanes one after another; then what remains.
+        # Small blocks cost little down to a few hundred rows; then restarts one after another; then what remains.
         if block > 256 or width == 1:
             block = -(-block // 2)
         else:
@@ -78,24 +78,24 @@ def lay_out(model: Model, params: Params, data: PyTree, labels: PyTree, options:
     return Layout(width, block)
 
 
-def rows_width(model: Model, params: Params, data: PyTree, labels: PyTree, lanes: int) -> int:
-    """Numbers that one row costs in the widest array of an E-step of all lanes together."""
+def rows_width(model: Model, params: Params, data: PyTree, labels: PyTree, restarts: int) -> int:
+    """Numbers that one row costs in the widest array of an E-step of all restarts together."""
     row = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), data)
     label = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), labels)
     one = Blocks(row, jnp.ones((1,), float_dtype(data)), label)
-    about = model.at(params)
+    about = model.centered(params)
     packed = jax.eval_shape(lambda p: about.pack(about.natural(p)), params)
     local = jax.eval_shape(lambda q: about.local(q, row, None), packed) if about.local else None
 
     def term(params, packed, local):
         return weighted_total(about.log_marginal(packed, row, block_rows(model, params, one, local)), one.weight)
 
-    lane = (params, packed, local)
-    return row_width(jax.vmap(term), *jax.tree.map(lambda s: jnp.zeros((lanes, *s.shape), s.dtype), lane))
+    restart = (params, packed, local)
+    return row_width(jax.vmap(term), *jax.tree.map(lambda s: jnp.zeros((restarts, *s.shape), s.dtype), restart))
 
 
-def lanes_at_once(n: int, n_restarts: int, width: int, backend: str) -> int:
-    """Lanes stepped together: all on an accelerator; on a CPU enough to fill the cores, few enough for the cache."""
+def restarts_at_once(n: int, n_restarts: int, width: int, backend: str) -> int:
+    """Restarts stepped together: all on an accelerator; on a CPU enough to fill the cores, few enough for the cache."""
     if backend != "cpu":
         return n_restarts
     return min(n_restarts, max(16, 500_000 // (n * width)))

@@ -35,7 +35,7 @@ class Snapshot:
         objective: (R,) objective of each restart, in the data's own units; NaN or -inf before the first E-step.
         n_steps: (R,) EM maps evaluated.
         status: (R,) int32 `Status`.
-        result: the fit as it stands, when called; a lane that still runs is RUNNING there. None where the state is
+        result: the fit as it stands, when called; a restart that still runs is RUNNING there. None where the state is
             not at hand.
     """
 
@@ -66,7 +66,7 @@ class Snapshot:
 class Monitor:
     """Shows progress, keeps the time, writes checkpoints, asks the callback, and notes SIGINT; a context manager.
 
-    `between` is called between segments of work, with how the lanes stand. Only where `due` says so
+    `between` is called between segments of work, with how the restarts stand. Only where `due` says so
     must the state itself be handed over, so that otherwise the next segment may be under way already. Of several
     processes all come to the same verdict.
 
@@ -168,20 +168,20 @@ class Monitor:
         # Processes must not run ahead of what they have yet to agree on.
         return self._save_due() or self._callback is not None or spans_processes(self._mesh)
 
-    def between(self, lanes: Any, offset: Any = 0.0, state: PyTree = None, result: Any = None, **about: Any) -> bool:
+    def between(self, restarts: Any, offset: Any = 0.0, state: PyTree = None, result: Any = None, **about: Any) -> bool:
         """Whether to go on.
 
         Args:
-            lanes: what has `status`, `n_steps` and `objective` of all restarts, (R,) each, and `max_steps`.
+            restarts: what has `status`, `n_steps` and `objective` of all restarts, (R,) each, and `max_steps`.
             offset: to add to the objectives for the data's own units.
             state: what a checkpoint holds, where it is at hand.
             result: () -> Result, for the callback.
             **about: what `resume` should say of the state.
         """
-        objective = np.asarray(lanes.objective) + np.asarray(offset)
-        snapshot = Snapshot(self._seconds(), objective, np.asarray(lanes.n_steps), np.asarray(lanes.status), result)
+        objective = np.asarray(restarts.objective) + np.asarray(offset)
+        snapshot = Snapshot(self._seconds(), objective, np.asarray(restarts.n_steps), np.asarray(restarts.status), result)
         if self._line is not None:
-            self._line.show(snapshot.line(self._left(lanes)))
+            self._line.show(snapshot.line(self._left(restarts)))
         stop = self.over()
         if self._callback is not None and result is not None:
             stop |= bool(self._callback(snapshot))
@@ -200,15 +200,15 @@ class Monitor:
         """Whether an interrupt came or the time is up: for work that can be left in the middle."""
         return self._interrupted or (self._max_seconds is not None and self._seconds() >= self._max_seconds)
 
-    def _left(self, lanes: Any) -> float | None:
-        """Seconds until every lane has taken its last step at the pace so far, or until the time limit."""
-        steps, running = np.asarray(lanes.n_steps, np.int64), np.asarray(lanes.status) == Status.RUNNING
+    def _left(self, restarts: Any) -> float | None:
+        """Seconds until every restart has taken its last step at the pace so far, or until the time limit."""
+        steps, running = np.asarray(restarts.n_steps, np.int64), np.asarray(restarts.status) == Status.RUNNING
         limits = [] if self._max_seconds is None else [max(0.0, self._max_seconds - self._seconds())]
         now = self._seconds(), int(steps.sum())
         self._first = self._first or now
         seconds, taken = now[0] - self._first[0], now[1] - self._first[1]
         if taken > 0:
-            limits.append(seconds / taken * int((np.asarray(lanes.max_steps) - steps)[running].sum()))
+            limits.append(seconds / taken * int((np.asarray(restarts.max_steps) - steps)[running].sum()))
         return min(limits, default=None)
 
     def _catch_interrupts(self) -> None:

@@ -113,12 +113,12 @@ def plan(
     with jax.default_matmul_precision("highest"), algorithm.scope():
         begin = begin_jit.lower(task)
         problem, queue, layout = begin.out_info
-        lane = jax.eval_shape(lambda lanes: take(lanes, jnp.int32(0)), queue.lanes)
+        restart = jax.eval_shape(lambda restarts: take(restarts, jnp.int32(0)), queue.restarts)
         return Plan(
             block_size=layout.block_size,
             n_blocks=problem.blocks.weight.shape[0],
             restart_batch=layout.width,
-            flops=operations(jax.make_jaxpr(step)(problem, lane)),
+            flops=operations(jax.make_jaxpr(step)(problem, restart)),
             data_bytes=n_bytes(shapes),
             start_bytes=_held(begin),
             loop_bytes=_held(segment_jit.lower(problem, queue, step_count)),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.distributed import agreed, watchdog
-from jaxem.engine.loop import Lane
+from jaxem.engine.loop import Restart
 from jaxem.engine.mesh import run
 from jaxem.engine.problem import Problem
 from jaxem.engine.restarts import NEVER, Queue, Rounds, active, promoted, stages, take
@@ -27,11 +27,11 @@ FIRST, GROWTH, SECONDS = 2, 16, 0.2
 
 @struct
 class Standing:
-    """How the lanes stand after a segment: what the host reads while the next one runs on the state itself.
+    """How the restarts stand after a segment: what the host reads while the next one runs on the state itself.
 
     Attributes:
-        objective, n_steps, status: (R,) as in `Lane`.
-        going: whether a lane in the queue still runs.
+        objective, n_steps, status: (R,) as in `Restart`.
+        going: whether a restart in the queue still runs.
         max_steps: see `Problem`.
     """
 
@@ -45,8 +45,8 @@ class Standing:
 @partial(jax.jit, donate_argnums=1)
 def _run(problem: Problem, queue: Queue, budget: Array) -> tuple[Queue, Standing]:
     queue = run(problem, queue, budget)
-    lanes, going = queue.lanes, active(take(queue.lanes, queue.order), queue.limit).any()
-    return queue, Standing(lanes.objective, lanes.n_steps, lanes.status, going, problem.max_steps)
+    restarts, going = queue.restarts, active(take(queue.restarts, queue.order), queue.limit).any()
+    return queue, Standing(restarts.objective, restarts.n_steps, restarts.status, going, problem.max_steps)
 
 
 def race_in_segments(
@@ -55,13 +55,13 @@ def race_in_segments(
     width: int,
     rounds: Rounds | None,
     monitor: Monitor,
-    result: Callable[[Lane], Result],
+    result: Callable[[Restart], Result],
     stage: int = 0,
-) -> Lane:
-    """`race`, returning to the host every fifth of a second; when it is stopped, lanes that still ran are INTERRUPTED.
+) -> Restart:
+    """`race`, returning to the host every fifth of a second; when it is stopped, restarts that still ran are INTERRUPTED.
 
     Args:
-        problem: what the lanes share.
+        problem: what the restarts share.
         queue: where they stand; its buffers are given up.
         width: slots.
         rounds: the rules of the race, or None.
@@ -70,24 +70,24 @@ def race_in_segments(
         stage: of the race, to which `queue` belongs.
     """
 
-    def step_lanes(queue: Queue, stage: int) -> Queue:
+    def step_restarts(queue: Queue, stage: int) -> Queue:
         return _run_in_segments(problem, queue, monitor, stage, result)
 
-    return race_watched(queue, width, rounds, monitor, step_lanes, stage)
+    return race_watched(queue, width, rounds, monitor, step_restarts, stage)
 
 
 def race_watched(
     queue: Queue, width: int, rounds: Rounds | None, monitor: Monitor, run: Callable[[Queue, int], Queue], stage: int = 0
-) -> Lane:
+) -> Restart:
     """`race` by a `run` of (queue, stage) that lets the monitor look on, from the host."""
-    last = len(stages(queue.lanes.status.shape[0], rounds)) - 1
+    last = len(stages(queue.restarts.status.shape[0], rounds)) - 1
     queue = run(queue, stage)
     while stage < last and not monitor.stopped:
         stage += 1
-        queue = dataclasses.replace(_order(queue, width, rounds, stage), lanes=queue.lanes)
+        queue = dataclasses.replace(_order(queue, width, rounds, stage), restarts=queue.restarts)
         queue = run(queue, stage)
     monitor.save(queue, stage=stage)
-    return _interrupted(queue) if monitor.stopped else queue.lanes
+    return _interrupted(queue) if monitor.stopped else queue.restarts
 
 
 def resumed(queue: Queue, width: int, rounds: Rounds | None, monitor: Monitor) -> tuple[Queue, int]:
@@ -97,7 +97,7 @@ def resumed(queue: Queue, width: int, rounds: Rounds | None, monitor: Monitor) -
         like = queue
         for stage in range(1, about["stage"] + 1):
             like = jax.eval_shape(lambda q, stage=stage: promoted(q, width, rounds, stage), like)
-        return dataclasses.replace(like, lanes=queue.lanes)  # which know where they lie
+        return dataclasses.replace(like, restarts=queue.restarts)  # which know where they lie
 
     found = monitor.restore(template)
     return (queue, 0) if found is None else (found[1], found[0]["stage"])
@@ -105,11 +105,13 @@ def resumed(queue: Queue, width: int, rounds: Rounds | None, monitor: Monitor) -
 
 @partial(jax.jit, static_argnums=(1, 3))
 def _order(queue: Queue, width: int, rounds: Rounds, stage: int) -> Queue:
-    return dataclasses.replace(promoted(queue, width, rounds, stage), lanes=())
+    return dataclasses.replace(promoted(queue, width, rounds, stage), restarts=())
 
 
-def _run_in_segments(problem: Problem, queue: Queue, monitor: Monitor, stage: int, result: Callable[[Lane], Result]) -> Queue:
-    """`run`, until no lane goes on or the monitor says stop."""
+def _run_in_segments(
+    problem: Problem, queue: Queue, monitor: Monitor, stage: int, result: Callable[[Restart], Result]
+) -> Queue:
+    """`run`, until no restart goes on or the monitor says stop."""
     budget = ahead = FIRST
     usual = None
     queue, standing = _run(problem, queue, jnp.int32(budget))
@@ -123,7 +125,7 @@ def _run_in_segments(problem: Problem, queue: Queue, monitor: Monitor, stage: in
         with watchdog(problem.mesh, usual):
             going = bool(seen.going)  # waits
         usual = max(time.perf_counter() - begun, 1e-9)
-        at_hand = {"state": queue, "result": partial(result, queue.lanes), "stage": stage} if due else {}
+        at_hand = {"state": queue, "result": partial(result, queue.restarts), "stage": stage} if due else {}
         on = monitor.between(seen, problem.offset, **at_hand)
         if not (going and on):
             return queue
@@ -136,8 +138,8 @@ def _run_in_segments(problem: Problem, queue: Queue, monitor: Monitor, stage: in
             queue, standing = _run(problem, queue, jnp.int32(budget))
 
 
-def _interrupted(queue: Queue) -> Lane:
-    """The lanes, those that were not done yet INTERRUPTED."""
-    status = queue.lanes.status
+def _interrupted(queue: Queue) -> Restart:
+    """The restarts, those that were not done yet INTERRUPTED."""
+    status = queue.restarts.status
     left = jnp.zeros(status.shape, bool).at[queue.order].set(True) & (status == Status.RUNNING)
-    return dataclasses.replace(queue.lanes, status=jnp.where(left, jnp.int32(Status.INTERRUPTED), status))
+    return dataclasses.replace(queue.restarts, status=jnp.where(left, jnp.int32(Status.INTERRUPTED), status))

@@ -1,4 +1,4 @@
-"""From a task to a result: lanes at their starts, the race, the winner; in one traced piece or watched from the host."""
+"""From a task to a result: restarts at their starts, the race, the winner; in one traced piece or watched from the host."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from jax import Array
 from jaxem import init as starts
 from jaxem.engine.e_step import weighted_total
 from jaxem.engine.implicit import attached
-from jaxem.engine.loop import HISTORY, Lane, chronological, new_lane
-from jaxem.engine.mesh import cut_on, map_lanes, run, uncut
+from jaxem.engine.loop import HISTORY, Restart, chronological, new_restart
+from jaxem.engine.mesh import cut_on, map_restarts, run, uncut
 from jaxem.engine.problem import Problem
 from jaxem.engine.restarts import Queue, best_first, race, settle, staged, take, unrolled
 from jaxem.fitting.coordinates import cast
@@ -51,7 +51,7 @@ def posed(task: Task, layout: Layout) -> Problem:
 
 
 def begin(task: Task) -> tuple[Problem, Queue, Layout]:
-    """The data cut into blocks, and all lanes at their starts, queued."""
+    """The data cut into blocks, and all restarts at their starts, queued."""
     model, options = task.model, task.options
     starting = starting_params(task)
     starting = options.regularizer.restored(starting, starting)
@@ -60,17 +60,17 @@ def begin(task: Task) -> tuple[Problem, Queue, Layout]:
     layout = options.layout or lay_out(model, first, task.data, task.labels, options)
     problem = posed(task, layout)
 
-    def begun(problem: Problem, starting: Params) -> Lane:
+    def begun(problem: Problem, starting: Params) -> Restart:
         if model.local is None:
-            return jax.vmap(lambda p: new_lane(problem, p))(starting)
+            return jax.vmap(lambda p: new_restart(problem, p))(starting)
         # A pass over the data.
-        return jax.lax.map(lambda p: new_lane(problem, p), starting, batch_size=layout.width)
+        return jax.lax.map(lambda p: new_restart(problem, p), starting, batch_size=layout.width)
 
-    return problem, staged(map_lanes(problem, begun, starting), layout.width, options.rounds), layout
+    return problem, staged(map_restarts(problem, begun, starting), layout.width, options.rounds), layout
 
 
 def starting_params(task: Task) -> Params:
-    """Starting parameters of all lanes, leaves (R, ...); lane i depends on (key, i) alone."""
+    """Starting parameters of all restarts, leaves (R, ...); restart i depends on (key, i) alone."""
     model, data, weight, init, n_restarts = task.model, task.data, task.weight, task.init, task.options.n_restarts
     if isinstance(init, starts.Each):
         return jax.tree.map(jnp.asarray, init.params)
@@ -83,25 +83,25 @@ def starting_params(task: Task) -> Params:
         data = replace_absent(data, weight)
 
     def one(i: Array) -> Params:
-        lane_key = None if task.key is None else jax.random.fold_in(task.key, i)
+        restart_key = None if task.key is None else jax.random.fold_in(task.key, i)
         if init is None:
-            return model.initialize(lane_key, data, weight)
-        return model.initialize_by(init, lane_key, data, weight)
+            return model.initialize(restart_key, data, weight)
+        return model.initialize_by(init, restart_key, data, weight)
 
     batch = max(1, min(n_restarts, (1 << 24) // max(1, task.n)))
     return cast(jax.lax.map(one, jnp.arange(n_restarts), batch_size=batch), task.dtype)
 
 
-def unrolled_lanes(problem: Problem, lanes: Lane, n_steps: int) -> Lane:
-    """`n_steps` EM maps of every lane."""
-    return map_lanes(problem, lambda problem, lanes: unrolled(problem, lanes, n_steps), lanes)
+def unrolled_restarts(problem: Problem, restarts: Restart, n_steps: int) -> Restart:
+    """`n_steps` EM maps of every restart."""
+    return map_restarts(problem, lambda problem, restarts: unrolled(problem, restarts, n_steps), restarts)
 
 
-def end(problem: Problem, lanes: Lane, n: int) -> Result:
+def end(problem: Problem, restarts: Restart, n: int) -> Result:
     """The winner, and a line about each of the others; `n` data."""
-    lanes, offset = settle(problem, lanes), problem.offset
-    winner = take(lanes, best_first(lanes)[0])
-    histories = jax.vmap(chronological)(lanes.history, lanes.n_steps) + offset
+    restarts, offset = settle(problem, restarts), problem.offset
+    winner = take(restarts, best_first(restarts)[0])
+    histories = jax.vmap(chronological)(restarts.history, restarts.n_steps) + offset
     return Result(
         params=winner.params,
         local=uncut(problem.mesh, winner.local, n),
@@ -111,12 +111,12 @@ def end(problem: Problem, lanes: Lane, n: int) -> Result:
         stop=winner.stop,
         n_steps=winner.n_steps,
         history=chronological(winner.history, winner.n_steps) + offset,
-        restarts=Restarts(lanes.loglik + offset, lanes.objective + offset, lanes.status, lanes.n_steps, histories),
+        restarts=Restarts(restarts.loglik + offset, restarts.objective + offset, restarts.status, restarts.n_steps, histories),
         model=problem.model,
     )
 
 
-begin_jit, end_jit, unrolled_jit = jax.jit(begin), jax.jit(end, static_argnums=2), jax.jit(unrolled_lanes, static_argnums=2)
+begin_jit, end_jit, unrolled_jit = jax.jit(begin), jax.jit(end, static_argnums=2), jax.jit(unrolled_restarts, static_argnums=2)
 
 
 def solve(task: Task) -> Result:
@@ -125,7 +125,7 @@ def solve(task: Task) -> Result:
     with task.algorithm.scope():
         if options.unroll is not None:
             problem, queue, _ = begin(task)
-            return end(problem, unrolled_lanes(problem, queue.lanes, options.unroll), task.n)
+            return end(problem, unrolled_restarts(problem, queue.restarts, options.unroll), task.n)
         problem, queue, layout = begin(jax.lax.stop_gradient(task))
         result = end(problem, race(problem, queue, layout.width, options.rounds, run), task.n)
         return attached(posed(task, layout), result)
@@ -136,11 +136,11 @@ def solve_watched(
 ) -> Result:
     """The same from the host, watched by `monitor`; `back` puts a result into the data's own units."""
 
-    def ended(lanes: Lane) -> Result:
-        return back(end_jit(problem, lanes, n))
+    def ended(restarts: Restart) -> Result:
+        return back(end_jit(problem, restarts, n))
 
     if options.unroll is not None:
-        return ended(unrolled_jit(problem, queue.lanes, options.unroll))
+        return ended(unrolled_jit(problem, queue.restarts, options.unroll))
     monitor.about["layout"] = dataclasses.asdict(layout)
     queue, stage = resumed(queue, layout.width, options.rounds, monitor)
     return ended(race_in_segments(problem, queue, layout.width, options.rounds, monitor, ended, stage))

@@ -21,7 +21,7 @@ from jax.custom_batching import custom_vmap
 
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.logs import divided, safe_log
-from jaxem.numerics.trees import any_lane, pairwise_sum
+from jaxem.numerics.trees import any_vmapped, pairwise_sum
 from jaxem.pytree import struct
 
 #: From this many numbers on, likelihoods are exponentiated all at once, outside the recursion.
@@ -124,7 +124,7 @@ def forward(transition: Array, scores: Array, predicted: Array) -> Ahead:
 
     # The maximum over all states will do as long as the reachable ones keep enough of the mass, which shows afterwards.
     top = jax.lax.stop_gradient(scores.max(1))
-    possible = ~any_lane(~jnp.isfinite(top).all())
+    possible = ~any_vmapped(~jnp.isfinite(top).all())
     top = jnp.where(jnp.isfinite(top), top, 0)
     scores = scores - top[:, None]
     # In a branch by itself, and of a lone lane along one axis: else XLA's exponential takes several times as long on a CPU.
@@ -222,7 +222,7 @@ def _times_over_sum(with_sum: Array, x: Array) -> Array:
 
 def _lost(mass: Array) -> Array:
     """Whether so little is left anywhere, in any lane, that digits are lost; NaN counts."""
-    return any_lane(~(jax.lax.stop_gradient(mass) >= jnp.sqrt(jnp.finfo(mass.dtype).tiny)).all())
+    return any_vmapped(~(jax.lax.stop_gradient(mass) >= jnp.sqrt(jnp.finfo(mass.dtype).tiny)).all())
 
 
 def _reachable(message: Array, mass: Array) -> Array:

@@ -110,7 +110,7 @@ class Ancestry(Model):
         check_rows(array, missing | np.isin(array, (0, 1, 2)), "genotypes 0, 1, 2, negative or NaN where missing")
         return np.where(missing, -1, array).astype(np.int8)
 
-    def blank(self, data: Array) -> Params:
+    def template(self, data: Array) -> Params:
         k = self.n_populations
         return {"ancestry": jnp.full((data.shape[1], k), 1 / k, jnp.zeros(()).dtype)}
 

@@ -44,7 +44,7 @@ class CensoredRegression(Model):
     constraints: ClassVar[Any] = {"coefficients": sets.Real(), "variance": sets.Positive()}
     needs_key: ClassVar[bool] = False
 
-    def at(self, params: Params) -> CensoredRegression:
+    def centered(self, params: Params) -> CensoredRegression:
         """Statistics are those of residuals about the current coefficients, so that a good fit does not cancel."""
         return dataclasses.replace(self, origin=params["coefficients"])
 
@@ -125,7 +125,7 @@ class CensoredRegression(Model):
     #: Infinite ends are no missing rows.
     missing: ClassVar[str] = "marginal"  # type: ignore[misc]
 
-    def blank(self, data: PyTree) -> Params:
+    def template(self, data: PyTree) -> Params:
         dtype = data["lower"].dtype
         width = _design(jax.tree.map(lambda x: x[:1], data)).shape[1]
         return {"coefficients": jnp.zeros((width,), dtype), "variance": jnp.ones((), dtype)}

@@ -77,7 +77,7 @@ class FactorAnalysis(Model):
         n_factors: Q, less than D.
         noise: "diag", a variance for each column, or "isotropic", one for all: probabilistic principal components.
         floor: least noise, relative to its column's variance ("diag") or their mean ("isotropic"); factanal of R has
-            0.005. The estimate is the constrained maximum. A column near the floor, a Heywood case, makes a lane
+            0.005. The estimate is the constrained maximum. A column near the floor, a Heywood case, makes a restart
             DEGENERATE.
         pattern: (D, Q) bools, False where a loading is held at zero (confirmatory factor analysis), or None.
     """
@@ -97,11 +97,11 @@ class FactorAnalysis(Model):
         return {"loadings": loadings, "mean": sets.Real(), "noise": sets.Positive()}
 
     # --- the density -------------------------------------------------------------------------
-    def at(self, params: Params) -> FactorAnalysis:
+    def centered(self, params: Params) -> FactorAnalysis:
         return dataclasses.replace(self, origin=_weights(params))
 
     def natural(self, params: Params) -> dict[str, Array]:
-        """Of the regression of each column on v = (z, 1), r its residual x - origin v at the weights of `at`.
+        """Of the regression of each column on v = (z, 1), r its residual x - origin v at the weights of `centered`.
 
         Leaves `own` (D,), t = r^2; `cross` (D, Q + 1), t = r v; `outer` (D, Q + 1, Q + 1), t = v v^T; and
         `log_det` (D,), t = 1; all zero for a column that the row does not show.
@@ -199,7 +199,7 @@ class FactorAnalysis(Model):
             raise ValueError(f"pattern must have shape {(d, q)}, columns by factors; got {np.shape(self.pattern)}")
         return data
 
-    def blank(self, data: Array) -> Params:
+    def template(self, data: Array) -> Params:
         d, dtype = data.shape[1], data.dtype
         noise = jnp.ones((d,) if self.noise == "diag" else (), dtype)
         return {"loadings": jnp.zeros((d, self.n_factors), dtype), "mean": jnp.zeros((d,), dtype), "noise": noise}
@@ -207,7 +207,7 @@ class FactorAnalysis(Model):
     def coordinates(self, data: Any, xp: Any, present: Any = None) -> Affine:
         return standardization(data, "diagonal" if self.noise == "diag" else "scalar", xp, present)
 
-    def change_params(self, params: Params, affine: Affine) -> Params:
+    def rescale_params(self, params: Params, affine: Affine) -> Params:
         return {
             "loadings": affine.differences(params["loadings"].T).T,
             "mean": affine.means(params["mean"]),

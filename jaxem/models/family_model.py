@@ -43,7 +43,7 @@ class FamilyModel(Composite, Model):
         return {**self.latent_constraints, self.part: self._family.constraints}
 
     @property
-    def ascended(self) -> dict[str, bool]:
+    def without_closed_form(self) -> dict[str, bool]:
         return {**dict.fromkeys(self.latent_constraints, False), self.part: self._family.m_step is None}
 
     @property

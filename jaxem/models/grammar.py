@@ -84,7 +84,7 @@ class Grammar(Model):
         check_rows(x, valid, f"codes 0..{self.n_terminals - 1}", "data x")
         return Sequences(np.where(data.valid(), x, 0).astype(np.int32), length.astype(np.int32))
 
-    def blank(self, data: PyTree) -> Params:
+    def template(self, data: PyTree) -> Params:
         del data
         shape = (self.n_symbols, self.n_symbols**2 + self.n_terminals)
         share = jnp.ones(shape) if self.allowed is None else jnp.asarray(self.allowed, jnp.zeros(()).dtype)
@@ -95,13 +95,13 @@ class Grammar(Model):
         assert key is not None
         s = self.n_symbols
         share = jax.random.exponential(key, (s, s * s + self.n_terminals), weight.dtype)
-        share = jnp.where(self.blank(data)["rules"] > 0, share, 0)
+        share = jnp.where(self.template(data)["rules"] > 0, share, 0)
         parts = [share[:, : s * s], share[:, s * s :]]
         share = jnp.concatenate([divided(part, part.sum(1, keepdims=True)) for part in parts], 1)
         return {"rules": share / share.sum(1, keepdims=True)}
 
     def n_free_params(self, data: PyTree) -> int:
-        return int((np.asarray(self.blank(data)["rules"]) > 0).sum()) - self.n_symbols
+        return int((np.asarray(self.template(data)["rules"]) > 0).sum()) - self.n_symbols
 
     # --- after the fit -----------------------------------------------------------------------
     def spans(self, params: Params, data: Any) -> Array:

@@ -80,7 +80,7 @@ class ItemResponse(Model):
             raise ValueError(f"data must hold answers to every item; column {int(np.isnan(array).all(0).argmax())} has none")
         return array
 
-    def blank(self, data: Array) -> Params:
+    def template(self, data: Array) -> Params:
         zero = jnp.zeros((data.shape[1],), data.dtype)
         return {"slope": jnp.ones((), data.dtype) if self.rasch else zero + 1, "intercept": zero}
 
@@ -91,7 +91,7 @@ class ItemResponse(Model):
         right = weight @ (data == 1) + 0.5
         wrong = weight @ (seen & (data == 0)) + 0.5
         # A normal ability flattens the logistic curve, by about a sixth at a slope of one.
-        return {**self.blank(data), "intercept": 1.2 * (jnp.log(right) - jnp.log(wrong)).astype(data.dtype)}
+        return {**self.template(data), "intercept": 1.2 * (jnp.log(right) - jnp.log(wrong)).astype(data.dtype)}
 
     def posterior(self, params: Params, data: Array) -> tuple[Array, Array]:
         """(N,) posterior means and standard deviations of the abilities."""

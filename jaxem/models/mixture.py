@@ -84,9 +84,9 @@ class Mixture(FamilyModel):
             raise ValueError(f"data must have at least n_components={self.n_components} rows; got {n}")
         return data
 
-    def blank(self, data: PyTree) -> Params:
+    def template(self, data: PyTree) -> Params:
         """Valid parameters that know nothing, of the right shapes."""
-        components = self.family.blank(data, self.n_components)
+        components = self.family.template(data, self.n_components)
         dtype = jax.tree.leaves(components)[0].dtype
         return {"weights": jnp.full((self.n_components,), 1 / self.n_components, dtype), "components": components}
 
@@ -100,7 +100,7 @@ class Mixture(FamilyModel):
     def initialize_by(self, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
         family, k = self.family, self.n_components
         if isinstance(family, Density):
-            return {**self.blank(data), "components": family.initialize(key, data, k)}
+            return {**self.template(data), "components": family.initialize(key, data, k)}
         if isinstance(family, FamilyMixture) and strategy.needs_key:
             fine = Mixture(k * family.n_parts, family.family).initialize_by(strategy, key, data, weight)
             components = family.grouped(fine["weights"], fine["components"])
@@ -117,9 +117,9 @@ class Mixture(FamilyModel):
             smooth: add to each component one row's worth of the statistics of all, so that none is empty or flat.
         """
         family, data = self.family.completed(data)
-        model, blank = self._with(family), self.blank(data)
+        model, template = self._with(family), self.template(data)
         # With all natural parameters at zero every score is equal: the posterior is what is given.
-        natural = jax.tree.map(jnp.zeros_like, self.natural(blank))
+        natural = jax.tree.map(jnp.zeros_like, self.natural(template))
         packed, pull = jax.vjp(model.pack, natural)
         labels = responsibilities
         if jnp.issubdtype(labels.dtype, jnp.floating):
@@ -136,7 +136,7 @@ class Mixture(FamilyModel):
 
         (stats,) = pull(fold(lambda block: jax.grad(total)(packed, block), blocks))
         weights = stats["log_weights"] / stats["log_weights"].sum()
-        return {"weights": weights, "components": self.family.start(stats["components"], blank["components"])}
+        return {"weights": weights, "components": self.family.start(stats["components"], template["components"])}
 
     # --- after the fit -----------------------------------------------------------------------
     def posterior(self, params: Params, data: PyTree) -> Array:

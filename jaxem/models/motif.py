@@ -137,7 +137,7 @@ class Motif(Model):
             raise ValueError(f"every sequence must have width={self.width} known letters in a row; sequence {row} has not")
         return {"x": x.astype(np.int8), "open": free.astype(np.zeros(0, jnp.zeros(()).dtype).dtype)}
 
-    def blank(self, data: PyTree) -> Params:
+    def template(self, data: PyTree) -> Params:
         dtype = data["open"].dtype
         quarter = jnp.full((4,), 0.25, dtype)
         presence = jnp.asarray(1.0 if self.every else 0.5, dtype)
@@ -154,10 +154,10 @@ class Motif(Model):
     def _start(self, window: Array, data: PyTree, weight: Array) -> Params:
         letters = weight @ jax.nn.one_hot(data["x"], 4, dtype=weight.dtype).sum(1) + 1
         background = letters / letters.sum()
-        return {**self.blank(data), "background": background, "motif": (window + background) / 2}
+        return {**self.template(data), "background": background, "motif": (window + background) / 2}
 
     def starts(self, data: PyTree) -> Each:
-        """Every different window of the data, softened, as the start of a lane: `init=starts, n_restarts=len(starts)`."""
+        """Every different window of the data, softened, as the start of a restart: `init=starts, n_restarts=len(starts)`."""
         data = self.validate(data)
         windows, whole = self._windows(jnp.asarray(data["x"]), data["open"].dtype)
         free = np.lib.stride_tricks.sliding_window_view(data["open"], self.width, 1).min(-1) > 0.5

@@ -124,17 +124,17 @@ class Proportions(Model):
     def _n_parts(self, data: PyTree) -> int:
         return self.n_parts if self.n_parts is not None else data.shape[1]
 
-    def blank(self, data: PyTree) -> Params:
+    def template(self, data: PyTree) -> Params:
         k = self._n_parts(data)
         return {"shares": jnp.full((k,), 1 / k, float_dtype(data))}
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
         """Without a key equal shares, from which one part to a configuration leads to the maximum; else random ones."""
         del weight
-        blank = self.blank(data)
+        template = self.template(data)
         if key is None:
-            return blank
-        drawn = jax.random.exponential(key, blank["shares"].shape, blank["shares"].dtype)
+            return template
+        drawn = jax.random.exponential(key, template["shares"].shape, template["shares"].dtype)
         return {"shares": drawn / drawn.sum()}
 
     # --- after the fit -----------------------------------------------------------------------

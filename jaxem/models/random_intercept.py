@@ -92,7 +92,7 @@ class RandomIntercept(Model):
             out["inputs"] = np.where(np.isfinite(out["inputs"]), out["inputs"], 0)
         return out if isinstance(data, dict) else y
 
-    def blank(self, data: PyTree) -> Params:
+    def template(self, data: PyTree) -> Params:
         one = jnp.ones((), _arrays(jax.tree.map(lambda x: x[:1], data))[0].dtype)
         width = _arrays(jax.tree.map(lambda x: x[:1], data))[2].shape[-1]
         return {"coefficients": jnp.zeros((width,), one.dtype), "level_variance": one, "noise_variance": one}
@@ -128,7 +128,7 @@ class RandomIntercept(Model):
         return {**data, "y": drawn} if isinstance(data, dict) else drawn
 
     def n_free_params(self, data: PyTree) -> int:
-        return self.blank(data)["coefficients"].shape[0] + 2
+        return self.template(data)["coefficients"].shape[0] + 2
 
 
 def _arrays(data: PyTree) -> tuple[Array, Array, Array]:

@@ -88,8 +88,8 @@ class Single(Composite, Model):
             raise ValueError("covariance must be 'full', 'diag' or 'spherical' for a single density; got 'tied'")
         return self.family.validate(data)
 
-    def blank(self, data: PyTree) -> Params:
-        return _only(self.family.blank(data, 1))
+    def template(self, data: PyTree) -> Params:
+        return _only(self.family.template(data, 1))
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
         if key is not None:

@@ -130,7 +130,7 @@ class Superposition(Model):
 
     def _sensitivity(self, data: PyTree, weight: Array) -> Array:
         """A^T weight, in the shape of x."""
-        one = self.blank(data)["rate"]
+        one = self.template(data)["rate"]
         total = lambda x: jnp.sum(weight * _per_row(self._project(data, x)))  # noqa: E731
         return jax.grad(total)(one)
 
@@ -189,7 +189,7 @@ class Superposition(Model):
             raise ValueError(f"data['y'] must have the shape of what operator returns for these rows, {made}; got {y.shape}")
         return {"row": rows}
 
-    def blank(self, data: PyTree) -> Params:
+    def template(self, data: PyTree) -> Params:
         shape = data["row"].shape[1:] if self.operator is None else self.shape
         return {"rate": jnp.ones(shape, float_dtype(data))}
 
@@ -204,7 +204,7 @@ class Superposition(Model):
         return {"rate": jnp.where(sensitivity > 0, rate, 0).astype(sensitivity.dtype)}
 
     def n_free_params(self, data: PyTree) -> int:
-        return int(np.prod(self.blank(data)["rate"].shape))
+        return int(np.prod(self.template(data)["rate"].shape))
 
     def mean(self, params: Params, data: PyTree) -> Array:
         """Expected counts A x + b in the shape of y, in masked bins those of an unmasked one."""

@@ -44,7 +44,7 @@ class UserModel(Model):
         return None if fn is None else lambda stats, params: completed(fn(stats, params), params)
 
     @property
-    def ascended(self) -> PyTree:
+    def without_closed_form(self) -> PyTree:
         """What `m_step` leaves out, by shapes alone."""
         if self.m_step_fn is None:
             return True
@@ -79,7 +79,7 @@ class UserModel(Model):
 
     def check_functions(self, data: PyTree) -> None:
         """Raise ValueError where a function, by shapes alone, gives what no fit could use; `data`: a few rows."""
-        params = self.blank(data)
+        params = self.template(data)
         if self.m_step_fn is not None:
             new = jax.eval_shape(lambda p: self.m_step(self.natural(p), p), params)  # type: ignore[misc]
             for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(new), strict=True):
@@ -87,7 +87,7 @@ class UserModel(Model):
                     name = jax.tree_util.keystr(path, simple=True, separator=".")
                     raise ValueError(f"m_step must give {name} the shape {x.shape}; got {y.shape}")
 
-    def blank(self, data: PyTree) -> Params:
+    def template(self, data: PyTree) -> Params:
         dtype = float_dtype(data)
         return jax.tree.map(lambda x: jnp.asarray(x, dtype), self.start(jax.random.key(0)))
 
@@ -97,7 +97,7 @@ class UserModel(Model):
 
     def n_free_params(self, data: PyTree) -> int:
         """Number of free coordinates of `init`."""
-        free = jax.eval_shape(lambda p: sets.to_free(self.constraints, p), self.blank(data))
+        free = jax.eval_shape(lambda p: sets.to_free(self.constraints, p), self.template(data))
         return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(free))
 
 
@@ -151,7 +151,7 @@ class LogJoint(UserModel):
         return sum_out(joint, 1)
 
     def check_functions(self, data: PyTree) -> None:
-        params = self.blank(data)
+        params = self.template(data)
         wanted = "(params, rows) -> (n, K)" if self.batched else "(params, x) -> (K,), for one datum x"
         scores = jax.eval_shape(self.scores, params, data)
         _check_shape("log_joint's fn", wanted, scores, not self.batched, 2, data)
@@ -190,7 +190,7 @@ class LogMarginal(UserModel):
         return self.log_marginal_fn(natural, data)
 
     def check_functions(self, data: PyTree) -> None:
-        marginal = jax.eval_shape(lambda p, x: self.log_marginal_fn(self.natural(p), x), self.blank(data), data)
+        marginal = jax.eval_shape(lambda p, x: self.log_marginal_fn(self.natural(p), x), self.template(data), data)
         _check_shape("log_marginal", "(natural, data) -> (N,)", marginal, False, 1, data)
         super().check_functions(data)
 

@@ -73,7 +73,7 @@ class Affine:
     def _linear(self, matrix: Any, x: Any) -> Any:
         return x @ matrix.T if self.kind == "full" else x * matrix
 
-    def log_volume(self, there: Any = True) -> Any:
+    def log_abs_det(self, there: Any = True) -> Any:
         """log |det matrix|: what a row's log-density loses in the new coordinates.
 
         Args:

@@ -12,10 +12,10 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxem.numerics.trees import any_lane, compensated_add
+from jaxem.numerics.trees import any_vmapped, compensated_add
 from jaxem.pytree import PyTree, static, struct
 
-#: Bytes that the widest array of one block of all lanes may take, chosen to stay in a CPU's cache.
+#: Bytes that the widest array of one block of all restarts may take, chosen to stay in a CPU's cache.
 CPU_BLOCK_BYTES = 1_500_000
 CPU_BLOCK_ROWS = (500, 5_000)
 ACCELERATOR_BLOCK_BYTES = 1 << 30
@@ -62,8 +62,8 @@ def float_dtype(data: PyTree) -> Any:
 
 
 def replace_absent(data: PyTree, weight: Array) -> PyTree:
-    """Put a valid row in place of every row whose weight is zero in all lanes, whatever it holds."""
-    present = any_lane(jax.lax.stop_gradient(weight) > 0)
+    """Put a valid row in place of every row whose weight is zero in all restarts, whatever it holds."""
+    present = any_vmapped(jax.lax.stop_gradient(weight) > 0)
     first = jnp.argmax(present)[None]
 
     def leaf(x: Array) -> Array:
@@ -168,7 +168,7 @@ def choose_block_size(n: int, width: int, itemsize: int, backend: str) -> int:
 
     Args:
         n: rows.
-        width: numbers that a row costs in the widest array, all lanes together.
+        width: numbers that a row costs in the widest array, all restarts together.
         itemsize: bytes of a number.
         backend: "cpu", "gpu" or "tpu".
     """

@@ -65,16 +65,16 @@ def pairwise_sum(x: Array) -> Array:
 
 
 @custom_vmap
-def any_lane(flag: Array) -> Array:
-    """`flag`, or under `vmap` whether it holds in any lane: the result stays unbatched.
+def any_vmapped(flag: Array) -> Array:
+    """`flag`, or under `vmap` whether it holds in any restart: the result stays unbatched.
 
     A `lax.cond` on it therefore stays a branch under `vmap` (a batched predicate would run both
-    sides), and data masked by it stay shared by all lanes.
+    sides), and data masked by it stay shared by all restarts.
     """
     return flag
 
 
-@any_lane.def_vmap
+@any_vmapped.def_vmap
 def _(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
     del axis_size
     return (flag.any(0) if in_batched[0] else flag), False

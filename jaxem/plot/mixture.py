@@ -271,11 +271,11 @@ def _line(**look: Any) -> Any:
 
 def _paths(result: Result) -> list[np.ndarray]:
     """Of each restart the (steps, 2) pairs of evaluation, from 1, and objective; empty where its start was no good."""
-    lanes = result.restarts
+    restarts = result.restarts
     # A step that went wrong is counted, and its objective not stored.
-    wrong = np.isin(np.asarray(lanes.status), [Status.DECREASED, Status.NONFINITE])
+    wrong = np.isin(np.asarray(restarts.status), [Status.DECREASED, Status.NONFINITE])
     paths = []
-    for row, last, undone in zip(np.asarray(lanes.history), np.asarray(lanes.n_steps), wrong, strict=True):
+    for row, last, undone in zip(np.asarray(restarts.history), np.asarray(restarts.n_steps), wrong, strict=True):
         kept = min(int(last) + 1, len(row))
         path = np.stack([np.arange(last + 2 - kept, last + 2), row[:kept]], 1)[: kept - undone]
         paths.append(path[np.isfinite(path[:, 1])])
@@ -313,22 +313,22 @@ def finals(axes: Any, result: Result) -> None:
 
 
 def _ended_well(result: Result) -> np.ndarray:
-    """(R,) which lanes ended as they should; where none did, all of them."""
+    """(R,) which restarts ended as they should; where none did, all of them."""
     regular = np.isin(np.asarray(result.restarts.status), [Status.CONVERGED, Status.MAX_STEPS])
     return regular if regular.any() else np.isfinite(np.asarray(result.restarts.objective))
 
 
 def _near_best(result: Result) -> np.ndarray:
-    """(R,) which lanes reached the winner's log-likelihood."""
+    """(R,) which restarts reached the winner's log-likelihood."""
     best = float(result.loglik)
     return best - np.asarray(result.restarts.loglik) <= 1e-6 * (1 + abs(best))
 
 
 def _winner(result: Result) -> int:
-    """The lane whose parameters the result holds, or one that went the same way."""
-    lanes = result.restarts
-    same = (np.asarray(lanes.n_steps) == int(result.n_steps)) & (np.asarray(lanes.status) == int(result.status))
-    gap = np.abs(np.asarray(lanes.objective) - float(result.objective))
+    """The restart whose parameters the result holds, or one that went the same way."""
+    restarts = result.restarts
+    same = (np.asarray(restarts.n_steps) == int(result.n_steps)) & (np.asarray(restarts.status) == int(result.status))
+    gap = np.abs(np.asarray(restarts.objective) - float(result.objective))
     return int(np.argmin(np.where(same & np.isfinite(gap), gap, np.inf)))
 
 

@@ -20,7 +20,7 @@ from jax import Array
 from jaxem.data.validation import check_positive_int, check_tolerance
 from jaxem.engine.e_step import Expectation, e_step, unchanged, update_local, weighted_total
 from jaxem.engine.em import EM
-from jaxem.engine.loop import Lane, advance
+from jaxem.engine.loop import Restart, advance
 from jaxem.engine.problem import Algorithm, Problem
 from jaxem.engine.regularizer import regularizer
 from jaxem.engine.restarts import Queue, Rounds, active, put, take
@@ -80,12 +80,12 @@ def fit_stream(
             weight). Batches may differ in length: the first one's is what is compiled, longer ones are cut.
         key: JAX random key; restart i depends on (key, i) and the sample alone.
         init: as in `fit`.
-        n_restarts: R, number of lanes.
-        algorithm: how a lane moves.
+        n_restarts: R, number of restarts.
+        algorithm: how a restart moves.
         stop: when it stops.
         max_steps: EM maps at most; there is one pass more than maps.
         block_size: rows of one block of the E-step; None chooses.
-        rounds: drop hopeless lanes early.
+        rounds: drop hopeless restarts early.
         penalty: as in `fit`.
         log_prior: as in `fit`.
         frozen: as in `fit`.
@@ -108,7 +108,7 @@ def fit_stream(
         BatchError: for a batch that raises, differs in shape or dtype from the first, or holds what the model cannot
             take; the message names it, counted from 0.
         ValueError: for other input that no fit could use.
-        FitError: when every lane failed.
+        FitError: when every restart failed.
     """
     check_model(model)
     check_algorithm(algorithm)
@@ -154,21 +154,21 @@ def _solve(stream, local_rounds, problem, queue, layout, n, options, monitor, fi
     del n
     dtype = problem.blocks.weight.dtype
     if options.layout is None:
-        layout = _layout(stream.size, problem, queue.lanes.params, options)
+        layout = _layout(stream.size, problem, queue.restarts.params, options)
     stream.arrange(layout.block_size)
     # The log-likelihood of a batch is in the data's own units: there is no offset to add later.
     left = Blocks(data=None, weight=jnp.full((1, 1), stream.total, dtype), labels=None)
     total = jnp.asarray(stream.total, dtype)
     problem = dataclasses.replace(problem, blocks=left, offset=jnp.zeros((), dtype), total_weight=total)
     about = _Pass(problem, jax.tree.map(lambda x: jnp.asarray(x, dtype), affine), local_rounds)
-    lanes = dataclasses.replace(queue.lanes, local=None, began=None)
+    restarts = dataclasses.replace(queue.restarts, local=None, began=None)
     if problem.model.local_constraints is not None:  # an accelerator remembers those of the sample
-        memory = jax.vmap(lambda params: problem.algorithm.begin(problem, params))(lanes.params)
-        lanes = dataclasses.replace(lanes, memory=memory)
-    queue = dataclasses.replace(queue, lanes=lanes)
+        memory = jax.vmap(lambda params: problem.algorithm.begin(problem, params))(restarts.params)
+        restarts = dataclasses.replace(restarts, memory=memory)
+    queue = dataclasses.replace(queue, restarts=restarts)
 
-    def ended(lanes: Lane) -> Result:
-        return finished(end_jit(problem, lanes, 0))
+    def ended(restarts: Restart) -> Result:
+        return finished(end_jit(problem, restarts, 0))
 
     def run(queue: Queue, stage: int) -> Queue:
         return _run_passes(stream, about, queue, layout.width, monitor, stage, ended)
@@ -186,36 +186,35 @@ def _layout(n: int, problem: Problem, starting: Params, options: Options) -> Lay
 
 
 def _run_passes(
-    stream: Stream, about: _Pass, queue: Queue, width: int, monitor: Monitor, stage: int, result: Callable[[Lane], Result]
+    stream: Stream, about: _Pass, queue: Queue, width: int, monitor: Monitor, stage: int, result: Callable[[Restart], Result]
 ) -> Queue:
-    """Pass after pass until every lane in the queue stops or pauses, or the monitor says stop."""
+    """Pass after pass until every restart in the queue stops or pauses, or the monitor says stop."""
     while (on := np.asarray(_going(queue))).any():
-        # Lanes that stopped take no part; widths are powers of two, so that few programs are compiled.
+        # Restarts that stopped take no part; widths are powers of two, so that few programs are compiled.
         count = min(len(on), 1 << (int(on.sum()) - 1).bit_length())
         index = jnp.asarray(np.argsort(~on, stable=True)[:count])
-        chosen = take(queue.lanes, index)
+        chosen = take(queue.restarts, index)
         expectation = _one_pass(stream.blocks(), about, chosen.proposal, width, monitor.over)
         if expectation is not None:
-            lanes = put(queue.lanes, index, _advance(about.problem, chosen, expectation, jnp.asarray(on)[index]))
-            queue = dataclasses.replace(queue, lanes=lanes)
-        standing = Standing(
-            queue.lanes.objective, queue.lanes.n_steps, queue.lanes.status, _going(queue).any(), about.problem.max_steps
-        )  # fmt: skip
-        if not monitor.between(standing, state=queue, result=partial(result, queue.lanes), stage=stage):
+            restarts = put(queue.restarts, index, _advance(about.problem, chosen, expectation, jnp.asarray(on)[index]))
+            queue = dataclasses.replace(queue, restarts=restarts)
+        now = queue.restarts
+        standing = Standing(now.objective, now.n_steps, now.status, _going(queue).any(), about.problem.max_steps)
+        if not monitor.between(standing, state=queue, result=partial(result, queue.restarts), stage=stage):
             break
     return queue
 
 
 def _going(queue: Queue) -> Array:
-    """(R,) lanes in the queue that have steps to take."""
-    listed = jnp.zeros(queue.lanes.status.shape, bool).at[queue.order].set(True)
-    return listed & active(queue.lanes, queue.limit)
+    """(R,) restarts in the queue that have steps to take."""
+    listed = jnp.zeros(queue.restarts.status.shape, bool).at[queue.order].set(True)
+    return listed & active(queue.restarts, queue.limit)
 
 
 def _one_pass(
     batches: Iterator[Blocks], about: _Pass, proposals: Params, width: int, over: Callable[[], bool]
 ) -> Expectation | None:
-    """The E-steps of all lanes over the whole stream, leaves (R, ...); None where it is over before the end."""
+    """The E-steps of all restarts over the whole stream, leaves (R, ...); None where it is over before the end."""
     sums = before = None
     with read_ahead(batches, WAITING) as pieces:
         for blocks in pieces:
@@ -230,28 +229,28 @@ def _one_pass(
 
 
 def cold_e_step(
-    model: Model, params: Params, blocks: Blocks, local_rounds: Array | int, changed: Callable[[PyTree], PyTree] = unchanged
+    model: Model, params: Params, blocks: Blocks, local_rounds: Array | int, convert: Callable[[PyTree], PyTree] = unchanged
 ) -> Expectation:
     """An E-step on data not seen before and not kept: per-datum parameters start cold, go round, and are dropped."""
     local = None
     if model.local:
-        again = lambda _, local: update_local(model.at(params), params, blocks, local, changed)  # noqa: E731
+        again = lambda _, local: update_local(model.centered(params), params, blocks, local, convert)  # noqa: E731
         local = jax.lax.fori_loop(1, local_rounds, again, again(0, None))
-    return dataclasses.replace(e_step(model, params, blocks, local, changed), local=None)
+    return dataclasses.replace(e_step(model, params, blocks, local, convert), local=None)
 
 
 def _e_steps(about: _Pass, proposals: Params, blocks: Blocks, width: int) -> Expectation:
-    """Of all lanes; data are changed to the coordinates of the computation, the log-likelihood is in their own."""
+    """Of all restarts; data are changed to the coordinates of the computation, the log-likelihood is in their own."""
     model, affine, volume = about.problem.model, about.affine, jnp.zeros((), blocks.weight.dtype)
-    changed = unchanged if affine is None else lambda data: model.change_data(data, affine)
+    convert = unchanged if affine is None else lambda data: model.rescale_data(data, affine)
     if affine is not None:
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks.data)
-        lost = model.log_volume(rows, affine)
+        lost = model.log_abs_det(rows, affine)
         weight = blocks.weight.reshape(-1) if jnp.ndim(lost) else blocks.weight.sum(1)
         volume = weighted_total(jnp.broadcast_to(lost, weight.shape).astype(volume.dtype), weight)
 
     def one(params: Params) -> Expectation:
-        found = cold_e_step(model, params, blocks, about.local_rounds, changed)
+        found = cold_e_step(model, params, blocks, about.local_rounds, convert)
         return dataclasses.replace(found, loglik=found.loglik + volume)
 
     return jax.lax.map(one, proposals, batch_size=width)

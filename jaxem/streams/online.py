@@ -24,7 +24,7 @@ from jaxem import init as starts
 from jaxem.data.validation import check_positive_int, check_weight
 from jaxem.engine.m_step import m_step
 from jaxem.fitting.checks import check_key, check_model, check_rows_finite, checked_init
-from jaxem.fitting.coordinates import cast, changed, coordinates
+from jaxem.fitting.coordinates import cast, coordinates, rescaled
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, float_dtype, n_rows, replace_absent
 from jaxem.numerics.logs import divided
@@ -101,7 +101,7 @@ class OnlineState:
         return self._in_users_units(_maximized(self, self.older))
 
     def _in_users_units(self, params: Params) -> Params:
-        return params if self.affine is None else self.original.change_params(params, self.affine.inverted())
+        return params if self.affine is None else self.original.rescale_params(params, self.affine.inverted())
 
 
 def init(
@@ -142,8 +142,8 @@ def init(
     init = checked_init(model, init, data, 1, dtype)
     original, affine = model, coordinates(model, data, weight, np) if standardize and model.log_prior is None else None
     if affine is not None:
-        data = model.change_data(jax.tree.map(np.asarray, data), affine)
-        model, init = changed(model, init, affine)
+        data = model.rescale_data(jax.tree.map(np.asarray, data), affine)
+        model, init = rescaled(model, init, affine)
         model, init, affine = cast(model, dtype), cast(init, dtype), cast(affine, dtype)
     with jax.default_matmul_precision("highest"):
         return _begin(model, original, affine, settings, jax.tree.map(jnp.asarray, data), jnp.asarray(weight), key, init)
@@ -190,7 +190,7 @@ def _updated(state: OnlineState, batch: PyTree, weight: Array | None) -> tuple[O
     data = cast(jax.tree.map(jnp.asarray, batch), dtype)
     weight = jnp.ones((n_rows(data),), dtype) if weight is None else jnp.asarray(weight, dtype)
     data = replace_absent(data, weight)
-    data = data if state.affine is None else model.change_data(data, state.affine)
+    data = data if state.affine is None else model.rescale_data(data, state.affine)
     loglik, found = _mean_statistics(model, state.current, data, weight, settings.local_rounds)
 
     step, begun = state.n_steps + 1, state.begun
@@ -207,8 +207,8 @@ def _updated(state: OnlineState, batch: PyTree, weight: Array | None) -> tuple[O
     )  # fmt: skip
     params = tree_where(step > settings.warmup, _maximized(blended, stats), state.current)
     # Statistics are about the parameters at which they were taken: rather than lose digits, they move with them.
-    about = model.at(state.current)
-    moved = {name: about.moved(getattr(blended, name), params) for name in ("stats", "older", "recent")}
+    about = model.centered(state.current)
+    moved = {name: about.recentered(getattr(blended, name), params) for name in ("stats", "older", "recent")}
     return dataclasses.replace(blended, current=params, **moved), jnp.isfinite(loglik) & all_finite((found, params))
 
 

@@ -182,7 +182,7 @@ def test_ecm_moves_its_groups_alone():
 
 
 @pytest.mark.published
-def test_lanes_run_every_algorithm_as_they_would_alone():
+def test_restarts_run_every_algorithm_as_they_would_alone():
     """Five starts under one vmap equal five fits."""
     starts = np.array([0.1, 0.3, 0.5, 0.7, 0.9])
     few = {"max_steps": 6, "stop": jaxem.Stop(None)}
@@ -207,5 +207,5 @@ def test_a_step_is_judged_once():
 
     sizes, still = jax.vmap(lambda size: backtracked(too_far, size, 0.5, 1e-3))(jnp.array([1.0, 0.25, 2.0]))
     np.testing.assert_array_equal(sizes, [0.25, 0.25, 0.25])
-    assert not still.any() and len(asked) == 3 * (1 + 3)  # every lane at the start, and at each of three halvings
+    assert not still.any() and len(asked) == 3 * (1 + 3)  # every restart at the start, and at each of three halvings
     assert backtracked(lambda size: size > 0, jnp.ones(()), 0.5, 0.1)[1]

@@ -197,7 +197,7 @@ def test_random_problems(random_problems, name):
         loglik = jax.grad(lambda f: MODEL.log_prob(sets.from_free(MODEL.constraints, f, params), x).sum())(free)
         return jnp.max(jnp.abs(jax.flatten_util.ravel_pytree(loglik)[0]))
 
-    # Another optimum, not a halt on the way; a lane out of steps is neither.
+    # Another optimum, not a halt on the way; a restart out of steps is neither.
     elsewhere = np.flatnonzero(~reached & (np.asarray(fast.status) == Status.CONVERGED))
     for i in elsewhere:
         assert float(slope(jax.tree.map(lambda leaf, i=i: leaf[i], fast.params), data[i])) < 1e-4

@@ -54,7 +54,7 @@ def test_one_subset_is_em():
     np.testing.assert_allclose(one.params["rate"], em.params["rate"], rtol=1e-12)
 
 
-def test_epochs_that_fall_are_refused_and_the_lane_ends_at_the_maximum():
+def test_epochs_that_fall_are_refused_and_the_restart_ends_at_the_maximum():
     a, y = counts()
     data = {"y": y, "row": a}
     settings = {"init": {"rate": np.ones(12)}, "stop": jaxem.Stop(1e-12), "max_steps": 20_000}
@@ -70,18 +70,18 @@ def test_epochs_that_fall_are_refused_and_the_lane_ends_at_the_maximum():
 
 
 @pytest.mark.published  # takes longer than a default test may
-def test_any_model_lanes_weights_and_priors():
+def test_any_model_restarts_weights_and_priors():
     rng = np.random.default_rng(1)
     y = np.concatenate([rng.poisson(2, 60), rng.poisson(9, 60)])[rng.permutation(120)]  # subsets alike
     # A prior counts once an M-step, against statistics scaled up to all data.
     model = jaxem.Mixture(2, jaxem.Poisson(jaxem.GammaPrior(50.0, 10.0)), jaxem.Dirichlet(20.0))
     settings = {"key": jax.random.key(0), "weight": rng.integers(0, 3, 120).astype(float), "stop": jaxem.Stop(1e-12)}
     em = jaxem.fit(model, y, n_restarts=3, **settings)
-    lanes = jaxem.fit(model, y, n_restarts=3, algorithm=jaxem.OrderedSubsets(3), **settings)
-    assert all((np.diff(h[np.isfinite(h)]) > -1e-9).all() for h in np.asarray(lanes.restarts.history))
-    np.testing.assert_allclose(lanes.objective, em.objective, rtol=1e-9)
+    restarts = jaxem.fit(model, y, n_restarts=3, algorithm=jaxem.OrderedSubsets(3), **settings)
+    assert all((np.diff(h[np.isfinite(h)]) > -1e-9).all() for h in np.asarray(restarts.restarts.history))
+    np.testing.assert_allclose(restarts.objective, em.objective, rtol=1e-9)
     alone = jaxem.fit(model, y, algorithm=jaxem.OrderedSubsets(3), **settings)
-    np.testing.assert_allclose(alone.restarts.loglik[0], lanes.restarts.loglik[0], rtol=1e-9)
+    np.testing.assert_allclose(alone.restarts.loglik[0], restarts.restarts.loglik[0], rtol=1e-9)
 
 
 @pytest.mark.published  # takes longer than a default test may

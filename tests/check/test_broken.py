@@ -256,7 +256,7 @@ class WrongFactor(jaxem.Gaussian):
 class FixedPrior(jaxem.Gaussian):
     """A prior that stays in the data's own units."""
 
-    def changed(self, affine):
+    def rescaled(self, affine):
         return self
 
 
@@ -341,7 +341,7 @@ def test_caught_alone(name):
 
 
 def test_forms():
-    caught(jaxem.Mixture(2, WrongFactor()), "forms-agree", PLANE)
+    caught(jaxem.Mixture(2, WrongFactor()), "variants-agree", PLANE)
 
 
 def test_coordinates():

@@ -120,7 +120,7 @@ def four_taxa():
 def three_taxa_by_unrest():
     """Every kind of parameter; gaps and ambiguity codes."""
     model = jaxem.Substitution((4, 3, 3, 4, -1), jaxem.UNREST(estimated=True), jaxem.FreeRates(2))
-    params = {**model.blank(None), "frequencies": jnp.asarray([0.4, 0.3, 0.2, 0.1]), "class_shares": jnp.asarray([0.2, 0.8])}
+    params = {**model.template(None), "frequencies": jnp.asarray([0.4, 0.3, 0.2, 0.1]), "class_shares": jnp.asarray([0.2, 0.8])}
     data = np.array(model.sample(jax.random.key(0), params, 150))
     data[::7, 0], data[::5, 1] = -1, 4
     return model, data, DERIVED | NO_CLAIM
@@ -128,7 +128,7 @@ def three_taxa_by_unrest():
 
 def three_taxa_with_gamma_rates():
     model = jaxem.Substitution((3, 3, 3, -1), jaxem.GTR(), jaxem.GammaRates(3))
-    params = {**model.blank(None), "shape": jnp.asarray(0.7)}
+    params = {**model.template(None), "shape": jnp.asarray(0.7)}
     return model, np.array(model.sample(jax.random.key(0), params, 150)), DERIVED | NO_CLAIM
 
 

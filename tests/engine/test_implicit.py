@@ -27,7 +27,7 @@ def total(params):
 
 
 def check(function, at, places, size=1e-5, rtol=1e-6):
-    """Gradient of `function` at the array `at` against central differences, in the places given."""
+    """Gradient of `function` at the array `centered` against central differences, in the places given."""
     compiled, at = jax.jit(function), jnp.asarray(at, float)
     gradient = jax.jit(jax.grad(function))(at)
     scale = float(jnp.abs(gradient).max())

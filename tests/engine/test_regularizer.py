@@ -8,8 +8,7 @@ from support import clusters
 
 import jaxem
 from jaxem.constraints import Positive, Simplex
-from jaxem.fitting import fit as fit_module
-from jaxem.fitting import segments
+from jaxem.fitting import segments, solve
 from jaxem.numerics.logs import safe_log
 
 TIGHT = jaxem.Stop(loglik_rtol=None, param_rtol=1e-9)
@@ -62,9 +61,9 @@ def test_strengths_are_numbers_and_penalties_add_up(x64, regression):
         return jaxem.fit(model, regression, penalty=both, stop=TIGHT)
 
     fit(1.0, 2.0)
-    sizes = fit_module._begin_jit._cache_size(), segments._run._cache_size()
+    sizes = solve.begin_jit._cache_size(), segments._run._cache_size()
     result = fit(40.0, 20.0)
-    assert (fit_module._begin_jit._cache_size(), segments._run._cache_size()) == sizes
+    assert (solve.begin_jit._cache_size(), segments._run._cache_size()) == sizes
     # scikit-learn: |y - Xw|^2 / (2 n) + alpha * ratio * |w|_1 + alpha * (1 - ratio) / 2 * |w|^2
     net = linear.ElasticNet(alpha=60 / 80, l1_ratio=40 / 60, tol=1e-14, max_iter=1_000_000)
     np.testing.assert_allclose(result.params["coef"], net.fit(regression["x"], regression["y"]).coef_, atol=1e-7)

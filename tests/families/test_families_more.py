@@ -116,9 +116,9 @@ def test_gamma_shape_is_the_maximum_of_scipy(x64, shape):
 
 # --- densities -------------------------------------------------------------------------------
 def scores(family, params, x):
-    family = family.at(params)
+    family = family.centered(params)
     which = []
-    for form in family.forms(params)[1]:
+    for form in family.variants(params)[1]:
         which.append(np.asarray(form.scores(form.pack(form.natural(params)), jnp.asarray(x))).T)
     for other in which[1:]:
         np.testing.assert_allclose(other, which[0], atol=1e-10)
@@ -401,7 +401,7 @@ def test_a_component_without_data_keeps_its_parameters(x64, name):
     model, x = jaxem.Mixture(2, family), data()
     params = jaxem.fit(model, x, key=KEY, max_steps=2).params
     before = jax.tree.map(jnp.asarray, {**params, "weights": jnp.asarray([1.0, 0.0])})
-    about = model.at(before)
+    about = model.centered(before)
     natural = about.natural(before)
     rows = jaxem.Rows()
     stats_of = jax.grad(lambda eta: about.log_marginal(about.pack(eta), jnp.asarray(x), rows).sum())(natural)
@@ -526,7 +526,7 @@ def test_gradient_of_a_fit_is_that_of_refits(x64, name):
 
 # --- all laws --------------------------------------------------------------------------------
 DERIVED = {"fisher", "e-step-matches-derived", "local", "device-count"}
-PLAIN = DERIVED | {"forms-agree", "change-of-coordinates"}
+PLAIN = DERIVED | {"variants-agree", "change-of-coordinates"}
 SKIPPED = {
     "bernoulli": PLAIN,
     "multinomial": PLAIN,

@@ -7,7 +7,7 @@ import pytest
 
 import jaxem
 from jaxem.data.validation import check_finite
-from jaxem.fitting import fit as fit_module
+from jaxem.fitting import solve
 
 X = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
 KEY = jax.random.key(0)
@@ -93,11 +93,11 @@ CASES = {
 def test_bad_input(name):
     changes, error, message = CASES[name]
     arguments = {"model": jaxem.GaussianMixture(2), "data": X, "key": KEY, **changes}
-    compiled = fit_module._begin_jit._cache_size()
+    compiled = solve.begin_jit._cache_size()
     with pytest.raises(error, match=message):
         model = arguments.pop("model")
         jaxem.fit(model() if callable(model) else model, arguments.pop("data"), **arguments)
-    assert fit_module._begin_jit._cache_size() == compiled
+    assert solve.begin_jit._cache_size() == compiled
 
 
 COUNTS = np.array([0.0, 1, 2, 3, 4])

@@ -90,11 +90,11 @@ def test_both_forms_of_the_scores_are_one_function(dtype):
         model = jaxem.GaussianMixture(2, covariance)
         components = {"mean": x[:2], "covariance": covariance_start(covariance, 2, 3, 0.7).astype(dtype)}
         params = {"weights": np.full(2, 0.5, dtype), "components": components}
-        forms = [m.family for m in model.at(params).forms(params)[1]]
-        natural = forms[0].natural(params["components"])
-        product, residual = (np.asarray(f.scores(f.pack(natural), x)) for f in forms)
+        variants = [m.family for m in model.centered(params).variants(params)[1]]
+        natural = variants[0].natural(params["components"])
+        product, residual = (np.asarray(f.scores(f.pack(natural), x)) for f in variants)
         np.testing.assert_allclose(product, residual, atol=200 * np.finfo(dtype).eps * np.abs(residual).max())
-        assert forms[1].form == "residual"
+        assert variants[1].form == "residual"
 
 
 def test_float64_data_without_x64_warn_once(monkeypatch):

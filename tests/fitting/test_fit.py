@@ -14,8 +14,7 @@ from support import clusters
 import jaxem
 from jaxem import Status
 from jaxem.evaluate import selection
-from jaxem.fitting import fit as fit_module
-from jaxem.fitting import layout
+from jaxem.fitting import layout, solve
 
 TIGHT = jaxem.Stop(loglik_rtol=1e-13)
 NEVER = jaxem.Stop(loglik_rtol=None)
@@ -121,7 +120,7 @@ def test_decreased_keeps_the_last_sound_state(x64):
     assert float(result.loglik) == pytest.approx(total)
 
 
-def test_a_lane_in_trouble_spoils_no_other(x64):
+def test_a_restart_in_trouble_spoils_no_other(x64):
     x = clusters(300, 2, 3)
     good, bad = start(x, seed=1), start(x, seed=2)
     bad["components"]["mean"] = bad["components"]["mean"] + 1e200  # finite, and its likelihood is not
@@ -163,21 +162,21 @@ def test_restart_i_depends_on_key_and_i_alone(x64):
     many = jaxem.fit(jaxem.GaussianMixture(4), x, key=jax.random.key(7), n_restarts=20)
     np.testing.assert_allclose(many.restarts.loglik[:3], few.restarts.loglik, rtol=1e-9)
     assert float(many.loglik) >= float(few.loglik) - 1e-9
-    # A degenerate lane may lie higher and still not win.
+    # A degenerate restart may lie higher and still not win.
     sound = np.asarray(many.restarts.status) == Status.CONVERGED
     assert float(many.loglik) == float(np.asarray(many.restarts.loglik)[sound].max())
 
 
-def test_queue_equals_all_lanes_at_once(x64, monkeypatch):
+def test_queue_equals_all_restarts_at_once(x64, monkeypatch):
     x = clusters(200, 2, 4, seed=3)
 
     def run(width):
-        monkeypatch.setattr(layout, "lanes_at_once", lambda n, r, w, b: min(width, r))
-        fit_module._begin_jit.clear_cache()
+        monkeypatch.setattr(layout, "restarts_at_once", lambda n, r, w, b: min(width, r))
+        solve.begin_jit.clear_cache()
         return jaxem.fit(jaxem.GaussianMixture(4), x, key=jax.random.key(0), n_restarts=17)
 
     queue, together = run(4), run(17)
-    fit_module._begin_jit.clear_cache()
+    solve.begin_jit.clear_cache()
     np.testing.assert_allclose(queue.restarts.loglik, together.restarts.loglik, rtol=1e-9)
     np.testing.assert_array_equal(queue.restarts.n_steps, together.restarts.n_steps)
     np.testing.assert_array_equal(queue.restarts.status, together.restarts.status)
@@ -280,7 +279,7 @@ def test_vmap_over_keys_data_and_weights(x64):
     options = dict(max_steps=15, stop=NEVER)
     keys = jax.random.split(jax.random.key(0), 3)
     data = jnp.stack([clusters(80, 2, 2, seed=s) for s in range(3)])
-    # Rows absent in one lane only are present to the choice of coordinates, and with it to random starts.
+    # Rows absent in one restart only are present to the choice of coordinates, and with it to random starts.
     weights = jnp.asarray(np.random.default_rng(0).integers(1, 4, (3, 80)) * (np.arange(80) % 5 > 0), float)
 
     def one(key, x, weight):
@@ -292,7 +291,7 @@ def test_vmap_over_keys_data_and_weights(x64):
             lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-8, atol=1e-10),
             batched.params, one(keys[i], data[i], weights[i]).params,
         )  # fmt: skip
-    # Weights alone: the data are shared by all lanes.
+    # Weights alone: the data are shared by all restarts.
     shared = jax.jit(jax.vmap(lambda w: one(keys[0], data[0], w)))(weights)
     np.testing.assert_allclose(shared.loglik[0], batched.loglik[0], rtol=1e-10)
     np.testing.assert_allclose(shared.loglik[1], one(keys[0], data[0], weights[1]).loglik, rtol=1e-10)
@@ -382,12 +381,12 @@ def test_changed_numbers_compile_nothing(x64):
         return jaxem.fit(model, x, key=jax.random.key(seed), n_restarts=2, max_steps=steps, stop=jaxem.Stop(loglik_rtol=rtol))
 
     run(x, 0, 10, 1e-6, 1e-8, 2.0)
-    before = fit_module._begin_jit._cache_size()
+    before = solve.begin_jit._cache_size()
     run(x * 2 + 1, 1, 37, 1e-9, 1e-7, 3.0)
     run(x[::-1].copy(), 2, 5_000, 1e-3, 1e-5, 1.5)
-    assert fit_module._begin_jit._cache_size() == before
+    assert solve.begin_jit._cache_size() == before
     jaxem.fit(jaxem.GaussianMixture(3), x, key=jax.random.key(0), n_restarts=2, max_steps=5)
-    assert fit_module._begin_jit._cache_size() == before + 1
+    assert solve.begin_jit._cache_size() == before + 1
 
 
 @pytest.mark.parametrize("library", ["pandas", "polars"])

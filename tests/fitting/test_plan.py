@@ -44,7 +44,7 @@ def test_the_count_agrees_with_xlas_where_there_is_no_loop():
 
 # --- memory --------------------------------------------------------------------------------------
 def laid_out(n, d, n_restarts, limit, block_size=None):
-    params = MODEL.blank(jnp.ones((8, d), jnp.float32))
+    params = MODEL.template(jnp.ones((8, d), jnp.float32))
     data = jnp.broadcast_to(jnp.float32(0), (n, d))
     options = SimpleNamespace(n_restarts=n_restarts, block_size=block_size, memory_limit=limit, mesh=None)
     layout = lay_out(MODEL, params, data, None, options)

@@ -55,7 +55,7 @@ def test_equals_the_equations_of_frappe(x64):
     result = jaxem.fit(jaxem.Ancestry(3), g, init={"ancestry": q}, max_steps=5, block_size=17, stop=jaxem.Stop(None))
     ones, others = np.where(g >= 0, g, 0).sum(1), np.where(g >= 0, 2 - g, 0).sum(1)
     p = np.repeat(((ones + 1) / (ones + others + 2))[:, None], 3, 1)
-    p = update_frequencies(g, q, update_frequencies(g, q, p))  # a lane begins cold, and its first E-step goes on
+    p = update_frequencies(g, q, update_frequencies(g, q, p))  # a restart begins cold, and its first E-step goes on
     wanted = [loglik(g, q, p)]
     for _ in range(5):
         q = update_ancestry(g, q, p)

@@ -12,8 +12,7 @@ import jaxem
 from jaxem.check import LAWS
 from jaxem.constraints import Positive, Simplex, UnitInterval
 from jaxem.engine import m_step as maximization
-from jaxem.fitting import fit as fit_module
-from jaxem.fitting import segments
+from jaxem.fitting import segments, solve
 from jaxem.numerics.logs import lse
 
 
@@ -95,7 +94,7 @@ def test_closed_form_for_some_parameters():
     """Weights in closed form, rates by Optax: the Poisson mixture, step for step; and nothing moves the closed part."""
     y, stop = counts(), jaxem.Stop(None, None, 1e-10)
     part = jaxem.log_joint(poisson_rates, m_step=relative_weights, **MIXED)
-    assert part.ascended == {"weights": False, "rate": True}
+    assert part.without_closed_form == {"weights": False, "rate": True}
     ours = jaxem.fit(part, y, stop=stop)
     init = {"weights": MIXED["init"]["weights"], "components": {"rate": MIXED["init"]["rate"]}}
     theirs = jaxem.fit(jaxem.Mixture(2, jaxem.Poisson()), y, init=init, stop=stop)
@@ -206,7 +205,7 @@ def test_mixture_of_experts_with_a_network():
 
 @pytest.mark.published
 def test_a_start_for_every_restart(optimum):
-    """A function of the key gives each restart its own start, inside jit too; lane i depends on (key, i) alone."""
+    """A function of the key gives each restart its own start, inside jit too; restart i depends on (key, i) alone."""
 
     def random_start(key):
         return {"weights": jnp.full(2, 0.5), "rate": jax.random.uniform(key, (2,), minval=0.5, maxval=12.0)}
@@ -230,10 +229,10 @@ def test_one_optimizer_one_compilation():
     model = by_cells()
     for algorithm in (jaxem.EM(optax.adam(1e-2), 5), jaxem.GEM(optax.adam(1e-2)), jaxem.ECM(), jaxem.EM(jaxem.newton())):
         jaxem.fit(model, CELLS, weight=COUNTS, algorithm=algorithm, max_steps=3)
-        programs = fit_module._begin_jit._cache_size(), segments._run._cache_size()
+        programs = solve.begin_jit._cache_size(), segments._run._cache_size()
         for start in (0.3, 0.7):
             jaxem.fit(model, CELLS, weight=COUNTS + start, algorithm=algorithm, init={"pi": np.float64(start)}, max_steps=3)
-        compiled_again = fit_module._begin_jit._cache_size() - programs[0]
+        compiled_again = solve.begin_jit._cache_size() - programs[0]
         assert compiled_again <= 1  # a start that was given instead of the model's own
         assert segments._run._cache_size() == programs[1]
 

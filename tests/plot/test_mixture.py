@@ -36,7 +36,7 @@ def bundles(axes):
     return {c.get_label(): c for c in axes.collections if isinstance(c, LineCollection)}
 
 
-def with_lanes(result, **changes):
+def with_restarts(result, **changes):
     return dataclasses.replace(result, restarts=dataclasses.replace(result.restarts, **changes))
 
 
@@ -56,7 +56,7 @@ def test_every_restart_is_drawn_once(result):
 def test_degenerate_restarts_have_another_dash(result):
     others = np.arange(12) != plot._winner(result)
     status = np.where(others & (np.arange(12) % 2 == 0), Status.DEGENERATE, result.restarts.status)
-    made = bundles(panel(plot.trace, with_lanes(result, status=status)))
+    made = bundles(panel(plot.trace, with_restarts(result, status=status)))
     failed = made.pop("degenerate or failed")
     assert len(failed.get_segments()) == (status == Status.DEGENERATE).sum()
     assert failed.get_linestyle()[0][1] is not None
@@ -65,13 +65,13 @@ def test_degenerate_restarts_have_another_dash(result):
 
 def test_a_step_that_went_wrong_is_not_drawn(result):
     winner = plot._winner(result)
-    lane = (winner + 1) % 12
+    restart = (winner + 1) % 12
     status, history = np.array(result.restarts.status), np.array(result.restarts.history)
     n_steps = np.array(result.restarts.n_steps)
-    status[lane], n_steps[lane], history[lane] = Status.NONFINITE, 0, np.nan  # the very start was no good
-    paths = plot._paths(with_lanes(result, status=status, n_steps=n_steps, history=history))
-    assert len(paths[lane]) == 0 and len(paths[winner]) == int(result.n_steps) + 1
-    panel(plot.trace, with_lanes(result, status=status, n_steps=n_steps, history=history))
+    status[restart], n_steps[restart], history[restart] = Status.NONFINITE, 0, np.nan  # the very start was no good
+    paths = plot._paths(with_restarts(result, status=status, n_steps=n_steps, history=history))
+    assert len(paths[restart]) == 0 and len(paths[winner]) == int(result.n_steps) + 1
+    panel(plot.trace, with_restarts(result, status=status, n_steps=n_steps, history=history))
 
 
 def test_long_runs_show_their_last_thousand():
@@ -89,7 +89,7 @@ def test_long_runs_show_their_last_thousand():
 @pytest.mark.parametrize("status", [Status.DEGENERATE, Status.MAX_STEPS])
 def test_all_restarts_alike(result, status):
     alike = dataclasses.replace(result, status=np.int32(status))
-    alike = with_lanes(alike, status=np.full(12, status))
+    alike = with_restarts(alike, status=np.full(12, status))
     panel(plot.trace, alike)
     assert "12 at the best" in panel(plot.finals, alike).get_title()
 

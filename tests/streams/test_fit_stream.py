@@ -19,7 +19,7 @@ def close(left, right, rtol):
 
 
 def check_same(streamed, whole, rtol=1e-9):
-    """Lane by lane the same steps, statuses, objectives; the same winner."""
+    """Restart by restart the same steps, statuses, objectives; the same winner."""
     np.testing.assert_array_equal(streamed.restarts.status, whole.restarts.status)
     np.testing.assert_array_equal(streamed.restarts.n_steps, whole.restarts.n_steps)
     close(streamed.restarts.history, whole.restarts.history, rtol)
@@ -55,7 +55,7 @@ def test_a_mixture_with_restarts(x64, algorithm):
     whole = jaxem.fit(POISSON, x, **options)
     streamed = jaxem.fit_stream(POISSON, Array(x, batch_size=100), **options)
     check_same(streamed, whole)
-    assert len(set(np.asarray(whole.restarts.n_steps))) > 1  # lanes ended at different times
+    assert len(set(np.asarray(whole.restarts.n_steps))) > 1  # restarts ended at different times
     assert streamed.local is None
 
 

@@ -51,11 +51,11 @@ def test_moved_statistics_are_those_taken_about_the_new_origin(x64, name):
     @jax.jit
     def both(here, there):
         def about(where):  # the posterior of `here`, moments about `where`
-            at = model.at(where)
+            at = model.centered(where)
             total = lambda eta: at.log_marginal(at.pack(eta), data, jaxem.Rows()).sum()  # noqa: E731
             return jax.grad(total)(at.natural(here))
 
-        return model.at(here).moved(about(here), there), about(there)
+        return model.centered(here).recentered(about(here), there), about(there)
 
     close(*both(start(jax.random.key(0)), start(jax.random.key(7))), 1e-8)
 
@@ -63,11 +63,11 @@ def test_moved_statistics_are_those_taken_about_the_new_origin(x64, name):
 def test_a_model_that_cannot_move_its_statistics_says_so(x64):
     @jaxem.struct
     class Stubborn(jaxem.LDA):
-        def at(self, params):
+        def centered(self, params):
             return self
 
-    with pytest.raises(TypeError, match=r"Stubborn takes statistics about parameters .* no `moved`"):
-        Stubborn(2).moved({}, {})
+    with pytest.raises(TypeError, match=r"Stubborn takes statistics about parameters .* no `recentered`"):
+        Stubborn(2).recentered({}, {})
 
 
 # --- the recursion ---------------------------------------------------------------------------

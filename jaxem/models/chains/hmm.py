@@ -120,8 +120,8 @@ class HMM(ChainInference, FamilyModel):
         return {**own, "transition": self.transition.constraint}
 
     @property
-    def ascended(self) -> dict[str, bool]:
-        return {**super().ascended, "transition": self.initial == "stationary"}
+    def without_closed_form(self) -> dict[str, bool]:
+        return {**super().without_closed_form, "transition": self.initial == "stationary"}
 
     @property
     def m_step_is_maximum(self) -> bool:
@@ -254,9 +254,9 @@ class HMM(ChainInference, FamilyModel):
                     raise ValueError(f"sequence {b}: {error}") from None
             raise
 
-    def blank(self, data: PyTree) -> Params:
+    def template(self, data: PyTree) -> Params:
         """Valid parameters that know nothing, of the right shapes."""
-        emission = self.emission.blank(self.emission.windows(as_sequences(data)).steps(), self.n_states)
+        emission = self.emission.template(self.emission.windows(as_sequences(data)).steps(), self.n_states)
         floats = [x.dtype for x in jax.tree.leaves(emission) if jnp.issubdtype(x.dtype, jnp.floating)]
         like = jnp.zeros((self.n_states, self.n_states), floats[0])
         out = {"transition": self.transition.start(None, like), "emission": emission}
@@ -281,12 +281,12 @@ class HMM(ChainInference, FamilyModel):
         steps = seen if present is None else seen & present[:, None]
         return self.emission.coordinates(data.steps(), xp, steps.reshape(-1))
 
-    def change_data(self, data: PyTree, affine: Any) -> Sequences:
+    def rescale_data(self, data: PyTree, affine: Any) -> Sequences:
         return as_sequences(data).map_steps(affine.data)
 
-    def log_volume(self, data: PyTree, affine: Any) -> Array:
+    def log_abs_det(self, data: PyTree, affine: Any) -> Array:
         data = as_sequences(data)
-        each = self.emission.log_volume(self.emission.windows(data).steps(), affine)
+        each = self.emission.log_abs_det(self.emission.windows(data).steps(), affine)
         return (data.seen() * each.reshape(data.shape if np.ndim(each) else ())).sum(1)
 
     def prepared(self, data: PyTree) -> Any:

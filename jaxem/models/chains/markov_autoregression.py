@@ -65,11 +65,11 @@ class MarkovAutoregression(ChainInference, Model):
         variance = params["variance"][now] if self.switching_variance else jnp.broadcast_to(params["variance"], now.shape)
         return {"intercept": mean[:, 0] - mean[:, 1:] @ lag, "coefficients": lag, "variance": variance}
 
-    def at(self, params: Params) -> MarkovAutoregression:
-        return dataclasses.replace(self, regression=self.regression.at(self.lines(params)))
+    def centered(self, params: Params) -> MarkovAutoregression:
+        return dataclasses.replace(self, regression=self.regression.centered(self.lines(params)))
 
-    def moved(self, stats: PyTree, params: Params) -> PyTree:
-        return {**stats, "regression": self.regression.moved(stats["regression"], self.lines(params))}
+    def recentered(self, stats: PyTree, params: Params) -> PyTree:
+        return {**stats, "regression": self.regression.recentered(stats["regression"], self.lines(params))}
 
     def natural(self, params: Params) -> dict[str, Any]:
         """Leaves `log_stationary` (K,), `log_transition` (K, K) and `regression`, that of the joint states."""
@@ -115,7 +115,7 @@ class MarkovAutoregression(ChainInference, Model):
         check_finite(data.x[valid], "data")
         return Sequences(floating(np.where(valid, data.x, data.x[:, :1]), "data"), data.length, data.observed)
 
-    def blank(self, data: PyTree) -> Params:
+    def template(self, data: PyTree) -> Params:
         """Valid parameters that know nothing."""
         k, dtype = self.n_regimes, as_sequences(data).x.dtype
         return {
@@ -134,15 +134,15 @@ class MarkovAutoregression(ChainInference, Model):
         rows = {"y": steps, "inputs": jnp.zeros((len(steps), 0), steps.dtype)}
         step_weight = (weight[:, None] * data.seen()).reshape(-1)
         mixture = Mixture(self.n_regimes, family).initialize_by(KMeansPlusPlus(), which, rows, step_weight)
-        blank = self.blank(data)
+        template = self.template(data)
         found = mixture["components"]
-        start = {"transition": Transition().start(how, blank["transition"]), "mean": found["intercept"]}
-        return {**blank, **start, "variance": found["variance"]}
+        start = {"transition": Transition().start(how, template["transition"]), "mean": found["intercept"]}
+        return {**template, **start, "variance": found["variance"]}
 
     # --- after the fit -----------------------------------------------------------------------
     def chain(self, params: Params, data: PyTree) -> Chain:
         """The chain of joint states."""
-        model = self.at(params)
+        model = self.centered(params)
         return model.joint_chain(model.pack(model.natural(params)), as_sequences(data))
 
     def _current(self, joint: Array) -> Array:

@@ -109,13 +109,13 @@ class WrightFisher(ChainInference, Model):
         check_rows(out["count"], out["count"] <= out["total"], "at most data['total']", "data['count']")
         return out
 
-    def blank(self, data: PyTree) -> Params:
+    def template(self, data: PyTree) -> Params:
         return {"selection": jnp.zeros((), data["count"].dtype)}
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
         """No selection."""
         del key, weight
-        return self.blank(data)
+        return self.template(data)
 
     def n_free_params(self, data: PyTree) -> int:
         del data

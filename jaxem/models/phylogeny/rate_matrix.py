@@ -64,14 +64,14 @@ class RateMatrix:
         """Number of free parameters; frequencies given or counted are none."""
         return self.n_kinds - 1 + (N_STATES - 1 if self.estimated else 0)
 
-    def blank(self, dtype: Any) -> Params:
+    def template(self, dtype: Any) -> Params:
         """Equal exchanges and frequencies."""
         start = {"exchange": jnp.full((self.n_kinds,), 1 / self.n_kinds, dtype), "frequencies": jnp.full((4,), 0.25, dtype)}
         return {name: start[name] for name in self.constraints}
 
     def initialize(self, counted: Array) -> Params:
         """Equal exchanges; frequencies given, or as `counted` (4,) in the data."""
-        params = self.blank(counted.dtype)
+        params = self.template(counted.dtype)
         if not self.equal:
             chosen = counted if self.frequencies is None else jnp.asarray(self.frequencies, counted.dtype)
             params["frequencies"] = chosen / chosen.sum()

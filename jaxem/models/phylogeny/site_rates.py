@@ -28,7 +28,7 @@ class OneRate:
     needs_key: ClassVar[bool] = False
     constraints: ClassVar[dict[str, Any]] = {}
 
-    def blank(self, dtype: Any) -> Params:
+    def template(self, dtype: Any) -> Params:
         """Parameters of the right shapes."""
         del dtype
         return {}
@@ -36,7 +36,7 @@ class OneRate:
     def initialize(self, key: Array | None, dtype: Any) -> Params:
         """Where a fit starts."""
         del key
-        return self.blank(dtype)
+        return self.template(dtype)
 
     def classes(self, params: Params) -> tuple[Array, Array]:
         """Rates (C,), of mean one, and weights (C,)."""
@@ -77,7 +77,7 @@ class GammaRates(OneRate):
     n_free_params: ClassVar[int] = 1
     constraints: ClassVar[dict[str, Any]] = {"shape": sets.Positive()}
 
-    def blank(self, dtype: Any) -> Params:
+    def template(self, dtype: Any) -> Params:
         return {"shape": jnp.ones((), dtype)}
 
     def classes(self, params: Params) -> tuple[Array, Array]:
@@ -122,7 +122,7 @@ class FreeRates(OneRate):
         """Number of free parameters."""
         return 2 * self.n_classes - 2
 
-    def blank(self, dtype: Any) -> Params:
+    def template(self, dtype: Any) -> Params:
         each = jnp.full((self.n_classes,), 1 / self.n_classes, dtype)
         return {"class_weights": each, "class_shares": each}
 
@@ -130,7 +130,7 @@ class FreeRates(OneRate):
         """Equal weights; rates that differ by factors of about e, in rising order."""
         assert key is not None
         rates = jnp.exp(jnp.sort(1.5 * jax.random.normal(key, (self.n_classes,), dtype)))
-        return {**self.blank(dtype), "class_shares": rates / rates.sum()}
+        return {**self.template(dtype), "class_shares": rates / rates.sum()}
 
     def classes(self, params: Params) -> tuple[Array, Array]:
         weights = params["class_weights"]

@@ -144,11 +144,11 @@ class Substitution(Model):
         check_rows(array, np.isfinite(array) & (array == np.floor(array)), "integer codes")
         return array.astype(np.int32)
 
-    def blank(self, data: Array) -> Params:
+    def template(self, data: Array) -> Params:
         del data
         dtype = jnp.zeros(()).dtype
         lengths = jnp.full((len(self.parents) - 1,), 0.1, dtype)
-        return {"lengths": lengths, **self.rates.blank(dtype), **self.sites.blank(dtype)}
+        return {"lengths": lengths, **self.rates.template(dtype), **self.sites.template(dtype)}
 
     def initialize(self, key: Array | None, data: Array, weight: Array) -> Params:
         """Short branches of one length, equal exchanges, frequencies as counted in the data."""

@@ -41,7 +41,7 @@ class System:
 class LinearGaussian:
     """y = M z + Normal(0, S), y (D,), z (W,), both perhaps latent: the natural parameters, their way back, the M-step.
 
-    Statistics are those of residuals about the current M (`at`), so that a good fit does not cancel. With noise "diag"
+    Statistics are those of residuals about the current M (`centered`), so that a good fit does not cancel. With noise "diag"
     each row of y has statistics of its own, so that rows may be missing.
 
     Attributes:
@@ -73,7 +73,7 @@ class LinearGaussian:
         """Whether the M-step is the joint maximum: rows that share noise but not their known entries wait for each other."""
         return self.diagonal or self.fixed is None
 
-    def at(self, matrix: Array) -> LinearGaussian:
+    def centered(self, matrix: Array) -> LinearGaussian:
         """With statistics about `matrix`."""
         return dataclasses.replace(self, origin=matrix)
 

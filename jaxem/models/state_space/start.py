@@ -33,7 +33,7 @@ def principal(second: Array, k: int) -> Array:
     return basis * jnp.sqrt(jnp.maximum((basis * jnp.matmul(second, basis, precision=PRECISION)).sum(0), 0))
 
 
-def start(key: Array | None, series: Series, weight: Array, blank: Params, fixed: dict[str, Any]) -> Params:
+def start(key: Array | None, series: Series, weight: Array, template: Params, fixed: dict[str, Any]) -> Params:
     """Starting parameters before what is known is put in.
 
     A free observation matrix gets principal components, for states of unit variance that forget at different speeds.
@@ -43,10 +43,10 @@ def start(key: Array | None, series: Series, weight: Array, blank: Params, fixed
         key: random key, or None: no random part.
         series: the data.
         weight: (B,).
-        blank: parameters that know nothing but what is known.
+        template: parameters that know nothing but what is known.
         fixed: the model's known entries.
     """
-    d, k = blank["observation"].shape
+    d, k = template["observation"].shape
     seen = series.seen * weight[:, None, None]
     both = seen[:, 1:] * series.seen[:, :-1]
     steps = divided((both * jnp.square(jnp.diff(series.y, axis=1))).sum((0, 1)), both.sum((0, 1)))
@@ -61,7 +61,7 @@ def start(key: Array | None, series: Series, weight: Array, blank: Params, fixed
 
     speed = 0.9 ** (1 + 2 * jnp.arange(k, dtype=steps.dtype))
     structural = "observation" in fixed and not np.ndim(fixed["observation"])
-    known = blank["observation"]
+    known = template["observation"]
     if "observation" in fixed:
         entries = jnp.broadcast_to(jnp.asarray(fixed["observation"], steps.dtype), known.shape)
         structural = ~jnp.isnan(entries).any()
@@ -72,15 +72,15 @@ def start(key: Array | None, series: Series, weight: Array, blank: Params, fixed
     reach = jnp.maximum(jnp.square(known).sum() / d, 1e-6)
     spread = jnp.where(structural, steps.mean() / reach, 1 - jnp.square(speed)) * jnp.exp(0.5 * draws[1, 0, :k])
     noise = steps * jnp.exp(0.5 * draws[1, 1, :d])
-    shape = lambda name, x: jnp.diag(x) if blank[name].ndim == 2 else x  # noqa: E731
+    shape = lambda name, x: jnp.diag(x) if template[name].ndim == 2 else x  # noqa: E731
     out = {
-        **blank,
+        **template,
         "transition": jnp.diag(speed) + 0.1 * draws[2, :k, :k],
         "state_noise": shape("state_noise", spread),
         "observation": observation,
         "observation_noise": shape("observation_noise", noise),
     }
-    if "initial_mean" in blank:
+    if "initial_mean" in template:
         first = divided((seen[:, 0] * series.y[:, 0]).sum(0), seen[:, 0].sum(0))
         gram = jnp.matmul(observation.T, observation, precision=PRECISION)
         out["initial_mean"] = least_squares(gram, observation.T @ first)

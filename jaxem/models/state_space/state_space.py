@@ -114,7 +114,7 @@ class StateSpace(StateInference, Model):
         parts = {name: whole(SYSTEMS[name][0]) for name in self._names()}
         return {name: jnp.concatenate([x.reshape(len(x), -1) for x in part], 1) for name, part in parts.items()}
 
-    def at(self, params: Params) -> StateSpace:
+    def centered(self, params: Params) -> StateSpace:
         return dataclasses.replace(self, origin=self.matrices(params))
 
     @property
@@ -145,7 +145,7 @@ class StateSpace(StateInference, Model):
     def _like(self, natural: PyTree, n_inputs: int) -> Params:
         """Parameters' shapes, of which `systems` asks."""
         k, d = self.n_states, natural["observation"]["cross"].shape[0]
-        return blank(k, d, n_inputs, self.initial, self.state_noise, self.observation_noise)
+        return template(k, d, n_inputs, self.initial, self.state_noise, self.observation_noise)
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         del rows
@@ -229,12 +229,12 @@ class StateSpace(StateInference, Model):
 
     def _shapes(self, data: PyTree) -> Params:
         series = as_series(data)
-        like = blank(
+        like = template(
             self.n_states, series.y.shape[-1], series.inputs.shape[-1], self.initial, self.state_noise, self.observation_noise
         )
         return {leaf: x.astype(series.y.dtype) for leaf, x in like.items()}
 
-    def blank(self, data: PyTree) -> Params:
+    def template(self, data: PyTree) -> Params:
         return self.with_known(self._shapes(data))
 
     def with_known(self, params: Params) -> Params:
@@ -247,7 +247,7 @@ class StateSpace(StateInference, Model):
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
         """Principal components of the data, moved at random if there is a key; see `state_start`."""
-        return self.with_known(start(key, as_series(data), weight, self.blank(data), self.fixed or {}))
+        return self.with_known(start(key, as_series(data), weight, self.template(data), self.fixed or {}))
 
     def n_free_params(self, data: PyTree) -> int:
         """Free entries, those that only choose the coordinates of the state included."""
@@ -263,7 +263,7 @@ def _is_covariance(leaf: str, shape: tuple[int, ...]) -> bool:
     return leaf in {noise for _, noise in SYSTEMS.values()} and len(shape) == 2
 
 
-def blank(k: int, d: int, p: int, initial: str, state_noise: str, observation_noise: str) -> Params:
+def template(k: int, d: int, p: int, initial: str, state_noise: str, observation_noise: str) -> Params:
     """Parameters that know nothing, as NumPy arrays."""
     unit = {"full": np.eye, "diag": np.ones}
     out = {

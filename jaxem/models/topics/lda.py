@@ -52,7 +52,7 @@ class LDA(Model):
         return {"topics": sets.Simplex(), "alpha": sets.Positive() if self.learn_alpha else sets.Fixed()}
 
     @property
-    def ascended(self) -> dict[str, bool]:
+    def without_closed_form(self) -> dict[str, bool]:
         return {"topics": False, "alpha": self.learn_alpha}
 
     @property
@@ -115,14 +115,14 @@ class LDA(Model):
             raise ValueError(f"alpha must be positive; got {self.alpha}")
         return checked(data)
 
-    def blank(self, data: Documents | Array) -> Params:
+    def template(self, data: Documents | Array) -> Params:
         k, v, dtype = self.n_topics, size_of_vocabulary(data), counts_of(data).dtype
         alpha = jnp.asarray(1 / k if self.alpha is None else self.alpha, dtype)
         return {"topics": jnp.full((k, v), 1 / v, dtype), "alpha": jnp.broadcast_to(alpha, (k,))}
 
     def initialize(self, key: Array | None, data: Documents | Array, weight: Array) -> Params:
         """See `jaxem.models.topics.shared.random_topics`."""
-        return {**self.blank(data), "topics": random_topics(key, data, weight, self.n_topics)}
+        return {**self.template(data), "topics": random_topics(key, data, weight, self.n_topics)}
 
     def posterior(self, params: Params, data: Documents | Array, n_steps: int = 100) -> Array:
         """(N, K) expected shares of the topics, after `n_steps` updates from a cold start."""

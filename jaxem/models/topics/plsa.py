@@ -88,7 +88,7 @@ class PLSA(Model):
         check_positive_int(self.n_topics, "n_topics")
         return checked(data)
 
-    def blank(self, data: Documents | Array) -> Params:
+    def template(self, data: Documents | Array) -> Params:
         v = size_of_vocabulary(data)
         return {"topics": jnp.full((self.n_topics, v), 1 / v, counts_of(data).dtype)}
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 import jaxem
-from jaxem.fitting import fit as fit_module
+from jaxem.fitting import solve
 
 NEVER = jaxem.Stop(loglik_rtol=None)
 
@@ -75,7 +75,7 @@ def test_a_second_fit_compiles_nothing():
     for n, rate in ((33, 2.0), (40, 3.0), (64, 4.0)):
         init = {**POISSON, "transition": np.full((2, 2), 0.5), "emission": {"rate": np.array([rate, 9.0])}}
         fitted(jaxem.sequences([parts[0][:n], parts[1]], round_to=64), init=init, steps=n)
-        compiled.append(fit_module._begin_jit._cache_size())
+        compiled.append(solve.begin_jit._cache_size())
     assert len(set(compiled)) == 1
 
 

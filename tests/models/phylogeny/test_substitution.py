@@ -53,8 +53,8 @@ def some_params(model, seed=0):
     params = {"lengths": rng.uniform(0.05, 0.6, len(model.parents) - 1)}
     for name, size in (("exchange", model.rates.n_kinds), ("frequencies", 4), ("class_weights", 3), ("class_shares", 3)):
         params[name] = rng.dirichlet(np.full(size, 5.0))
-    blank = model.blank(None)
-    return {name: jnp.asarray(params[name]) for name in blank}
+    template = model.template(None)
+    return {name: jnp.asarray(params[name]) for name in template}
 
 
 # --- density ------------------------------------------------------------------------------------

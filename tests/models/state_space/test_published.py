@@ -60,14 +60,14 @@ def macro():
 def statsmodels_factors(y):
     """statsmodels' model of two factors, and a function from its parameters to ours."""
     factors = pytest.importorskip("statsmodels.tsa.statespace.dynamic_factor")
-    theirs, blank = factors.DynamicFactor(y, k_factors=2, factor_order=1), jaxem.DynamicFactor(2).blank(y)
+    theirs, template = factors.DynamicFactor(y, k_factors=2, factor_order=1), jaxem.DynamicFactor(2).template(y)
     theirs.ssm.initialize_known(np.zeros(2), np.eye(2))
 
     def ours(vector):
         theirs.update(vector)
         found = {"transition": theirs["transition"], "observation": theirs["design"]}
         found = {name: jnp.array(x) for name, x in found.items()}
-        return {**blank, **found, "observation_noise": jnp.array(np.diag(theirs["obs_cov"]))}
+        return {**template, **found, "observation_noise": jnp.array(np.diag(theirs["obs_cov"]))}
 
     return theirs, ours
 
@@ -140,7 +140,7 @@ def test_a_hundred_thousand_steps_in_float32():
             model = jaxem.StateSpace(2, fixed=known, state_noise="diag", initial="diffuse")
             data = model.validate(y.astype(dtype))
             params = {name: jnp.asarray(x, dtype) for name, x in truth.items()}
-            about = model.at(params)
+            about = model.centered(params)
             ask = jax.jit(about.e_step)
             loglik, stats = ask(params, data, jnp.ones(1, dtype), jaxem.Rows())
             after = jax.jit(about.m_step)(stats, params)

@@ -133,7 +133,7 @@ def test_an_exact_observation_cannot_contradict_what_is_certain(initial):
     """A level that stands still and is seen without noise: whatever follows must repeat the first observation."""
     model = jaxem.LocalLevel(initial)
     series = jaxem.sequences([np.array([0.3, nan, 0.3, 0.3]), np.array([0.3, 0.3, 0.31, 0.3])])
-    still = {**model.blank(series), "state_noise": jnp.zeros(1), "observation_noise": jnp.zeros(1)}
+    still = {**model.template(series), "state_noise": jnp.zeros(1), "observation_noise": jnp.zeros(1)}
     loglik = jax.jit(model.log_prob)(still, series)
     assert np.isfinite(loglik[0]) and loglik[1] == -np.inf
 
@@ -151,7 +151,7 @@ def test_nile(x64):
 def test_exact_diffuse_likelihood_of_the_nile(x64):
     """Durbin and Koopman 2012, section 2.2.5, as statsmodels and R have it: -633.46456."""
     model = jaxem.LocalLevel(None)
-    params = {**model.blank(nile()), "state_noise": jnp.array([1469.1764]), "observation_noise": jnp.array([15098.5183])}
+    params = {**model.template(nile()), "state_noise": jnp.array([1469.1764]), "observation_noise": jnp.array([15098.5183])}
     loglik, slope = jax.jit(jax.value_and_grad(lambda p: model.log_prob(p, nile()).sum()))(params)
     assert abs(float(loglik) + 633.46456) < 5e-6
     # The optimum: no relative change of a variance matters.
@@ -175,8 +175,8 @@ def test_sums_of_moments_are_written_out(x64):
         v[t] = variance[t] + back**2 * (v[t + 1] - predicted[t + 1])
         steps += (m[t + 1] - m[t]) ** 2 + v[t + 1] + v[t] - 2 * back * v[t + 1]
     model = jaxem.LocalLevel()
-    params = {**model.blank(y), "state_noise": jnp.array([q]), "observation_noise": jnp.array([h])}
-    _, stats = jax.jit(model.at(params).e_step)(params, jaxem.sequences([y]), jnp.ones(1), jaxem.Rows())
+    params = {**model.template(y), "state_noise": jnp.array([q]), "observation_noise": jnp.array([h])}
+    _, stats = jax.jit(model.centered(params).e_step)(params, jaxem.sequences([y]), jnp.ones(1), jaxem.Rows())
     np.testing.assert_allclose(stats["state"]["square"], [steps], rtol=1e-10)
     np.testing.assert_allclose(stats["observation"]["square"], [((y - m) ** 2 + v).sum()], rtol=1e-10)
     np.testing.assert_allclose([stats["state"]["log"][0], stats["observation"]["log"][0]], [99, 100], rtol=1e-12)
@@ -233,10 +233,10 @@ def test_small_and_singular_noise_in_float32():
     for dtype in (np.float32, np.float64):
         with jax.enable_x64(dtype == np.float64):
             model = jaxem.LocalLevel(None)
-            blank = model.blank(y.astype(dtype))
-            ask = jax.jit(lambda p, y, model=model: model.at(p).e_step(p, y, jnp.ones(1, y.x.dtype), jaxem.Rows()))
+            template = model.template(y.astype(dtype))
+            ask = jax.jit(lambda p, y, model=model: model.centered(p).e_step(p, y, jnp.ones(1, y.x.dtype), jaxem.Rows()))
             for q in (1e-8, 0.0):
-                params = {**blank, "state_noise": jnp.array([q], dtype), "observation_noise": jnp.ones(1, dtype)}
+                params = {**template, "state_noise": jnp.array([q], dtype), "observation_noise": jnp.ones(1, dtype)}
                 found[dtype, q] = jax.tree.map(np.asarray, ask(params, model.validate(y.astype(dtype))))
     for q in (1e-8, 0.0):
         (loglik, stats), (wanted, exact) = found[np.float32, q], found[np.float64, q]
@@ -248,7 +248,7 @@ def test_small_and_singular_noise_in_float32():
 
 def test_many_series_restarts_and_float32():
     model = jaxem.LocalLevel(10.0)
-    truth = {**model.blank(np.zeros(2)), "state_noise": jnp.array([0.5]), "observation_noise": jnp.array([2.0])}
+    truth = {**model.template(np.zeros(2)), "state_noise": jnp.array([0.5]), "observation_noise": jnp.array([2.0])}
     y = model.sample(jax.random.key(0), truth, 40, 60)
     result = jaxem.fit(model, y, key=jax.random.key(1), n_restarts=3)
     assert {x.dtype for x in jax.tree.leaves(result.params)} == {jnp.dtype("float32")}
@@ -340,11 +340,11 @@ def test_bad_input(message):
 
 def test_bad_init_and_inputs_to_come(x64):
     model = jaxem.LocalLevel()
-    params = jax.tree.map(np.asarray, model.blank(np.zeros(5)))
+    params = jax.tree.map(np.asarray, model.template(np.zeros(5)))
     driven = {"y": np.ones(4), "inputs": np.ones(4)}
     with pytest.raises(ValueError, match="transition must be equal to what is fixed"):
         jaxem.fit(model, np.arange(5.0), init={**params, "transition": np.full((1, 1), 0.5)})
     with pytest.raises(ValueError, match=r"inputs to come must have shape \(1, 3, 1\); got None"):
-        model.forecast(model.blank(driven), driven, 3)
+        model.forecast(model.template(driven), driven, 3)
     with pytest.raises(NotImplementedError, match="give inputs, or use sample_like"):
-        model.sample(jax.random.key(0), model.blank(driven), 2)
+        model.sample(jax.random.key(0), model.template(driven), 2)

@@ -50,7 +50,7 @@ def blei_ng_jordan(x, topics, alpha, n_steps, inner):
             counts += seen.T
         return bound, counts
 
-    # A lane sets up its gamma cold, and its first E-step goes on from there.
+    # A restart sets up its gamma cold, and its first E-step goes on from there.
     bound, counts = e_step(2 * inner)
     bounds = [bound]
     for _ in range(n_steps):

@@ -37,7 +37,7 @@ def plsa(x, phi, theta, n_steps):
         return new / new.sum(1, keepdims=True)
 
     theta = shares()
-    theta = shares()  # a lane sets up its shares, and its first E-step goes on from there
+    theta = shares()  # a restart sets up its shares, and its first E-step goes on from there
     for _ in range(n_steps):
         phi = phi * (theta.T @ ratio())
         phi /= phi.sum(1, keepdims=True)
@@ -126,8 +126,8 @@ def test_plsa_accelerated_weighted_and_folded_in():
     twice = jaxem.fit(model, np.concatenate([x, x[:4]]), init=start, max_steps=5, stop=STILL)
     weighted = jaxem.fit(model, docs, init=start, weight=np.r_[np.full(4, 2.0), np.ones(20)], max_steps=5, stop=STILL)
     np.testing.assert_allclose(weighted.params["topics"], twice.params["topics"], rtol=1e-9)
-    lanes = lambda d: jaxem.fit(model, d, key=jax.random.key(0), n_restarts=3, max_steps=5, stop=STILL).restarts.loglik  # noqa: E731
-    np.testing.assert_allclose(jax.jit(lanes)(jax.tree.map(jnp.asarray, docs)), lanes(docs), rtol=1e-10)
+    restarts = lambda d: jaxem.fit(model, d, key=jax.random.key(0), n_restarts=3, max_steps=5, stop=STILL).restarts.loglik  # noqa: E731
+    np.testing.assert_allclose(jax.jit(restarts)(jax.tree.map(jnp.asarray, docs)), restarts(docs), rtol=1e-10)
     drawn = model.sample(jax.random.key(0), em.params, 5, 30)
     assert drawn.shape == (5, 20) and (drawn.sum(1) == 30).all()
 

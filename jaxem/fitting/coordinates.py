@@ -13,6 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxem import init as starts
+from jaxem.data.sequences import rescaled_data
 from jaxem.engine.m_step import log_prior as model_log_prior
 from jaxem.model import Model
 from jaxem.numerics.blocks import replace_absent
@@ -50,14 +51,14 @@ def _coordinates_jit(model, data, weight):
 def standardized(model: Model, data: PyTree, affine: Any, dtype: Any, mesh: Mesh | None) -> tuple[Array, PyTree]:
     """The log-volume that `affine` takes off, and the data in new coordinates, by arithmetic in float64."""
     if mesh is None:
-        return volume_lost(model, data, affine, dtype), model.rescale_data(jax.tree.map(np.asarray, data), affine)
+        return volume_lost(model, data, affine, dtype), rescaled_data(jax.tree.map(np.asarray, data), affine)
     with jax.enable_x64(True):
         return _standardized_jit(model, data, affine, dtype)
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def _standardized_jit(model, data, affine, dtype):
-    new = jax.tree.map(lambda new, old: new.astype(old.dtype), model.rescale_data(data, affine), data)
+    new = jax.tree.map(lambda new, old: new.astype(old.dtype), rescaled_data(data, affine), data)
     return volume_lost(model, data, affine, dtype), new
 
 
@@ -120,7 +121,7 @@ def in_coordinates(task: Any, wanted: bool, traced: bool) -> tuple[Any, Any, Any
             lambda result: dataclasses.replace(result, model=original),
         )
     if traced:
-        volume, data = volume_lost(original, task.data, affine, dtype), original.rescale_data(task.data, affine)
+        volume, data = volume_lost(original, task.data, affine, dtype), rescaled_data(task.data, affine)
     else:
         volume, data = standardized(original, task.data, affine, dtype, mesh)
     model, init = rescaled(original, task.init, affine)

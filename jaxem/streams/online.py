@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import init as starts
+from jaxem.data.sequences import rescaled_data
 from jaxem.data.validation import check_positive_int, check_weight
 from jaxem.engine.m_step import m_step
 from jaxem.fitting.checks import check_init, check_key, check_model, check_rows_finite, checked_init
@@ -143,7 +144,7 @@ def init(
     init = checked_init(model, init, data, 1, dtype)
     original, affine = model, coordinates(model, data, weight, np) if standardize and model.log_prior is None else None
     if affine is not None:
-        data = model.rescale_data(jax.tree.map(np.asarray, data), affine)
+        data = rescaled_data(jax.tree.map(np.asarray, data), affine)
         model, init = rescaled(model, init, affine)
         model, init, affine = cast(model, dtype), cast(init, dtype), cast(affine, dtype)
     with jax.default_matmul_precision("highest"):
@@ -191,7 +192,7 @@ def _updated(state: OnlineState, batch: PyTree, weight: Array | None) -> tuple[O
     data = cast(jax.tree.map(jnp.asarray, batch), dtype)
     weight = jnp.ones((n_rows(data),), dtype) if weight is None else jnp.asarray(weight, dtype)
     data = replace_absent(data, weight)
-    data = data if state.affine is None else model.rescale_data(data, state.affine)
+    data = data if state.affine is None else rescaled_data(data, state.affine)
     loglik, found = _mean_statistics(model, state.current, data, weight, settings.local_rounds)
 
     step, begun = state.n_steps + 1, state.begun

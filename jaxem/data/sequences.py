@@ -186,7 +186,8 @@ def rescaled_data(data: PyTree, affine: Any) -> PyTree:
     """Data in new coordinates, in their own dtype: by their class, where it has `rescaled(affine)`, else as rows."""
     if isinstance(data, dict) and "length" in data:  # sequences as a dict: inside jit nothing validated them
         data = as_sequences(data)
-    return data.rescaled(affine) if hasattr(data, "rescaled") else affine.data(data)
+    own = getattr(data, "rescaled", None)
+    return affine.data(data) if own is None else own(affine)
 
 
 def lagged(data: Any, order: int) -> Sequences:

@@ -280,7 +280,7 @@ class HMM(ChainInference, Startable, FamilyModel):
 
     def log_abs_det(self, data: PyTree, affine: Any) -> Array:
         data = as_sequences(data)
-        each = self.emission.log_abs_det(self.emission.windows(data).steps(), affine)
+        each: Any = self.emission.log_abs_det(self.emission.windows(data).steps(), affine)
         return (data.seen() * each.reshape(data.shape if np.ndim(each) else ())).sum(1)
 
     def prepared(self, data: PyTree) -> Any:

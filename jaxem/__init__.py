@@ -47,6 +47,7 @@ from jaxem.families.von_mises import VonMises
 from jaxem.fitting.fit import fit
 from jaxem.fitting.monitor import Snapshot
 from jaxem.fitting.plan import Plan, plan
+from jaxem.init import Init
 from jaxem.model import Model
 from jaxem.models.ancestry import Ancestry
 from jaxem.models.censored import CensoredRegression
@@ -82,7 +83,7 @@ from jaxem.storage.results import load, save
 from jaxem.streams.fit_stream import fit_stream
 from jaxem.streams.online import OnlineEM
 from jaxem.streams.sources import BatchError
-from jaxem.types import FitError, Restarts, Result, Rows, Status, StopReason
+from jaxem.types import FitError, Moments, Restarts, Result, Rows, Status, StopReason
 
 __all__ = [
     "ECM",
@@ -133,6 +134,7 @@ __all__ = [
     "Grammar",
     "HardEM",
     "Information",
+    "Init",
     "ItemResponse",
     "LawError",
     "LinearRegression",
@@ -142,6 +144,7 @@ __all__ = [
     "MissingInformation",
     "Mixture",
     "Model",
+    "Moments",
     "Motif",
     "Multinomial",
     "MultivariateNormal",

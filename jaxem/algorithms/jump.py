@@ -9,7 +9,6 @@ it came from, an E-step makes new ones of these and the next M-step new ones of 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import jax
@@ -118,8 +117,9 @@ class Accelerator(Algorithm):
     def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
         return self.algorithm.map(problem, point, memory)
 
-    def scope(self) -> AbstractContextManager[Any]:
-        return self.algorithm.scope()
+    @property
+    def hard(self) -> bool:
+        return self.algorithm.hard
 
 
 #: Where a cycle of two maps and a jump stands: what the point now evaluated is.

@@ -22,6 +22,7 @@ from jax import Array
 
 from jaxem import init as starts
 from jaxem.data.validation import check_positive_int, check_weight
+from jaxem.engine.ascent import climb_by
 from jaxem.engine.m_step import m_step
 from jaxem.fitting.checks import check_init, check_key, check_model, check_rows_finite, checked_init
 from jaxem.fitting.coordinates import cast, coordinates, rescaled
@@ -230,7 +231,7 @@ def _maximized(state: OnlineState, stats: PyTree) -> Params:
     n = state.n_data if state.settings.n_data is None else jnp.asarray(state.settings.n_data, state.n_data.dtype)
     total = jnp.maximum(n, 1)
     whole = Blocks(data=None, weight=total[None, None], labels=None)
-    return m_step(state.model, jax.tree.map(lambda x: n * x, stats), state.current, whole, None, total)
+    return m_step(state.model, jax.tree.map(lambda x: n * x, stats), state.current, whole, None, climb_by(None, 100, total))
 
 
 @struct

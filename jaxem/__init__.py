@@ -7,6 +7,7 @@ from jaxem.algorithms.conjugate_gradient import ConjugateGradient
 from jaxem.algorithms.ecm import ECM
 from jaxem.algorithms.gem import GEM
 from jaxem.algorithms.hard_em import HardEM
+from jaxem.algorithms.jump import Accelerator
 from jaxem.algorithms.newton import newton
 from jaxem.algorithms.ordered_subsets import OrderedSubsets
 from jaxem.algorithms.quasi_newton import QuasiNewton
@@ -18,10 +19,10 @@ from jaxem.data.documents import Documents, documents
 from jaxem.data.newick import Tree, read_newick
 from jaxem.data.sequences import Sequences, lagged, sequences
 from jaxem.engine.em import EM
-from jaxem.engine.problem import Algorithm
+from jaxem.engine.problem import Algorithm, Move, Point, Problem
 from jaxem.engine.regularizer import L1, L2
 from jaxem.engine.restarts import Rounds
-from jaxem.engine.stop import Stop
+from jaxem.engine.stop import Step, Stop, StopRule
 from jaxem.evaluate.bootstrap import Bootstrap, bootstrap
 from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
 from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
@@ -47,6 +48,7 @@ from jaxem.families.von_mises import VonMises
 from jaxem.fitting.fit import fit
 from jaxem.fitting.monitor import Snapshot
 from jaxem.fitting.plan import Plan, plan
+from jaxem.init import Init
 from jaxem.model import Model
 from jaxem.models.ancestry import Ancestry
 from jaxem.models.censored import CensoredRegression
@@ -82,7 +84,7 @@ from jaxem.storage.results import load, save
 from jaxem.streams.fit_stream import fit_stream
 from jaxem.streams.online import OnlineEM
 from jaxem.streams.sources import BatchError
-from jaxem.types import FitError, Restarts, Result, Rows, Status, StopReason
+from jaxem.types import FitError, Moments, Restarts, Result, Rows, Status, StopReason
 
 __all__ = [
     "ECM",
@@ -99,6 +101,7 @@ __all__ = [
     "PLSA",
     "PPCA",
     "UNREST",
+    "Accelerator",
     "Algorithm",
     "Alignment",
     "Ancestry",
@@ -133,6 +136,7 @@ __all__ = [
     "Grammar",
     "HardEM",
     "Information",
+    "Init",
     "ItemResponse",
     "LawError",
     "LinearRegression",
@@ -142,7 +146,9 @@ __all__ = [
     "MissingInformation",
     "Mixture",
     "Model",
+    "Moments",
     "Motif",
+    "Move",
     "Multinomial",
     "MultivariateNormal",
     "MultivariateT",
@@ -152,7 +158,9 @@ __all__ = [
     "OnlineEM",
     "OrderedSubsets",
     "Plan",
+    "Point",
     "Poisson",
+    "Problem",
     "Product",
     "Proportions",
     "QuasiNewton",
@@ -172,8 +180,10 @@ __all__ = [
     "StateForecast",
     "StateSpace",
     "Status",
+    "Step",
     "Stop",
     "StopReason",
+    "StopRule",
     "StudentT",
     "Substitution",
     "Superposition",

@@ -261,7 +261,7 @@ def _write(
     }
     order = np.argsort(-np.asarray(result.params["weights"]), kind="stable")
     io.write_params(out / "parameters", _ordered(result.params, order, _kind(best)), about)
-    responsibilities = np.asarray(best.model.posterior(result.params, data))[:, order]  # type: ignore[attr-defined]
+    responsibilities = np.asarray(best.model.posterior(result.params, data))[:, order]
     io.write_table(
         out / "responsibilities.csv",
         [*(f"p_{k + 1}" for k in range(_size(best))), "component"],

@@ -1,12 +1,12 @@
 """Where a restart starts: random partitions of the data, or what the user knows.
 
-A strategy has `initialize(model, key, data, weight) -> params`. Distances are measured on the model's
-`features`: for Gaussian families, standardized data.
+A strategy parts the data among the components, and a model that can start from that is `Startable`. Distances are
+measured on the model's `features`: for Gaussian families, standardized data.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,20 +17,73 @@ from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params
 
 
+class Startable:
+    """A model that strategies can start."""
+
+    def initialize_by(self, strategy: Init, key: Array | None, data: PyTree, weight: Array) -> Params:
+        """Starting parameters of one restart by a strategy."""
+        raise NotImplementedError
+
+
+class Partitioned(Startable):
+    """A model whose start follows from which component each row belongs to."""
+
+    #: K.
+    n_components: int
+
+    def features(self, data: PyTree) -> Array:
+        """(N, D) real features in which strategies measure distance."""
+        raise NotImplementedError
+
+    def start(self, responsibilities: Array, data: PyTree, weight: Array, smooth: bool) -> Params:
+        """Parameters from labels (N,) or responsibilities (N, K).
+
+        Args:
+            responsibilities: integers (N,) or floats (N, K).
+            data: the rows.
+            weight: (N,).
+            smooth: add to each component one row's worth of the statistics of all, so that none is empty or flat.
+        """
+        raise NotImplementedError
+
+    def initialize_by(self, strategy: Init, key: Array | None, data: PyTree, weight: Array) -> Params:
+        return self.start(strategy.responsibilities(self, key, data, weight), data, weight, strategy.smooth)
+
+
 class Init:
-    """A way to start. `needs_key` tells whether it is random."""
+    """A way to start. Subclasses are frozen dataclasses made pytrees by `jaxem.struct`; they give `partition`."""
 
-    needs_key = True
-
-    def initialize(self, model: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
-        """Starting parameters of one restart."""
-        x = model.features(data)
-        labels = self.partition(key, x, weight.astype(x.dtype), model.n_components)
-        return model.start(labels, data, weight, smooth=True)
+    #: Whether it is random.
+    needs_key: ClassVar[bool] = True
+    #: Whether each component also gets one row's worth of all data, so that none is empty or flat.
+    smooth: ClassVar[bool] = True
 
     def partition(self, key: Any, x: Array, weight: Array, k: int) -> Array:
-        """(N,) component of each row of the features x (N, D)."""
+        """(N,) component of each row of the features x (N, D), 0..K-1; or (N, K) responsibilities."""
         raise NotImplementedError
+
+    def responsibilities(self, model: Partitioned, key: Array | None, data: PyTree, weight: Array) -> Array:
+        """The same of the data themselves."""
+        x = model.features(data)
+        return self.partition(key, x, weight.astype(x.dtype), model.n_components)
+
+    def initialize(self, model: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
+        """Starting parameters of one restart.
+
+        Raises:
+            TypeError: for a model that is not `Startable`.
+        """
+        self.check_model(model)
+        data, weight = jax.tree.map(jnp.asarray, (data, weight))
+        return model.initialize_by(self, key, data, weight)
+
+    def check_model(self, model: Any) -> None:
+        """Raise TypeError for a model that this cannot start. A strategy with an `initialize` of its own takes any."""
+        if type(self).initialize is Init.initialize and not isinstance(model, Startable):
+            raise TypeError(
+                f"init={type(self).__name__} parts the data among components, from which {type(model).__name__} cannot"
+                " start; it takes parameters, an earlier Result, jaxem.init.Each, or None for a start of its own"
+            )
 
 
 def nearest(x: Array, centers: Array) -> Array:
@@ -115,10 +168,10 @@ class RandomResponsibilities(Init):
 
     concentration: float | Array = 1.0
 
-    def initialize(self, model: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
+    def responsibilities(self, model: Partitioned, key: Array | None, data: PyTree, weight: Array) -> Array:
         assert key is not None
         alpha = jnp.full((model.n_components,), self.concentration, weight.dtype)
-        return model.start(jax.random.dirichlet(key, alpha, weight.shape), data, weight, smooth=True)
+        return jax.random.dirichlet(key, alpha, weight.shape)
 
 
 @struct
@@ -130,11 +183,12 @@ class Labels(Init):
     """
 
     labels: Any
-    needs_key = False
+    needs_key: ClassVar[bool] = False
+    smooth: ClassVar[bool] = False
 
-    def initialize(self, model: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
-        del key
-        return model.start(jnp.asarray(self.labels), data, weight, smooth=False)
+    def responsibilities(self, model: Partitioned, key: Array | None, data: PyTree, weight: Array) -> Array:
+        del model, key, data, weight
+        return jnp.asarray(self.labels)
 
     def check(self, shape: tuple[int, ...], k: int) -> None:
         """Raise ValueError for concrete labels that do not fit data of leading `shape`, (N,) or (B, T), and k components."""
@@ -159,7 +213,7 @@ class Quantiles(Init):
     """
 
     column: int = static(default=0)
-    needs_key = False
+    needs_key: ClassVar[bool] = False
 
     def partition(self, key: Any, x: Array, weight: Array, k: int) -> Array:
         del key
@@ -178,7 +232,12 @@ class Each(Init):
     """
 
     params: Any
-    needs_key = False
+    needs_key: ClassVar[bool] = False
+
+    def initialize(self, model: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
+        """Those of the first restart."""
+        del model, key, data
+        return jax.tree.map(lambda x: jnp.asarray(x[0], weight.dtype), self.params)
 
     def __len__(self) -> int:
         """R, to be passed as `n_restarts`."""

@@ -5,6 +5,8 @@ Axis letters: see `jaxem.types`.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -51,7 +53,7 @@ class Natural:
         Raises:
             TypeError: for what has an origin, and does not say how to move it.
         """
-        if type(self).at is not Natural.centered:
+        if type(self).centered is not Natural.centered:
             raise TypeError(
                 f"{type(self).__name__} takes statistics about parameters (centered), and has no `recentered` to average them"
             )
@@ -119,6 +121,16 @@ class Natural:
         return params
 
 
+def _on_arrays(initialize: Callable[..., Params]) -> Callable[..., Params]:
+    """`initialize` of NumPy arrays too: outside jit it would index them by what is traced."""
+
+    @functools.wraps(initialize)
+    def converted(self: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
+        return initialize(self, key, *jax.tree.map(jnp.asarray, (data, weight)))
+
+    return converted
+
+
 class Model(Natural):
     """A latent-variable model. Subclasses are frozen dataclasses made pytrees by `jaxem.struct`.
 
@@ -139,6 +151,10 @@ class Model(Natural):
     log_prior: ClassVar[Any] = None
     #: Whether `log_marginal` is a lower bound rather than the log-likelihood itself.
     is_bound: ClassVar[bool] = False
+    #: (params, data) -> what the data say of the latent values; None: there is nothing to give. Of discrete ones their
+    #: probabilities, along the last axis, which sum to one; so do expected shares. Of continuous ones a struct of `mean`
+    #: and `variance` (`jaxem.Moments`) or, of several together, `covariance` (`Factors`, `GaussianPath`).
+    posterior: ClassVar[Any] = None
     #: Name of the field that counts components whose order means nothing, or None.
     exchangeable: ClassVar[str | None] = None
     #: How many values labels may take, or None where there are none to check.
@@ -147,6 +163,11 @@ class Model(Natural):
     m_step_has_prior: ClassVar[bool] = False
     #: Key under which data may hold bools, False for entries of a datum that count for nothing; None: there is none.
     mask: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "initialize" in vars(cls):
+            cls.initialize = _on_arrays(cls.initialize)
 
     # --- the density -------------------------------------------------------------------------
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
@@ -173,12 +194,8 @@ class Model(Natural):
     needs_key: ClassVar[bool] = True
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
-        """Starting parameters of one restart."""
+        """Starting parameters of one restart from data as `validate` leaves them."""
         raise NotImplementedError
-
-    def initialize_by(self, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
-        """Starting parameters of one restart by a strategy of `jaxem.init`."""
-        return strategy.initialize(self, key, data, weight)
 
     # --- after the fit -----------------------------------------------------------------------
     def log_prob(self, params: Params, data: PyTree) -> Array:

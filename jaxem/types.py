@@ -14,7 +14,7 @@ import jax.core
 import numpy as np
 from jax import Array
 
-from jaxem.pytree import PyTree, struct
+from jaxem.pytree import PyTree, static, struct
 
 Params = Any
 
@@ -39,6 +39,7 @@ class StopReason(enum.IntEnum):
     LOGLIK_ATOL = 2
     PARAM_RTOL = 3
     PARAM_ATOL = 4
+    RULE = 5
 
 
 @struct
@@ -49,11 +50,26 @@ class Rows:
         local: variational or per-datum parameters, from `Model.local`.
         scores: local scores, from `Model.scores`.
         labels: (n,) int, the known latent value or -1; for responsibilities given as labels, (n, K) floats.
+        hard: whether discrete latent values are to be maximised over instead of summed out: hand it to `jaxem.latents`.
     """
 
     local: PyTree = None
     scores: PyTree = None
     labels: Array | None = None
+    hard: bool = static(default=False)
+
+
+@struct
+class Moments:
+    """What the data say of a continuous latent variable of each datum.
+
+    Attributes:
+        mean: (N,) posterior mean.
+        variance: (N,) posterior variance.
+    """
+
+    mean: Array
+    variance: Array
 
 
 class FitError(RuntimeError):

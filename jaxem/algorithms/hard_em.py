@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any
+import dataclasses
 
 import jax
 
 from jaxem.engine.e_step import e_step
 from jaxem.engine.em import EM
 from jaxem.engine.problem import Problem
-from jaxem.numerics.logs import hard_latents
+from jaxem.numerics.blocks import equations
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params
 
@@ -21,8 +20,12 @@ class HardEM(EM):
 
     What rises is the classification log-likelihood, sum of max over z of log p(x, z) (Celeux and Govaert 1992,
     CEM; for chains Viterbi training, Juang and Rabiner 1990), and it is what `loglik` and `objective` report.
-    For models whose discrete latent values are summed out by `jaxem.latents`.
+    For models that hand `Rows.hard` to the functions of `jaxem.latents` which sum out their discrete latent values.
     """
+
+    @property
+    def hard(self) -> bool:
+        return True
 
     def begin(self, problem: Problem, params: Params) -> PyTree:
         """Nothing to remember.
@@ -30,12 +33,13 @@ class HardEM(EM):
         Raises:
             TypeError: for a model without discrete latent values.
         """
-        with hard_latents() as used:
-            jax.eval_shape(lambda p: e_step(problem.model, p, problem.blocks).loglik, params)
-        if not used:
+
+        def operations(hard: bool) -> list[str]:
+            blocks = dataclasses.replace(problem.blocks, hard=hard)
+            loglik = jax.make_jaxpr(lambda p: e_step(problem.model, p, blocks).loglik)(params)
+            return [eqn.primitive.name for eqn in equations(loglik.jaxpr)]
+
+        if operations(hard=True) == operations(hard=False):
             kind = type(problem.model).__name__
             raise TypeError(f"HardEM needs a model with discrete latent values summed out by jaxem.latents; got {kind}")
         return ()
-
-    def scope(self) -> AbstractContextManager[Any]:
-        return hard_latents()

@@ -236,6 +236,6 @@ def _outputs(model, params, data, weight):
     about = model.centered(params)
     if about.m_step is not None:
         outputs["m_step"] = about.m_step(with_pseudo(about, stats, params), params)
-    if hasattr(model, "posterior"):
+    if model.posterior is not None:
         outputs["posterior"] = model.posterior(params, data)
     return outputs

@@ -41,7 +41,7 @@ def weighted_total(log_prob: Array, weight: Array) -> Array:
 def block_rows(model: Model, params: Params, block: Blocks, local: PyTree) -> Rows:
     """The per-datum inputs of `log_marginal` for one block."""
     scores = model.scores(params, block.data) if model.scores else None
-    return Rows(local=local, scores=scores, labels=block.labels)
+    return Rows(local=local, scores=scores, labels=block.labels, hard=block.hard)
 
 
 def unchanged(data: PyTree) -> PyTree:
@@ -98,7 +98,8 @@ def _pass(model: Model, params: Params, blocks: Blocks, local: PyTree, convert: 
     if model.e_step is not None:
 
         def own(block, local):
-            return model.e_step(params, convert(block.data), block.weight, Rows(local=local, labels=block.labels))
+            rows = Rows(local=local, labels=block.labels, hard=block.hard)
+            return model.e_step(params, convert(block.data), block.weight, rows)
 
         return fold(own, blocks, local)
     packed, pull = jax.vjp(model.pack, model.natural(params))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax import Array
@@ -12,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxem.engine.m_step import log_prior, q_function
 from jaxem.engine.regularizer import Regularizer
-from jaxem.engine.stop import Stop
+from jaxem.engine.stop import StopRule
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks
 from jaxem.pytree import PyTree, static, struct
@@ -38,7 +37,7 @@ class Problem:
     model: Model
     blocks: Blocks
     algorithm: Algorithm
-    stop: Stop
+    stop: StopRule
     max_steps: Array
     offset: Array
     total_weight: Array
@@ -107,6 +106,11 @@ class Algorithm:
     #: Rounding units by which an EM map may seem to lower the objective.
     rounding: ClassVar[int] = 100
 
+    @property
+    def hard(self) -> bool:
+        """Whether its E-steps maximise over discrete latent values instead of summing them out."""
+        return False
+
     def begin(self, problem: Problem, params: Params) -> PyTree:
         """What to remember before the first move."""
         del problem, params
@@ -120,10 +124,6 @@ class Algorithm:
         """The next parameters. Default: the EM map."""
         params, memory = self.map(problem, point, memory)
         return Move(params, jnp.array(False), memory)
-
-    def scope(self) -> AbstractContextManager[Any]:
-        """The context in which the model's functions are traced."""
-        return nullcontext()
 
 
 def expected_objective(problem: Problem, point: Point) -> Callable[[Params], Array]:

@@ -58,7 +58,7 @@ def align(model: Model, params: Params, reference: Array, data: PyTree, axes: Py
         axes: from `component_axes`.
     """
     k = reference.shape[-1]
-    posterior = model.posterior(params, data).reshape(-1, k)  # type: ignore[attr-defined]
+    posterior = model.posterior(params, data).reshape(-1, k)
     overlap = jnp.matmul(reference.reshape(-1, k).T, posterior, precision=jax.lax.Precision.HIGHEST)
     rows, columns = optax.assignment.hungarian_algorithm(-jnp.nan_to_num(overlap))
     return permute(params, columns[jnp.argsort(rows)], axes)

@@ -201,8 +201,8 @@ def _bootstrap(
 
     refitted, status, loglik = _in_batches(refit, n_samples, side_by_side)
     axes = component_axes(model, data)
-    if axes is not None and hasattr(model, "posterior"):
-        reference = model.posterior(params, data)  # type: ignore[attr-defined]
+    if axes is not None and model.posterior is not None:
+        reference = model.posterior(params, data)
         # One after another: (B, N, K) posteriors at once would be B times the memory.
         refitted = jax.lax.map(lambda p: align(model, p, reference, data, axes), refitted)
     if affine is not None:

@@ -66,7 +66,7 @@ def icl(result: Result, data: PyTree, *, weight: Any = None) -> Array:
     Returns:
         A scalar. Lower is better.
     """
-    posterior = getattr(result.model, "posterior", None)
+    posterior = result.model.posterior
     if posterior is None:
         raise TypeError(f"result must be of a model with a posterior; {type(result.model).__name__} has none")
     data = jax.tree.map(jnp.asarray, _valid(result.model, data))

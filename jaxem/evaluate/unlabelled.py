@@ -121,7 +121,7 @@ def _held_out(model, data, labels, fold, weights, options, structure, n_folds) -
         seen = jnp.where(hidden, -1, labels)
         # A hidden label leaves an unlabelled datum, as it would be when it comes to be predicted.
         result = fit_labelled(model, data, seen, weight, **options, **dict(structure))
-        share = model.posterior(result.params, data)  # type: ignore[attr-defined]
+        share = model.posterior(result.params, data)
         right = share.argmax(1) == labels
         tiny = jnp.finfo(share.dtype).tiny
         own = jnp.log(jnp.maximum(jnp.take_along_axis(share, jnp.maximum(labels, 0)[:, None], 1)[:, 0], tiny))

@@ -28,6 +28,10 @@ class Family(Natural):
         """(K, n) log p(x_n | component k) from packed natural parameters; components first, data last."""
         raise NotImplementedError
 
+    def hard_scores(self, natural: PyTree, data: Array) -> Array:
+        """As `scores`, with latent values of the family's own at their most probable. Default: it has none."""
+        return self.scores(natural, data)
+
     def template(self, data: Array, n_components: int) -> Params:
         """Valid parameters that know nothing, of the shapes that `data` call for."""
         raise NotImplementedError

@@ -62,9 +62,14 @@ class FamilyMixture(Composite, Family):
         return {"log_weights": safe_log(params["weights"]), "parts": self.family.natural(params["parts"])}
 
     def scores(self, natural: PyTree, data: PyTree) -> Array:
+        return self._over_parts(natural, self.family.scores(natural["parts"], data), hard=False)
+
+    def hard_scores(self, natural: PyTree, data: PyTree) -> Array:
+        return self._over_parts(natural, self.family.hard_scores(natural["parts"], data), hard=True)
+
+    def _over_parts(self, natural: PyTree, scores: Array, hard: bool) -> Array:
         weights = natural["log_weights"]
-        scores = self.family.scores(natural["parts"], data)
-        return sum_out(scores.reshape(*weights.shape, -1) + weights[..., None], 1)
+        return sum_out(scores.reshape(*weights.shape, -1) + weights[..., None], 1, hard)
 
     def start(self, stats: PyTree, template: Params) -> Params:
         raise ValueError("init: labels tell nothing of the parts of a FamilyMixture; start from a key, or give parameters")

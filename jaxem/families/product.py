@@ -61,10 +61,17 @@ class Product(Composite, Family):
         return tuple(f.natural(p) for f, p in zip(self.families, params, strict=True))
 
     def scores(self, natural: PyTree, data: Array) -> Array:
+        return self._over_parts(natural, data, hard=False)
+
+    def hard_scores(self, natural: PyTree, data: Array) -> Array:
+        return self._over_parts(natural, data, hard=True)
+
+    def _over_parts(self, natural: PyTree, data: Array, hard: bool) -> Array:
         parts = []
         for family, eta, columns in zip(self.families, natural, self.columns, strict=True):
             x, there = self._part(family, data, columns)
-            parts.append(jnp.where(there, family.scores(eta, x), 0))
+            scores = family.hard_scores if hard else family.scores
+            parts.append(jnp.where(there, scores(eta, x), 0))
         return sum(parts[1:], start=parts[0])
 
     def start(self, stats: PyTree, template: Params) -> Params:

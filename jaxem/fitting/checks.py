@@ -45,6 +45,12 @@ def check_algorithm(algorithm: Any) -> None:
         raise TypeError(f"algorithm must be a jaxem.Algorithm, e.g. jaxem.EM(); got {got}")
 
 
+def check_init(model: Model, init: Any) -> None:
+    """Raise TypeError for a strategy that the model cannot start from."""
+    if isinstance(init, starts.Init):
+        init.check_model(model)
+
+
 def check_key(model: Model, init: Any, key: Any) -> None:
     """Raise unless `key` is a JAX random key of either style, or needless."""
     random = init.needs_key if isinstance(init, starts.Init) else init is None and model.needs_key

@@ -20,7 +20,7 @@ from jaxem.engine.problem import Algorithm
 from jaxem.engine.regularizer import regularizer
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop
-from jaxem.fitting.checks import check_algorithm, check_key, check_model, checked, raise_if_all_failed
+from jaxem.fitting.checks import check_algorithm, check_init, check_key, check_model, checked, raise_if_all_failed
 from jaxem.fitting.coordinates import cast, in_coordinates
 from jaxem.fitting.layout import Layout, memory_limit
 from jaxem.fitting.monitor import Monitor, Snapshot
@@ -123,6 +123,7 @@ def fit(
     for name in stop.__dataclass_fields__:
         check_tolerance(getattr(stop, name), f"stop.{name}")
     init = init.params if isinstance(init, Result) else init
+    check_init(model, init)
     check_key(model, init, key)
     # A prior or penalty that is a function of the user's parameters must see them as they are.
     restrained = regularizer(penalty, log_prior, frozen, tied)
@@ -175,9 +176,8 @@ def fit_plainly(task: Task, standardize: bool, monitor: Monitor, stream: Any = N
         # Of several processes none holds all rows.
         return trimmed(dataclasses.replace(back(result), model=given.model), None if spans_processes(mesh) else given.n)
 
-    with task.algorithm.scope():
-        arguments = (*begin_jit(task), task.n, options, monitor, finished)
-        del task  # its data lie in the blocks now, and memory may be scarce
-        result = solve_watched(*arguments) if stream is None else stream(*arguments, affine)
+    arguments = (*begin_jit(task), task.n, options, monitor, finished)
+    del task  # its data lie in the blocks now, and memory may be scarce
+    result = solve_watched(*arguments) if stream is None else stream(*arguments, affine)
     raise_if_all_failed(result, given.data, given.weight)
     return result

@@ -36,7 +36,7 @@ class Layout:
     block_size: int = static()
 
 
-def lay_out(model: Model, params: Params, data: PyTree, labels: PyTree, options: Any) -> Layout:
+def lay_out(model: Model, params: Params, data: PyTree, labels: PyTree, options: Any, hard: bool = False) -> Layout:
     """What suits the backend's caches, made smaller where memory would not hold it.
 
     Args:
@@ -45,12 +45,13 @@ def lay_out(model: Model, params: Params, data: PyTree, labels: PyTree, options:
         data: all rows.
         labels: theirs, or None.
         options: with `n_restarts`, `block_size` (None: chosen) and `memory_limit` (None: what is available now).
+        hard: whether the E-step is (see `jaxem.Rows`).
     """
     n, backend, itemsize = n_rows(data) // row_pieces(options.mesh), jax.default_backend(), float_dtype(data).itemsize
     n_restarts = -(-options.n_restarts // restart_pieces(options.mesh))
 
     def across(width: int) -> int:
-        return rows_width(model, params, data, labels, width)
+        return rows_width(model, params, data, labels, width, hard)
 
     width = restarts_at_once(n, n_restarts, across(1), backend)
     block = min(n, options.block_size or choose_block_size(n, across(width), itemsize, backend))
@@ -78,11 +79,11 @@ def lay_out(model: Model, params: Params, data: PyTree, labels: PyTree, options:
     return Layout(width, block)
 
 
-def rows_width(model: Model, params: Params, data: PyTree, labels: PyTree, restarts: int) -> int:
+def rows_width(model: Model, params: Params, data: PyTree, labels: PyTree, restarts: int, hard: bool = False) -> int:
     """Numbers that one row costs in the widest array of an E-step of all restarts together."""
     row = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), data)
     label = jax.tree.map(lambda x: jnp.zeros((1, *x.shape[1:]), x.dtype), labels)
-    one = Blocks(row, jnp.ones((1,), float_dtype(data)), label)
+    one = Blocks(row, jnp.ones((1,), float_dtype(data)), label, hard=hard)
     about = model.centered(params)
     packed = jax.eval_shape(lambda p: about.pack(about.natural(p)), params)
     local = jax.eval_shape(lambda q: about.local(q, row, None), packed) if about.local else None

@@ -17,6 +17,7 @@ from jaxem.engine.regularizer import Regularizer
 from jaxem.engine.restarts import Rounds, take
 from jaxem.engine.stop import Stop
 from jaxem.fitting.arithmetic import operations
+from jaxem.fitting.checks import check_init
 from jaxem.fitting.coordinates import cast
 from jaxem.fitting.layout import available_bytes, gigabytes, memory_limit, n_bytes
 from jaxem.fitting.segments import _run as segment_jit
@@ -100,6 +101,7 @@ def plan(
         block_size: as for `fit`.
         rounds: as for `fit`.
     """
+    check_init(model, init)
     concrete = not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(data))
     shapes = jax.tree.map(_shape, model.validate(data) if concrete else data)
     dtype, limit = float_dtype(shapes), memory_limit()
@@ -110,7 +112,7 @@ def plan(
     task = Task(
         model, shapes, weight, labels, cast(init, dtype), jax.random.key(0), algorithm, Stop(), step_count, options, number
     )
-    with jax.default_matmul_precision("highest"), algorithm.scope():
+    with jax.default_matmul_precision("highest"):
         begin = begin_jit.lower(task)
         problem, queue, layout = begin.out_info
         restart = jax.eval_shape(lambda restarts: take(restarts, jnp.int32(0)), queue.restarts)

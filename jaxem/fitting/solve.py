@@ -39,6 +39,7 @@ def posed(task: Task, layout: Layout) -> Problem:
     """The problem, its data cut into blocks."""
     options = task.options
     blocks = cut_on(options.mesh, task.data, task.weight, task.labels, layout.block_size)
+    blocks = dataclasses.replace(blocks, hard=task.algorithm.hard)
     total = blocks.total_weight()
     volume = jnp.asarray(task.volume, blocks.weight.dtype)
     if volume.ndim == 0:
@@ -57,7 +58,7 @@ def begin(task: Task) -> tuple[Problem, Queue, Layout]:
     starting = options.regularizer.restored(starting, starting)
     first = jax.tree.map(lambda x: x[0], starting)
     options.regularizer.check(model.constraints, first)
-    layout = options.layout or lay_out(model, first, task.data, task.labels, options)
+    layout = options.layout or lay_out(model, first, task.data, task.labels, options, task.algorithm.hard)
     problem = posed(task, layout)
 
     def begun(problem: Problem, starting: Params) -> Restart:
@@ -86,7 +87,7 @@ def starting_params(task: Task) -> Params:
         restart_key = None if task.key is None else jax.random.fold_in(task.key, i)
         if init is None:
             return model.initialize(restart_key, data, weight)
-        return model.initialize_by(init, restart_key, data, weight)
+        return init.initialize(model, restart_key, data, weight)
 
     batch = max(1, min(n_restarts, (1 << 24) // max(1, task.n)))
     return cast(jax.lax.map(one, jnp.arange(n_restarts), batch_size=batch), task.dtype)
@@ -122,13 +123,12 @@ begin_jit, end_jit, unrolled_jit = jax.jit(begin), jax.jit(end, static_argnums=2
 def solve(task: Task) -> Result:
     """Everything between the boundaries, in one traced piece."""
     options = task.options
-    with task.algorithm.scope():
-        if options.unroll is not None:
-            problem, queue, _ = begin(task)
-            return end(problem, unrolled_restarts(problem, queue.restarts, options.unroll), task.n)
-        problem, queue, layout = begin(jax.lax.stop_gradient(task))
-        result = end(problem, race(problem, queue, layout.width, options.rounds, run), task.n)
-        return attached(posed(task, layout), result)
+    if options.unroll is not None:
+        problem, queue, _ = begin(task)
+        return end(problem, unrolled_restarts(problem, queue.restarts, options.unroll), task.n)
+    problem, queue, layout = begin(jax.lax.stop_gradient(task))
+    result = end(problem, race(problem, queue, layout.width, options.rounds, run), task.n)
+    return attached(posed(task, layout), result)
 
 
 def solve_watched(

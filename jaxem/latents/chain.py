@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxem.latents.forward_backward import Smoothed, absorb, smooth
 from jaxem.numerics.linalg import PRECISION
-from jaxem.numerics.logs import latents_are_hard, safe_log
+from jaxem.numerics.logs import safe_log
 from jaxem.numerics.trees import pairwise_sum
 
 #: Chains of at least this many steps are cut in blocks on an accelerator.
@@ -21,7 +21,13 @@ LONG = 4096
 
 
 def log_partition(
-    log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None, n_blocks: int | None = None
+    log_initial: Array,
+    log_transition: Array,
+    scores: Array,
+    valid: Array | None = None,
+    n_blocks: int | None = None,
+    *,
+    hard: bool = False,
 ) -> Array:
     """(n,) log of the sum over all paths; its gradients are expected starts, transitions and visits.
 
@@ -33,9 +39,10 @@ def log_partition(
         scores: (K, n, T).
         valid: (n, T) or None.
         n_blocks: blocks in time that run side by side; None: one on a CPU, about the root of T for long chains elsewhere.
+        hard: take the most probable path instead of the sum.
     """
     valid = _valid(scores, valid)
-    if latents_are_hard():
+    if hard:
         return _log_joint_of_mode(log_initial, log_transition, scores, valid)
     return _log_partition(log_initial, log_transition, scores, valid, n_blocks or _default_blocks(scores.shape[2]))
 

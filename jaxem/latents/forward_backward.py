@@ -4,8 +4,8 @@ Likelihoods are divided by their maximum at every step, beliefs by their sum (Ra
 backward messages by a maximum or a sum of their own: reusing the forward constants would lose the last digits in float32.
 One chain can be cut in blocks that run side by side: a first pass finds how each block maps what comes in.
 
-Axes: m chains (or blocks of one) that share a transition, and r transitions, last in memory: a step runs over all chains
-of all restarts in one stretch, where `vmap` would leave them a few states at a time.
+Axes: m chains (or blocks of one) that share a transition, and r transitions, last in memory: a step runs over all m r of
+them in one stretch, where `vmap` would leave it a few states at a time. An entry of a vmapped axis brings a transition.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def absorb(predicted: Array, scores: Array) -> tuple[Array, Array]:
 
 @struct
 class Ahead:
-    """What the recursion in the order of time finds of each lane.
+    """What the recursion in the order of time finds of each chain.
 
     Attributes:
         joint: (T, K, m, r) p(z_t, x_t | x before), scaled; over their sum p(z_t | x up to t).
@@ -127,7 +127,7 @@ def forward(transition: Array, scores: Array, predicted: Array) -> Ahead:
     possible = ~any_vmapped(~jnp.isfinite(top).all())
     top = jnp.where(jnp.isfinite(top), top, 0)
     scores = scores - top[:, None]
-    # In a branch by itself, and of a lone lane along one axis: else XLA's exponential takes several times as long on a CPU.
+    # In a branch by itself, and of a lone chain along one axis: else XLA's exponential takes several times as long on a CPU.
     shape = (-1,) if top[0].size == 1 else scores.shape
     likelihood = jax.lax.cond(possible, jnp.exp, jnp.zeros_like, scores.reshape(shape)).reshape(scores.shape)
 
@@ -144,7 +144,7 @@ def forward(transition: Array, scores: Array, predicted: Array) -> Ahead:
 
 @struct
 class Back:
-    """What the recursion against the order of time finds of each lane, up to a factor of each step.
+    """What the recursion against the order of time finds of each chain, up to a factor of each step.
 
     Attributes:
         joint: (T, K, m, r) p(x_t and all x afterwards | z_t).
@@ -191,12 +191,12 @@ def backward(transition: Array, ahead: Ahead, linked: Array, last: Array) -> Bac
     return jax.lax.cond(_lost(fast.total), careful, lambda: fast)
 
 
-def _onward(matrix: Array, n_lanes: int) -> Callable[[Array], Array]:
-    """What takes x (K, m, r) to matrix times x over the sum of x, as fast as a CPU can with so many lanes."""
+def _onward(matrix: Array, n_chains: int) -> Callable[[Array], Array]:
+    """What takes x (K, m, r) to matrix times x over the sum of x, as fast as a CPU can with so many chains."""
     if len(matrix) > FEW:
         with_sum = _with_sum(matrix)
         return lambda x: _times_over_sum(with_sum, x)
-    if n_lanes == 1:  # the division need not wait for the product, nor the product for the division
+    if n_chains == 1:  # the division need not wait for the product, nor the product for the division
         return lambda x: divided(_times(matrix, x), x.sum(0))
     return lambda x: _times(matrix, divided(x, x.sum(0)))
 
@@ -221,7 +221,7 @@ def _times_over_sum(with_sum: Array, x: Array) -> Array:
 
 
 def _lost(mass: Array) -> Array:
-    """Whether so little is left anywhere, in any lane, that digits are lost; NaN counts."""
+    """Whether so little is left anywhere, in any chain, that digits are lost; NaN counts."""
     return any_vmapped(~(jax.lax.stop_gradient(mass) >= jnp.sqrt(jnp.finfo(mass.dtype).tiny)).all())
 
 
@@ -231,10 +231,10 @@ def _reachable(message: Array, mass: Array) -> Array:
     return jnp.where(mass > 0, divided(message, top), 0)
 
 
-def smooth_lanes(
+def smooth_chains(
     transition: Array, scores: Array, valid: Array, linked: Array, predicted: Array, coming: Array, last: Array
 ) -> tuple[Smoothed, Array]:
-    """Each lane by itself.
+    """Each chain by itself.
 
     Args:
         transition: (K, K, r).
@@ -262,7 +262,7 @@ def smooth_lanes(
 
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
 def smooth(initial: Array, transition: Array, scores: Array, valid: Array, n_blocks: int = 1) -> Smoothed:
-    """Filter and smoother of n chains; in what comes out r is left out. Of few states lanes of `vmap` stand last in memory.
+    """Filter and smoother of n chains; in what comes out r is left out. Of few states the axes of `vmap` stand last in memory.
 
     Args:
         initial: (K,) probabilities.
@@ -288,7 +288,7 @@ def _alone(smooth, *args: Array) -> Smoothed:
 
 
 def _side_by_side(n_blocks: int):
-    """`_smooth`, which adds a lane of `vmap` to the last axis of all that it takes and gives."""
+    """`_smooth`, which folds an axis of `vmap` into the last axis of all that it takes and gives."""
     run = custom_vmap(partial(_smooth, n_blocks))
 
     @run.def_vmap
@@ -318,7 +318,7 @@ def _smooth(n_blocks: int, initial: Array, transition: Array, scores: Array, val
     first = jnp.broadcast_to(initial[:, None], (k, n, r))
     linked = valid.at[0].set(False)
     if n_blocks == 1:
-        found, _ = smooth_lanes(transition, scores, valid, linked, first, jnp.zeros_like(first), jnp.ones_like(first))
+        found, _ = smooth_chains(transition, scores, valid, linked, first, jnp.zeros_like(first), jnp.ones_like(first))
         return _with_moves(found)
     length = -(-n_steps // n_blocks)
     cut = lambda x: _cut(x, n_blocks, length)  # noqa: E731
@@ -326,7 +326,7 @@ def _smooth(n_blocks: int, initial: Array, transition: Array, scores: Array, val
     maps, log_scale = _block_maps(transition, scores, linked)
     coming, messages = _between_blocks(first, maps, log_scale, scores, valid, transition, n_blocks)
     predicted = _times(transition.swapaxes(0, 1), coming).at[:, :n].set(first)
-    found, _ = smooth_lanes(transition, scores, valid, linked, predicted, coming, messages)
+    found, _ = smooth_chains(transition, scores, valid, linked, predicted, coming, messages)
     return _with_moves(jax.tree.map(lambda x: _join(x, n_blocks, n_steps), found))
 
 
@@ -346,7 +346,7 @@ def _with_moves(found: Smoothed) -> Smoothed:
 
 
 def _sum_of_products(x: Array, y: Array) -> Array:
-    """(K, K, r) sum over t of x (t, K, r) times y (t, K, r), lanes last in memory.
+    """(K, K, r) sum over t of x (t, K, r) times y (t, K, r), transitions last in memory.
 
     Eight eighths of time make one loop that keeps no product, ten times as fast on a CPU as a batch of small matrix products.
     """

@@ -15,7 +15,7 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 
 from jaxem.latents.chain import pairs_times
-from jaxem.latents.forward_backward import MANY, forward, smooth_lanes
+from jaxem.latents.forward_backward import MANY, forward, smooth_chains
 from jaxem.numerics.logs import safe_log
 from jaxem.numerics.trees import pairwise_sum
 from jaxem.pytree import PyTree
@@ -105,7 +105,7 @@ def _(score, primals, tangents):
     def segment(message: Array, now: tuple):
         steps, d_steps, valid, linked, coming, predicted, is_first = now
         scores, d_scores = _jvp(partial(_local, score, valid=valid), (inputs, steps), (*d_inputs, *d_steps))
-        found, before = smooth_lanes(
+        found, before = smooth_chains(
             transition[..., None], scores[..., None], valid.T[..., None], linked.T[..., None], predicted, coming, message
         )
         found = jax.tree.map(lambda x: x[..., 0], found)

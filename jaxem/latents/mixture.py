@@ -11,9 +11,9 @@ from jax import Array
 from jaxem.numerics.logs import safe_log, softmax, sum_out
 
 
-def log_partition(scores: Array) -> Array:
-    """(n,) log sum_k exp scores[k]; its gradient is the posterior."""
-    return sum_out(scores, 0)
+def log_partition(scores: Array, *, hard: bool = False) -> Array:
+    """(n,) log sum_k exp scores[k], whose gradient is the posterior; or the greatest score where assignments are `hard`."""
+    return sum_out(scores, 0, hard)
 
 
 def posterior(scores: Array) -> Array:

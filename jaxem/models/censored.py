@@ -18,7 +18,7 @@ from jaxem.models.normal_response import normal_m_step, normal_natural
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.special import log_normal_mass
 from jaxem.pytree import PyTree, struct
-from jaxem.types import Params, Rows
+from jaxem.types import Moments, Params, Rows
 
 KEYS = ("lower", "upper", "inputs", "above", "below")
 
@@ -148,8 +148,8 @@ class CensoredRegression(Model):
         coefficients, variance = normal_m_step(stats, jnp.ones((), y.dtype), self.floor)
         return {"coefficients": coefficients, "variance": jnp.maximum(variance, jnp.where(spread > 0, spread / 100, 1))}
 
-    def posterior(self, params: Params, data: PyTree) -> tuple[Array, Array]:
-        """(N,) means and variances of the y of each row, given what is known of it."""
+    def posterior(self, params: Params, data: PyTree) -> Moments:
+        """Of the y of each row, given what is known of it."""
         mean, variance = self.predict(params, data), params["variance"]
         ends = jnp.asarray(data["lower"], mean.dtype), jnp.asarray(data["upper"], mean.dtype)
         known = ends[0] == ends[1]
@@ -158,7 +158,7 @@ class CensoredRegression(Model):
         slope = jax.grad(lambda mean: log_normal_mass(lower, upper, mean, jnp.sqrt(variance)).sum())
         first, second = jax.jvp(slope, (mean,), (jnp.ones_like(mean),))
         spread = jnp.maximum(variance + variance * variance * second, 0)
-        return jnp.where(known, ends[0], mean + variance * first), jnp.where(known, 0, spread)
+        return Moments(jnp.where(known, ends[0], mean + variance * first), jnp.where(known, 0, spread))
 
     def sample_like(self, key: Array, params: Params, data: PyTree) -> PyTree:
         """A y, known exactly, for each row of `data`, with its inputs and cut off where it is."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from jaxem.data.sequences import Sequences, as_sequences
 from jaxem.data.validation import check_positive_int, check_rows, numeric
 from jaxem.latents import inside
 from jaxem.model import Model
-from jaxem.numerics.logs import divided, hard_latents, safe_log
+from jaxem.numerics.logs import divided, safe_log
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Rows
 
@@ -55,9 +54,9 @@ class Grammar(Model):
         return {"log_rules": safe_log(params["rules"])}
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
-        del rows
         data, log_rules = as_sequences(data, single=False), natural["log_rules"]
-        return inside.log_partition(self.binary(log_rules), self.emission(log_rules), data.filled(), data.length)
+        rules = self.binary(log_rules), self.emission(log_rules)
+        return inside.log_partition(*rules, data.filled(), data.length, hard=rows.hard)
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Relative expected counts; a symbol never used keeps its rules."""
@@ -119,5 +118,4 @@ def _spans(model: Grammar, params: Params, data: Sequences, hard: bool) -> Array
     log_rules = model.natural(params)["log_rules"]
     given = model.binary(log_rules), model.emission(log_rules), jnp.asarray(data.filled()), data.length
     none = jnp.zeros((*given[2].shape, given[2].shape[1], model.n_symbols), log_rules.dtype)
-    with hard_latents() if hard else contextlib.nullcontext():
-        return jax.grad(lambda spans: inside.log_partition(*given, spans).sum())(none)
+    return jax.grad(lambda spans: inside.log_partition(*given, spans, hard=hard).sum())(none)

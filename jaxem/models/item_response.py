@@ -15,7 +15,7 @@ from jaxem.latents.mixture import log_partition, posterior
 from jaxem.model import Model
 from jaxem.numerics.linalg import PRECISION
 from jaxem.pytree import PyTree, static, struct
-from jaxem.types import Params, Rows
+from jaxem.types import Moments, Params, Rows
 
 
 @struct
@@ -61,8 +61,7 @@ class ItemResponse(Model):
         return given + jnp.matmul(natural["log_wrong"].T, wrong.T, precision=PRECISION) + log_weight[:, None]
 
     def log_marginal(self, natural: PyTree, data: Array, rows: Rows) -> Array:
-        del rows
-        return log_partition(self._scores(natural, data))
+        return log_partition(self._scores(natural, data), hard=rows.hard)
 
     def validate(self, data: Any) -> np.ndarray:
         """(N, J) floats.
@@ -93,12 +92,12 @@ class ItemResponse(Model):
         # A normal ability flattens the logistic curve, by about a sixth at a slope of one.
         return {**self.template(data), "intercept": 1.2 * (jnp.log(right) - jnp.log(wrong)).astype(data.dtype)}
 
-    def posterior(self, params: Params, data: Array) -> tuple[Array, Array]:
-        """(N,) posterior means and standard deviations of the abilities."""
+    def posterior(self, params: Params, data: Array) -> Moments:
+        """Of the abilities."""
         nodes, _ = self._nodes(params["intercept"].dtype)
         share = posterior(self._scores(self.natural(params), data))
         mean = nodes @ share
-        return mean, jnp.sqrt(jnp.maximum((nodes * nodes) @ share - mean * mean, 0))
+        return Moments(mean, jnp.maximum((nodes * nodes) @ share - mean * mean, 0))
 
     def n_free_params(self, data: Array) -> int:
         return data.shape[1] + (1 if self.rasch else data.shape[1])

@@ -14,7 +14,7 @@ from jaxem.families.base import Family
 from jaxem.families.density import Density
 from jaxem.families.family_mixture import FamilyMixture
 from jaxem.families.gaussian import Gaussian
-from jaxem.init import KMeansPlusPlus
+from jaxem.init import Init, KMeansPlusPlus, Partitioned
 from jaxem.latents.mixture import label_bias, log_partition, posterior
 from jaxem.models.family_model import FamilyModel
 from jaxem.numerics.blocks import choose_block_size, cut, fold
@@ -26,7 +26,7 @@ from jaxem.types import Params, Rows
 
 
 @struct
-class Mixture(FamilyModel):
+class Mixture(Partitioned, FamilyModel):
     """p(x) = sum over k of weights[k] * family(x | components[k]).
 
     Parameters: `weights` (K,) and `components`, the family's parameters.
@@ -58,12 +58,13 @@ class Mixture(FamilyModel):
 
     def local_scores(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         """(K, n) log weights[k] p(x_n | k), -inf where a label excludes k."""
-        given = self.family.scores(natural["components"], data) if rows.scores is None else rows.scores.T
+        own = self.family.hard_scores if rows.hard else self.family.scores
+        given = own(natural["components"], data) if rows.scores is None else rows.scores.T
         scores = natural["log_weights"][:, None] + given
         return scores if rows.labels is None else scores + label_bias(rows.labels, self.n_components, scores.dtype)
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
-        return log_partition(self.local_scores(natural, data, rows))
+        return log_partition(self.local_scores(natural, data, rows), hard=rows.hard)
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Relative weights; the family's closed form where it has one."""
@@ -91,13 +92,12 @@ class Mixture(FamilyModel):
         return {"weights": jnp.full((self.n_components,), 1 / self.n_components, dtype), "components": components}
 
     def features(self, data: PyTree) -> Array:
-        """(N, D) real features in which initialisers measure distance."""
         return self.family.features(data)
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
         return self.initialize_by(KMeansPlusPlus(), key, data, weight)
 
-    def initialize_by(self, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
+    def initialize_by(self, strategy: Init, key: Array | None, data: PyTree, weight: Array) -> Params:
         family, k = self.family, self.n_components
         if isinstance(family, Density):
             return {**self.template(data), "components": family.initialize(key, data, k)}
@@ -108,14 +108,6 @@ class Mixture(FamilyModel):
         return super().initialize_by(strategy, key, data, weight)
 
     def start(self, responsibilities: Array, data: PyTree, weight: Array, smooth: bool) -> Params:
-        """Parameters from labels (N,) or responsibilities (N, K).
-
-        Args:
-            responsibilities: integers (N,) or floats (N, K).
-            data: the rows.
-            weight: (N,).
-            smooth: add to each component one row's worth of the statistics of all, so that none is empty or flat.
-        """
         family, data = self.family.completed(data)
         model, template = self._with(family), self.template(data)
         # With all natural parameters at zero every score is equal: the posterior is what is given.

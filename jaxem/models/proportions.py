@@ -68,8 +68,7 @@ class Proportions(Model):
         return jnp.where(parts[..., 0] >= 0, used + data["log_weight"], -jnp.inf)
 
     def log_marginal(self, natural: Array, data: PyTree, rows: Rows) -> Array:
-        del rows
-        return sum_out(self._scores(natural, data), 1)
+        return sum_out(self._scores(natural, data), 1, rows.hard)
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Relative expected counts."""

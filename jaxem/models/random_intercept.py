@@ -17,7 +17,7 @@ from jaxem.models.normal_response import normal_m_step, normal_natural
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.logs import divided
 from jaxem.pytree import PyTree, struct
-from jaxem.types import Params, Rows
+from jaxem.types import Moments, Params, Rows
 
 
 @struct
@@ -112,10 +112,10 @@ class RandomIntercept(Model):
         half = jnp.where(variance > 10 * jnp.finfo(y.dtype).tiny, variance, 1) / 2
         return {"coefficients": coefficients, "level_variance": half, "noise_variance": half}
 
-    def posterior(self, params: Params, data: PyTree) -> tuple[Array, Array]:
-        """(N,) means and variances of the levels given the data: shrunken residual means."""
+    def posterior(self, params: Params, data: PyTree) -> Moments:
+        """Of the levels: shrunken residual means."""
         _, linear, square = self._parts(self.natural(params), data)
-        return -linear / (2 * square), -1 / (2 * square)
+        return Moments(-linear / (2 * square), -1 / (2 * square))
 
     def sample_like(self, key: Array, params: Params, data: PyTree) -> PyTree:
         """Responses in place of those of `data`, with its inputs, missing where those are."""

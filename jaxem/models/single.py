@@ -80,7 +80,9 @@ class Single(Composite, Model):
         return self.family.log_density(_stacked(params), data)[:, 0]
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
-        return self.family.scores(natural, data)[0] if rows.scores is None else rows.scores  # type: ignore[return-value]
+        if rows.scores is not None:
+            return rows.scores
+        return (self.family.hard_scores if rows.hard else self.family.scores)(natural, data)[0]
 
     # --- the boundary of fit -----------------------------------------------------------------
     def validate(self, data: PyTree) -> PyTree:

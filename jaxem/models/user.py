@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -148,7 +149,7 @@ class LogJoint(UserModel):
         joint = self.log_joint(natural, rows.scores, data)  # type: ignore[arg-type]
         if rows.labels is not None:
             joint = joint + label_bias(rows.labels, joint.shape[1], joint.dtype).T
-        return sum_out(joint, 1)
+        return sum_out(joint, 1, rows.hard)
 
     def check_functions(self, data: PyTree) -> None:
         params = self.template(data)
@@ -186,8 +187,8 @@ class LogMarginal(UserModel):
         return self.natural_fn(params)
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
-        del rows
-        return self.log_marginal_fn(natural, data)
+        hard = {"hard": True} if rows.hard and "hard" in inspect.signature(self.log_marginal_fn).parameters else {}
+        return self.log_marginal_fn(natural, data, **hard)
 
     def check_functions(self, data: PyTree) -> None:
         marginal = jax.eval_shape(lambda p, x: self.log_marginal_fn(self.natural(p), x), self.template(data), data)
@@ -268,6 +269,7 @@ def log_marginal(
         natural: params -> natural parameters, in which the complete-data log-density is linear; every
             log-normaliser that the data do not fix is a leaf of its own.
         log_marginal: (natural, data) -> (N,) log p(x_n), latent values summed out, e.g. by `jaxem.latents`.
+            For `jaxem.HardEM` it takes a keyword `hard` too, and hands it on to them.
         init: parameters to start from, or a function from a random key to them.
         m_step: (stats, params) -> params with stats shaped like `natural`. Keys left out, or None, are ascended
             by Optax on <stats, natural>; so are all where it is None.

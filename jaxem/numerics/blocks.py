@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -31,12 +32,14 @@ class Blocks:
         weight: (n_blocks, block), 0 in the padding.
         labels: (n_blocks, block, ...) or None.
         axes: names of the mesh axes along which other devices hold other blocks of the same data.
+        hard: whether discrete latent values are maximised over (see `jaxem.Rows`).
     """
 
     data: PyTree
     weight: Array
     labels: PyTree
     axes: tuple[str, ...] = static(default=())
+    hard: bool = static(default=False)
 
     def over_devices(self, total: PyTree) -> PyTree:
         """The sum of every device's `total`, by one all-reduce of one vector; `total` itself where there is one device."""
@@ -130,8 +133,8 @@ def dealt(blocks: Blocks, local: PyTree, n: int) -> tuple[Blocks, PyTree]:
     index = np.where(there, index, np.arange(n).reshape(-1, 1, 1))
     take = lambda x: x.reshape(-1, *x.shape[2:])[index]  # noqa: E731
     weight = jnp.where(there, take(blocks.weight), 0)
-    subsets = Blocks(jax.tree.map(take, blocks.data), weight, jax.tree.map(take, blocks.labels), blocks.axes)
-    return subsets, jax.tree.map(take, local)
+    data, labels, local = jax.tree.map(take, (blocks.data, blocks.labels, local))
+    return dataclasses.replace(blocks, data=data, weight=weight, labels=labels), local
 
 
 def fold(term: Callable[..., PyTree], *blocked: PyTree) -> PyTree:
@@ -145,22 +148,20 @@ def fold(term: Callable[..., PyTree], *blocked: PyTree) -> PyTree:
     return jax.tree.map(jnp.subtract, total, lost)
 
 
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Of a jaxpr and of all those within it, in order."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in eqn.params.values():
+            for item in value if isinstance(value, (tuple, list)) else (value,):
+                if (sub := getattr(item, "jaxpr", item if hasattr(item, "eqns") else None)) is not None:
+                    yield from equations(sub)
+
+
 def row_width(term: Callable[..., PyTree], *args: Any) -> int:
     """Widest intermediate array of `term` on one-row blocks, in numbers: what a row costs in memory."""
-    jaxpr = jax.make_jaxpr(term)(*args)
-
-    def widest(jaxpr) -> int:
-        sizes = [math.prod(v.aval.shape) for eqn in jaxpr.eqns for v in eqn.outvars if hasattr(v.aval, "shape")]
-        inner = [
-            widest(sub)
-            for eqn in jaxpr.eqns
-            for value in eqn.params.values()
-            for item in (value if isinstance(value, (tuple, list)) else (value,))
-            if (sub := getattr(item, "jaxpr", item if hasattr(item, "eqns") else None)) is not None
-        ]
-        return max([1, *sizes, *inner])
-
-    return widest(jaxpr.jaxpr)
+    made = (v.aval for eqn in equations(jax.make_jaxpr(term)(*args).jaxpr) for v in eqn.outvars)
+    return max([1, *(math.prod(aval.shape) for aval in made if hasattr(aval, "shape"))])
 
 
 def choose_block_size(n: int, width: int, itemsize: int, backend: str) -> int:

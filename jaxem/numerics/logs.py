@@ -6,10 +6,6 @@ may be exactly zero goes through one of these helpers instead.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -34,35 +30,9 @@ def lse(scores: Array, axis: int = 0) -> Array:
     return safe_log(total) + top.squeeze(axis)
 
 
-#: Set while latent values are maximised over; a list that notes each use.
-_HARD: ContextVar[list[bool] | None] = ContextVar("jaxem_hard", default=None)
-
-
-@contextmanager
-def hard_latents() -> Iterator[list[bool]]:
-    """While this lasts, functions traced take the most probable latent values instead of summing them out.
-
-    Yields a list that is empty as long as none was asked for.
-    """
-    used: list[bool] = []
-    token = _HARD.set(used)
-    try:
-        yield used
-    finally:
-        _HARD.reset(token)
-
-
-def latents_are_hard() -> bool:
-    """Whether latent values are to be maximised over; whoever asks obeys."""
-    used = _HARD.get()
-    if used is not None:
-        used.append(True)
-    return used is not None
-
-
-def sum_out(scores: Array, axis: int = 0) -> Array:
-    """Log-sum-exp over latent values along `axis`, or their maximum under `hard_latents`."""
-    return scores.max(axis) if latents_are_hard() else lse(scores, axis)
+def sum_out(scores: Array, axis: int = 0, hard: bool = False) -> Array:
+    """Log-sum-exp over latent values along `axis`, or their maximum where assignments are `hard`."""
+    return scores.max(axis) if hard else lse(scores, axis)
 
 
 def softmax(scores: Array, axis: int = 0) -> Array:

@@ -66,10 +66,10 @@ def pairwise_sum(x: Array) -> Array:
 
 @custom_vmap
 def any_vmapped(flag: Array) -> Array:
-    """`flag`, or under `vmap` whether it holds in any restart: the result stays unbatched.
+    """`flag`, or under `vmap` whether it holds in any entry of the axis: the result stays unbatched.
 
     A `lax.cond` on it therefore stays a branch under `vmap` (a batched predicate would run both
-    sides), and data masked by it stay shared by all restarts.
+    sides), and data masked by it stay shared by all entries, restarts above all.
     """
     return flag
 

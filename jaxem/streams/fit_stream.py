@@ -25,7 +25,7 @@ from jaxem.engine.problem import Algorithm, Problem
 from jaxem.engine.regularizer import regularizer
 from jaxem.engine.restarts import Queue, Rounds, active, put, take
 from jaxem.engine.stop import Stop
-from jaxem.fitting.checks import check_algorithm, check_key, check_model
+from jaxem.fitting.checks import check_algorithm, check_init, check_key, check_model
 from jaxem.fitting.fit import fit_plainly
 from jaxem.fitting.layout import Layout, lay_out, memory_limit
 from jaxem.fitting.monitor import Monitor, Snapshot
@@ -118,6 +118,7 @@ def fit_stream(
     for name in stop.__dataclass_fields__:
         check_tolerance(getattr(stop, name), f"stop.{name}")
     init = init.params if isinstance(init, Result) else init
+    check_init(model, init)
     check_key(model, init, key)
     restrained = regularizer(penalty, log_prior, frozen, tied)
     standardize = standardize and not restrained.in_users_units and model.log_prior is None
@@ -157,7 +158,7 @@ def _solve(stream, local_rounds, problem, queue, layout, n, options, monitor, fi
         layout = _layout(stream.size, problem, queue.restarts.params, options)
     stream.arrange(layout.block_size)
     # The log-likelihood of a batch is in the data's own units: there is no offset to add later.
-    left = Blocks(data=None, weight=jnp.full((1, 1), stream.total, dtype), labels=None)
+    left = Blocks(data=None, weight=jnp.full((1, 1), stream.total, dtype), labels=None, hard=problem.blocks.hard)
     total = jnp.asarray(stream.total, dtype)
     problem = dataclasses.replace(problem, blocks=left, offset=jnp.zeros((), dtype), total_weight=total)
     about = _Pass(problem, jax.tree.map(lambda x: jnp.asarray(x, dtype), affine), local_rounds)
@@ -182,7 +183,7 @@ def _solve(stream, local_rounds, problem, queue, layout, n, options, monitor, fi
 def _layout(n: int, problem: Problem, starting: Params, options: Options) -> Layout:
     """For n rows like those of the sample."""
     whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *x.shape[2:]), x.dtype), problem.blocks.data)
-    return lay_out(problem.model, jax.tree.map(lambda x: x[0], starting), whole, None, options)
+    return lay_out(problem.model, jax.tree.map(lambda x: x[0], starting), whole, None, options, problem.blocks.hard)
 
 
 def _run_passes(
@@ -242,6 +243,7 @@ def cold_e_step(
 def _e_steps(about: _Pass, proposals: Params, blocks: Blocks, width: int) -> Expectation:
     """Of all restarts; data are changed to the coordinates of the computation, the log-likelihood is in their own."""
     model, affine, volume = about.problem.model, about.affine, jnp.zeros((), blocks.weight.dtype)
+    blocks = dataclasses.replace(blocks, hard=about.problem.blocks.hard)
     convert = unchanged if affine is None else lambda data: model.rescale_data(data, affine)
     if affine is not None:
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks.data)

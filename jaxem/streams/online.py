@@ -22,8 +22,9 @@ from jax import Array
 
 from jaxem import init as starts
 from jaxem.data.validation import check_positive_int, check_weight
+from jaxem.engine.ascent import climb_by
 from jaxem.engine.m_step import m_step
-from jaxem.fitting.checks import check_key, check_model, check_rows_finite, checked_init
+from jaxem.fitting.checks import check_init, check_key, check_model, check_rows_finite, checked_init
 from jaxem.fitting.coordinates import cast, coordinates, rescaled
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, float_dtype, n_rows, replace_absent
@@ -133,6 +134,7 @@ def init(
     if model.scores:
         raise TypeError(f"online EM needs a model with finite sufficient statistics; {type(model).__name__} has local scores")
     init = init.params if isinstance(init, Result) else init
+    check_init(model, init)
     check_key(model, init, key)
     data = model.validate(batch)
     n, dtype = n_rows(data), float_dtype(data)
@@ -155,7 +157,7 @@ def _begin(model, original, affine, settings, data, weight, key, init) -> Online
     if init is None:
         params = model.initialize(key, data, weight)
     elif isinstance(init, starts.Init):
-        params = model.initialize_by(init, key, data, weight)
+        params = init.initialize(model, key, data, weight)
     else:
         params = init
     params = cast(jax.tree.map(jnp.asarray, params), weight.dtype)
@@ -229,7 +231,7 @@ def _maximized(state: OnlineState, stats: PyTree) -> Params:
     n = state.n_data if state.settings.n_data is None else jnp.asarray(state.settings.n_data, state.n_data.dtype)
     total = jnp.maximum(n, 1)
     whole = Blocks(data=None, weight=total[None, None], labels=None)
-    return m_step(state.model, jax.tree.map(lambda x: n * x, stats), state.current, whole, None, total)
+    return m_step(state.model, jax.tree.map(lambda x: n * x, stats), state.current, whole, None, climb_by(None, 100, total))
 
 
 @struct

@@ -167,12 +167,12 @@ def test_impossible_is_minus_infinity_with_finite_gradients(dtype, recursion):
         assert np.isfinite(leaf).all()
 
 
-def test_lanes_are_independent(x64, recursion):
-    """vmap over parameters and scores: each lane as by itself, a hopeless one included."""
-    lanes = [problem(3, (8, 5), seed) for seed in range(4)]
-    log_initial, log_transition, scores = (np.stack([lane[i] for lane in lanes]) for i in range(3))
+def test_entries_of_vmap_are_independent(x64, recursion):
+    """vmap over parameters and scores: each entry as by itself, a hopeless one included."""
+    entries = [problem(3, (8, 5), seed) for seed in range(4)]
+    log_initial, log_transition, scores = (np.stack([entry[i] for entry in entries]) for i in range(3))
     scores[2] = -np.inf
-    valid = lanes[0][3]
+    valid = entries[0][3]
     run = jax.value_and_grad(lambda *a: chain.log_partition(*a, valid).sum(), (0, 1, 2))
     together = jax.vmap(run)(log_initial, log_transition, scores)
     for i in range(4):
@@ -182,8 +182,8 @@ def test_lanes_are_independent(x64, recursion):
 
 @pytest.mark.parametrize("k", [3, forward_backward.FEW + 2])
 @pytest.mark.parametrize("n_blocks", [1, 3])
-def test_lanes_of_lanes(x64, recursion, k, n_blocks):
-    """vmap over scores within vmap over transitions, the initial distribution shared: each lane as by itself."""
+def test_vmap_of_vmap(x64, recursion, k, n_blocks):
+    """vmap over scores within vmap over transitions, the initial distribution shared: each entry as by itself."""
     pairs = [problem(k, (8, 5), seed) for seed in range(2)]
     log_transition, valid = np.stack([pair[1] for pair in pairs]), pairs[0][3]
     scores = np.stack([problem(k, (8, 5), 10 + seed)[2] for seed in range(3)])
@@ -199,16 +199,16 @@ def test_lanes_of_lanes(x64, recursion, k, n_blocks):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a[i, j], b, rtol=1e-12, atol=1e-13), together, alone)  # noqa: B023
 
 
-def test_second_derivatives_in_lanes(x64):
-    lanes = [problem(3, (5, 3), seed, zeros=False)[:3] for seed in range(2)]
-    log_initial, log_transition, scores = (np.stack(x) for x in zip(*lanes, strict=True))
+def test_second_derivatives_under_vmap(x64):
+    entries = [problem(3, (5, 3), seed, zeros=False)[:3] for seed in range(2)]
+    log_initial, log_transition, scores = (np.stack(x) for x in zip(*entries, strict=True))
 
     def curvature(log_initial, log_transition, scores):
         return jax.hessian(lambda a: chain.log_partition(log_initial, a, scores).sum())(log_transition)
 
     together = jax.jit(jax.vmap(curvature))(log_initial, log_transition, scores)
     for i in range(2):
-        np.testing.assert_allclose(together[i], curvature(*lanes[i]), rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(together[i], curvature(*entries[i]), rtol=1e-11, atol=1e-12)
 
 
 def test_one_step_at_a_time_is_the_filter(x64):
@@ -266,8 +266,8 @@ def in_logs(log_initial, log_transition, scores):
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.2])
-@pytest.mark.parametrize("lanes", [1, 3])
-def test_however_far_scores_lie_apart(dtype, recursion, share, lanes):
+@pytest.mark.parametrize("entries", [1, 3])
+def test_however_far_scores_lie_apart(dtype, recursion, share, entries):
     """Two states of four can be reached in each step; likelihoods spread over `share` of the numbers that the dtype has."""
     rng = np.random.default_rng(0)
     k, n_steps = 4, 60
@@ -275,7 +275,7 @@ def test_however_far_scores_lie_apart(dtype, recursion, share, lanes):
     spread = -share * np.log(np.finfo(dtype).tiny)
     with np.errstate(divide="ignore"):
         log_initial, log_transition = np.log([0.5, 0.5, 0, 0]), np.log(transition)
-    given = [np.asarray(x, dtype) for x in (log_initial, log_transition, spread * rng.normal(size=(lanes, k, 1, n_steps)))]
+    given = [np.asarray(x, dtype) for x in (log_initial, log_transition, spread * rng.normal(size=(entries, k, 1, n_steps)))]
 
     def run(log_initial, log_transition, scores):
         return jax.value_and_grad(lambda *a: chain.log_partition(*a).sum(), (1, 2))(log_initial, log_transition, scores)
@@ -284,20 +284,20 @@ def test_however_far_scores_lie_apart(dtype, recursion, share, lanes):
     # Differences of scores, up to eight spreads, are rounded in the dtype; what is wanted, sums of all steps, in float64.
     rounding = spread * (8 * np.finfo(dtype).eps + n_steps * np.finfo(np.float64).eps)
     close = {"rtol": 10 * rounding, "atol": 10 * rounding}
-    for lane in range(lanes):
-        total, posterior, wanted = in_logs(*(x.astype(np.float64) for x in given[:2]), given[2][lane, :, 0].astype(np.float64))
-        value, (moves, visits) = jax.tree.map(lambda x: x[lane], together)  # noqa: B023
+    for entry in range(entries):
+        total, posterior, wanted = in_logs(*(x.astype(np.float64) for x in given[:2]), given[2][entry, :, 0].astype(np.float64))
+        value, (moves, visits) = jax.tree.map(lambda x: x[entry], together)  # noqa: B023
         np.testing.assert_allclose(value, total, rtol=rounding)
         np.testing.assert_allclose(visits[:, 0].T, posterior, **close)
         np.testing.assert_allclose(moves, wanted, **close)
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 8, 9, 21])
-def test_moves_of_single_chains_in_lanes(x64, n_steps):
+def test_moves_of_single_chains_under_vmap(x64, n_steps):
     """Sums over eighths of time and what is left over."""
-    lanes = [problem(3, (n_steps,), seed)[:3] for seed in range(2)]
+    entries = [problem(3, (n_steps,), seed)[:3] for seed in range(2)]
     run = jax.grad(lambda *a: chain.log_partition(*a).sum(), 1)
-    together = jax.jit(jax.vmap(run))(*(np.stack(x) for x in zip(*lanes, strict=True)))
-    for got, lane in zip(together, lanes, strict=True):
-        np.testing.assert_allclose(got, in_logs(*lane[:2], lane[2][:, 0])[2], atol=1e-12)
+    together = jax.jit(jax.vmap(run))(*(np.stack(x) for x in zip(*entries, strict=True)))
+    for got, entry in zip(together, entries, strict=True):
+        np.testing.assert_allclose(got, in_logs(*entry[:2], entry[2][:, 0])[2], atol=1e-12)
         np.testing.assert_allclose(got.sum(), n_steps - 1, rtol=1e-12)

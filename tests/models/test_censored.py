@@ -32,7 +32,8 @@ def test_what_was_censored(x64):
     data = {"lower": [1.5, 2.0, -np.inf, 0.0, 30.0], "upper": [1.5, np.inf, 0.5, 1.0, 31.0], "inputs": np.arange(5.0)[:, None]}
     middle = 1 + 0.5 * np.arange(5)
     known = stats.truncnorm((data["lower"] - middle) / 2, (data["upper"] - middle) / 2, middle, 2)
-    mean, variance = model.posterior(params, data)
+    found = model.posterior(params, data)
+    mean, variance = found.mean, found.variance
     np.testing.assert_allclose(model.predict(params, data), middle)
     np.testing.assert_allclose(mean[1:], known.mean()[1:], rtol=1e-8)
     np.testing.assert_allclose(variance[1:], known.var()[1:], rtol=1e-4)

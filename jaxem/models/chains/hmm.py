@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -16,7 +17,7 @@ from jaxem.data.validation import check_positive_int, numeric
 from jaxem.families.base import Family
 from jaxem.families.density import Density
 from jaxem.families.gaussian import Gaussian
-from jaxem.init import KMeansPlusPlus, Labels
+from jaxem.init import Init, KMeansPlusPlus, Labels, Startable
 from jaxem.latents import chain, long_chain
 from jaxem.latents.forward_backward import absorb
 from jaxem.latents.long_chain import default_segment
@@ -25,7 +26,7 @@ from jaxem.models.chains.inference import Chain, ChainInference, Forecast, last_
 from jaxem.models.chains.transition import Transition
 from jaxem.models.family_model import FamilyModel
 from jaxem.models.mixture import Mixture
-from jaxem.numerics.logs import divided, latents_are_hard, safe_log
+from jaxem.numerics.logs import divided, safe_log
 from jaxem.numerics.trees import inner
 from jaxem.priors import Dirichlet
 from jaxem.pytree import PyTree, static, struct
@@ -46,30 +47,31 @@ def masked(scores: Array, observed: Array | None, labels: Array | None) -> Array
     )
 
 
-def step_scores(inputs: tuple[Family, PyTree], steps: tuple[PyTree, Array | None, Array | None]) -> Array:
+def step_scores(inputs: tuple[Family, PyTree], steps: tuple[PyTree, Array | None, Array | None], hard: bool = False) -> Array:
     """(K, B, T) scores by a family and its natural parameters of steps (B, T, ...), with what is observed and labelled."""
     (family, natural), (x, observed, labels) = inputs, steps
     shape = jax.tree.leaves(x)[0].shape[:2]
-    scores = scores_in_pieces(family, natural, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x))
+    rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x)
+    scores = scores_in_pieces(family.hard_scores if hard else family.scores, natural, rows)
     return masked(scores.reshape(len(scores), *shape), observed, labels)
 
 
-def scores_in_pieces(family: Family, natural: PyTree, rows: PyTree) -> Array:
-    """(K, n) `family.scores`; many rows on a CPU piece by piece, so that what a family makes of them stays in its cache."""
+def scores_in_pieces(score: Callable[[PyTree, PyTree], Array], natural: PyTree, rows: PyTree) -> Array:
+    """(K, n) `Family.scores`; many rows on a CPU piece by piece, so that what a family makes of them stays in its cache."""
     n = len(jax.tree.leaves(rows)[0])
     if jax.default_backend() != "cpu" or n <= MANY:
-        return family.scores(natural, rows)
+        return score(natural, rows)
     n_pieces = -(-n // PIECE)
 
     def cut(x: Array) -> Array:
         return jnp.concatenate([x, jnp.repeat(x[:1], n_pieces * PIECE - n, 0)]).reshape(n_pieces, PIECE, *x.shape[1:])
 
-    scores = jax.lax.map(jax.checkpoint(lambda piece: family.scores(natural, piece)), jax.tree.map(cut, rows))
+    scores = jax.lax.map(jax.checkpoint(lambda piece: score(natural, piece)), jax.tree.map(cut, rows))
     return jnp.moveaxis(scores, 0, 1).reshape(scores.shape[1], -1)[:, :n]
 
 
 @struct
-class HMM(ChainInference, FamilyModel):
+class HMM(ChainInference, Startable, FamilyModel):
     """A Markov chain of K states, each step of which emits from the family.
 
     Parameters: `initial` (K,), unless it is uniform or stationary; `transition` (K, K) with rows the state before;
@@ -158,7 +160,7 @@ class HMM(ChainInference, FamilyModel):
         data = self.emission.windows(as_sequences(data, single=False))
         steps = self._steps(data, rows)
         if rows.scores is None:
-            scores = step_scores((self.emission, natural["emission"]), steps)
+            scores = step_scores((self.emission, natural["emission"]), steps, rows.hard)
         else:
             scores = masked(jnp.moveaxis(rows.scores, -1, 0), *steps[1:])  # type: ignore[arg-type]
         return Chain(natural["log_initial"], natural["log_transition"], scores, jnp.asarray(data.valid()))
@@ -170,9 +172,9 @@ class HMM(ChainInference, FamilyModel):
             # Missing steps after the last observed one only slow EM down.
             valid = jnp.flip(jnp.cumsum(jnp.flip(valid & data.observed, 1), 1), 1) > 0
         length = self.segment or default_segment(self.n_states, *data.shape)
-        if length >= data.shape[1] or rows.scores is not None or latents_are_hard():
+        if length >= data.shape[1] or rows.scores is not None or rows.hard:
             found = dataclasses.replace(self.local_chain(natural, data, rows), valid=valid)
-            return chain.log_partition(*found.astuple())
+            return chain.log_partition(*found.astuple(), hard=rows.hard)
         inputs, steps = (self.emission, natural["emission"]), self._steps(data, rows)
         args = natural["log_initial"], natural["log_transition"]
         return long_chain.log_partition(*args, step_scores, inputs, steps, valid, length)
@@ -301,7 +303,7 @@ class HMM(ChainInference, FamilyModel):
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
         return self.initialize_by(KMeansPlusPlus(), key, data, weight)
 
-    def initialize_by(self, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
+    def initialize_by(self, strategy: Init, key: Array | None, data: PyTree, weight: Array) -> Params:
         """Emissions of a mixture over all steps; a uniform start, transitions halfway from uniform to random ones."""
         data = self.emission.windows(as_sequences(data, single=False))
         step_weight = (weight[:, None] * data.seen()).reshape(-1)

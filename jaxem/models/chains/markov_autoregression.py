@@ -96,8 +96,7 @@ class MarkovAutoregression(ChainInference, Model):
         return Chain(initial, transition, scores, jnp.asarray(data.valid()))
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
-        del rows
-        return chain.log_partition(*self.joint_chain(natural, data).astuple())
+        return chain.log_partition(*self.joint_chain(natural, data).astuple(), hard=rows.hard)
 
     # --- the boundary of fit -----------------------------------------------------------------
     def validate(self, data: Any) -> Sequences:

@@ -71,8 +71,7 @@ class WrightFisher(ChainInference, Model):
         return Chain(natural["log_initial"], natural["log_transition"], scores, jnp.ones(seen.shape, bool))
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
-        del rows
-        return chain.log_partition(*self._chain(natural, data).astuple())
+        return chain.log_partition(*self._chain(natural, data).astuple(), hard=rows.hard)
 
     def _as_given(self, found: PyTree, data: Any, axis: int = 0) -> PyTree:
         return found if np.ndim(data["count"]) > 1 else jax.tree.map(lambda x: x.squeeze(axis), found)

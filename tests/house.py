@@ -59,6 +59,7 @@ ELSEWHERE = {
     "engine/restarts.py": "fitting/test_fit.py",
     "engine/stop.py": "fitting/test_fit.py",
     "algorithms/anderson.py": "algorithms/test_jump.py",
+    "algorithms/cycle.py": "algorithms/test_algorithms.py",
     "algorithms/conjugate_gradient.py": "algorithms/test_jump.py",
     "algorithms/gem.py": "algorithms/test_algorithms.py",
     "algorithms/quasi_newton.py": "algorithms/test_jump.py",

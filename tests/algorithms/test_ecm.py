@@ -6,6 +6,8 @@ from problems import chain, rises
 
 import jaxem
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 
 def test_ecm_moves_its_groups_alone():
     problem = chain()

@@ -5,6 +5,8 @@ import pytest
 
 import jaxem
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 
 @pytest.mark.parametrize(
     "model, data",

@@ -6,6 +6,8 @@ from problems import rises
 
 import jaxem
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 
 @pytest.mark.published
 def test_newton_reaches_a_top_in_a_few_steps():

@@ -3,10 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.sparse
 
 import jaxem
 from jaxem.data.documents import mixed, shared_among_documents, shared_among_topics
+
+pytestmark = pytest.mark.usefixtures("x64")
 
 
 def corpus(n=24, v=20, k=3, words=60):

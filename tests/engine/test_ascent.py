@@ -7,6 +7,8 @@ from problems import linkage, rises
 
 import jaxem
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 
 @pytest.mark.parametrize(
     "optimizer",

@@ -8,6 +8,8 @@ import pytest
 import jaxem
 from jaxem.evaluate.align import align, component_axes, permute
 
+pytestmark = pytest.mark.usefixtures("x64")
+
 
 @pytest.mark.parametrize("covariance", ["full", "tied"])
 def test_components_are_matched(faithful, covariance):

@@ -23,7 +23,7 @@ def test_root_of_decreasing_and_its_derivative(x64):
     np.testing.assert_array_equal(jax.vmap(jax.grad(root))(jnp.asarray([1e9, -1.0])), 0)
 
 
-def test_a_step_is_judged_once():
+def test_a_step_is_judged_once(x64):
     """A verdict that is asked for twice may come out differently by rounding, and the loop would never end."""
     asked = []
 

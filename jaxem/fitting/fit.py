@@ -116,6 +116,7 @@ def fit(
         FitError: when every restart failed (called plainly only; inside jit the statuses tell).
     """
     check_model(model)
+    check_init(model, init)
     check_algorithm(algorithm)
     n_restarts = check_positive_int(n_restarts, "n_restarts")
     if block_size is not None:
@@ -123,7 +124,6 @@ def fit(
     for name in stop.__dataclass_fields__:
         check_tolerance(getattr(stop, name), f"stop.{name}")
     init = init.params if isinstance(init, Result) else init
-    check_init(model, init)
     check_key(model, init, key)
     # A prior or penalty that is a function of the user's parameters must see them as they are.
     restrained = regularizer(penalty, log_prior, frozen, tied)

@@ -111,6 +111,7 @@ def fit_stream(
         FitError: when every restart failed.
     """
     check_model(model)
+    check_init(model, init)
     check_algorithm(algorithm)
     if model.scores:
         wanted = "finite sufficient statistics, which add up over batches"
@@ -118,7 +119,6 @@ def fit_stream(
     for name in stop.__dataclass_fields__:
         check_tolerance(getattr(stop, name), f"stop.{name}")
     init = init.params if isinstance(init, Result) else init
-    check_init(model, init)
     check_key(model, init, key)
     restrained = regularizer(penalty, log_prior, frozen, tied)
     standardize = standardize and not restrained.in_users_units and model.log_prior is None

@@ -131,10 +131,10 @@ def init(
         ValueError: for input that no fit could use.
     """
     check_model(model)
+    check_init(model, init)
     if model.scores:
         raise TypeError(f"online EM needs a model with finite sufficient statistics; {type(model).__name__} has local scores")
     init = init.params if isinstance(init, Result) else init
-    check_init(model, init)
     check_key(model, init, key)
     data = model.validate(batch)
     n, dtype = n_rows(data), float_dtype(data)

@@ -25,14 +25,14 @@ from jaxem.data.validation import check_positive_int, check_weight
 from jaxem.engine.ascent import climb_by
 from jaxem.engine.m_step import m_step
 from jaxem.fitting.checks import check_key, check_model, check_rows_finite, checked_init
-from jaxem.fitting.coordinates import cast, coordinates, rescaled
+from jaxem.fitting.coordinates import coordinates, rescaled
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, float_dtype, n_rows, replace_absent
 from jaxem.numerics.logs import divided
-from jaxem.numerics.trees import all_finite, tree_where
+from jaxem.numerics.trees import all_finite, cast, tree_where
 from jaxem.pytree import PyTree, struct
 from jaxem.streams.batches import Stream
-from jaxem.streams.fit_stream import cold_e_step
+from jaxem.streams.passes import cold_e_step
 from jaxem.streams.sources import WAITING, read_ahead
 from jaxem.types import Params, Result
 

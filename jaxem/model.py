@@ -51,7 +51,7 @@ class Natural:
         Raises:
             TypeError: for what has an origin, and does not say how to move it.
         """
-        if type(self).at is not Natural.centered:
+        if type(self).centered is not Natural.centered:
             raise TypeError(
                 f"{type(self).__name__} takes statistics about parameters (centered), and has no `recentered` to average them"
             )

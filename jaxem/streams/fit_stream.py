@@ -23,7 +23,7 @@ from jaxem.engine.problem import Algorithm
 from jaxem.engine.restarts import Rounds
 from jaxem.engine.stop import Stop, StopRule
 from jaxem.fitting.arguments import described_by, task_of
-from jaxem.fitting.checks import checked, raise_if_all_failed
+from jaxem.fitting.checks import check_model, checked, raise_if_all_failed
 from jaxem.fitting.coordinates import in_coordinates
 from jaxem.fitting.fit import fit
 from jaxem.fitting.monitor import Monitor, Snapshot
@@ -109,14 +109,15 @@ def fit_stream(
         ValueError: for other input that no fit could use.
         FitError: when every restart failed.
     """
+    check_model(model)
+    if model.scores:
+        wanted = "finite sufficient statistics, which add up over batches"
+        raise TypeError(f"fit_stream needs a model with {wanted}; {type(model).__name__} has local scores (Model.scores)")
     task = task_of(
         model, None, key=key, init=init, n_restarts=n_restarts, algorithm=algorithm, stop=stop, max_steps=max_steps,
         block_size=block_size, rounds=rounds, penalty=penalty, log_prior=log_prior, frozen=frozen, tied=tied,
         standardize=standardize,
     )  # fmt: skip
-    if model.scores:
-        wanted = "finite sufficient statistics, which add up over batches"
-        raise TypeError(f"fit_stream needs a model with {wanted}; {type(model).__name__} has local scores (Model.scores)")
     monitor = Monitor(progress, checkpoint, max_seconds, callback)
     stream = Stream(model, batches)
     sample, weight = stream.survey(check_positive_int(sample_size, "sample_size"))

@@ -9,7 +9,7 @@ it came from, an E-step makes new ones of these and the next M-step new ones of 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp

@@ -7,6 +7,7 @@ from jaxem.algorithms.conjugate_gradient import ConjugateGradient
 from jaxem.algorithms.ecm import ECM
 from jaxem.algorithms.gem import GEM
 from jaxem.algorithms.hard_em import HardEM
+from jaxem.algorithms.jump import Accelerator
 from jaxem.algorithms.newton import newton
 from jaxem.algorithms.ordered_subsets import OrderedSubsets
 from jaxem.algorithms.quasi_newton import QuasiNewton
@@ -18,10 +19,10 @@ from jaxem.data.documents import Documents, documents
 from jaxem.data.newick import Tree, read_newick
 from jaxem.data.sequences import Sequences, lagged, sequences
 from jaxem.engine.em import EM
-from jaxem.engine.problem import Algorithm
+from jaxem.engine.problem import Algorithm, Move, Point, Problem
 from jaxem.engine.regularizer import L1, L2
 from jaxem.engine.restarts import Rounds
-from jaxem.engine.stop import Stop
+from jaxem.engine.stop import Step, Stop, StopRule
 from jaxem.evaluate.bootstrap import Bootstrap, bootstrap
 from jaxem.evaluate.cross_validation import CrossValidation, cross_validate
 from jaxem.evaluate.em_rate import MissingInformation, em_rate, missing_information
@@ -101,6 +102,7 @@ __all__ = [
     "PLSA",
     "PPCA",
     "UNREST",
+    "Accelerator",
     "Algorithm",
     "Alignment",
     "Ancestry",
@@ -148,6 +150,7 @@ __all__ = [
     "Model",
     "Moments",
     "Motif",
+    "Move",
     "Multinomial",
     "MultivariateNormal",
     "MultivariateT",
@@ -157,7 +160,9 @@ __all__ = [
     "OnlineEM",
     "OrderedSubsets",
     "Plan",
+    "Point",
     "Poisson",
+    "Problem",
     "Product",
     "Proportions",
     "QuasiNewton",
@@ -177,8 +182,10 @@ __all__ = [
     "StateForecast",
     "StateSpace",
     "Status",
+    "Step",
     "Stop",
     "StopReason",
+    "StopRule",
     "StudentT",
     "Substitution",
     "Superposition",

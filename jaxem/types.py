@@ -39,6 +39,7 @@ class StopReason(enum.IntEnum):
     LOGLIK_ATOL = 2
     PARAM_RTOL = 3
     PARAM_ATOL = 4
+    RULE = 5
 
 
 @struct

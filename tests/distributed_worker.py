@@ -72,11 +72,11 @@ elif task == "resumable":
     np.savez(folder / f"{me}.npz", mean=found.params["components"]["mean"], loglik=found.restarts.loglik)
 else:
     jaxem.distributed.PATIENCE = float(argument)
-    compiled = segments._run
+    compiled = segments.run_segment
 
     def noted(*arguments):
         print("segment", flush=True)
         return compiled(*arguments)
 
-    segments._run = noted
+    segments.run_segment = noted
     jaxem.fit(jaxem.Superposition(), own(counts(50)), max_steps=2_000_000_000, mesh=mesh, stop=jaxem.Stop(loglik_rtol=None))

@@ -195,12 +195,3 @@ def test_version(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0 and capsys.readouterr().out == f"jaxem {jaxem.__version__}\n"
-
-
-@pytest.mark.parametrize(("separator", "mark"), [(",", ""), (";", "\ufeff"), ("\t", "")])
-def test_tables_of_several_dialects(tmp_path, separator, mark):
-    path = tmp_path / "table.csv"
-    path.write_text(f'{mark}"a"{separator}b\r\n1{separator}2.5e1\r\n\r\n-3{separator} 4\r\n', encoding="utf-8")
-    names, values = io.read_table(path)
-    assert names == ["a", "b"]
-    np.testing.assert_array_equal(values, [[1, 25], [-3, 4]])

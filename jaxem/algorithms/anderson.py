@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.algorithms.jump import Accelerator, State, begun, flat, jump_from, states
+from jaxem.algorithms.jump import Accelerator, State
 from jaxem.engine.em import EM
 from jaxem.engine.problem import Algorithm, Move, Point, Problem
 from jaxem.numerics.trees import tree_where
@@ -56,17 +56,25 @@ class Anderson(Accelerator):
     algorithm: Algorithm = EM()
 
     def begin(self, problem: Problem, params: Params) -> Window:
-        state = begun(problem, params)
-        start = flat(problem, state)
+        state = self.first(problem, params)
+        start = self.flat(problem, state)
         empty = jnp.zeros((self.depth + 1, start.size), start.dtype)
         inner = self.algorithm.begin(problem, params)
-        return Window(empty, empty, jnp.int32(0), jnp.int32(0), jnp.array(False), state, inner)
+        return Window(
+            points=empty,
+            residuals=empty,
+            count=jnp.int32(0),
+            confidence=jnp.int32(0),
+            jumped=jnp.array(False),
+            fallback=state,
+            inner=inner,
+        )
 
     def next(self, problem: Problem, point: Point, memory: Window) -> Move:
         mapped, inner = self.map(problem, point, memory.inner)
-        before, after = states(problem, point, mapped)
-        here = flat(problem, before)
-        residual = flat(problem, after) - here
+        before, after = self.states(problem, point, mapped)
+        here = self.flat(problem, before)
+        residual = self.flat(problem, after) - here
         failed = ~point.accepted
         step = jnp.where(failed, -self.depth, memory.jumped.astype(jnp.int32))
         confidence = jnp.maximum(memory.confidence + step, -2 * KAPPA)
@@ -80,17 +88,22 @@ class Anderson(Accelerator):
         # Where the change is already small, an EM map in full decides whether to stop.
         wanted = (count > 1) & ~(point.small & memory.jumped)
         jump = self._jump(points, residuals, count, confidence)
-        target, leaps = jump_from(problem, after, jump, wanted)
+        target, leaps = self.leap(problem, after, jump, wanted)
         target = tree_where(failed, memory.fallback, target)
         return Move(
             params=target.params,
             local=target.local,
             trial=leaps,
             memory=Window(
-                points, residuals, count, confidence, leaps,
-                tree_where(failed, memory.fallback, after), inner,
+                points=points,
+                residuals=residuals,
+                count=count,
+                confidence=confidence,
+                jumped=leaps,
+                fallback=tree_where(failed, memory.fallback, after),
+                inner=inner,
             ),
-        )  # fmt: skip
+        )
 
     def _jump(self, points: Array, residuals: Array, count: Array, confidence: Array) -> Array:
         """(P,) what the window adds to the EM map of its newest point."""

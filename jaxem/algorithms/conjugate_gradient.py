@@ -8,7 +8,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from jaxem import constraints as sets
-from jaxem.algorithms.jump import Accelerator, State, flat, jump_from
+from jaxem.algorithms.jump import Accelerator, State
 from jaxem.engine.em import EM
 from jaxem.engine.problem import Algorithm, Move, Point, Problem, expected_objective
 from jaxem.numerics.trees import tree_where
@@ -57,14 +57,22 @@ class ConjugateGradient(Accelerator):
     algorithm: Algorithm = EM()
 
     def begin(self, problem: Problem, params: Params) -> Search:
-        start = flat(problem, State(params))
+        start = self.flat(problem, State(params))
         zero = jnp.zeros_like(start)
         inner = self.algorithm.begin(problem, params)
-        return Search(start, zero, zero, jnp.ones((), start.dtype), jnp.int32(0), params, inner)
+        return Search(
+            base=start,
+            gradient=zero,
+            direction=zero,
+            length=jnp.ones((), start.dtype),
+            tries=jnp.int32(0),
+            fallback=params,
+            inner=inner,
+        )
 
     def next(self, problem: Problem, point: Point, memory: Search) -> Move:
         mapped, inner = self.map(problem, point, memory.inner)
-        here, there = flat(problem, State(point.params)), flat(problem, State(mapped))
+        here, there = self.flat(problem, State(point.params)), self.flat(problem, State(mapped))
         gradient = _gradient(problem, point)
 
         searching = memory.tries > 0
@@ -93,13 +101,19 @@ class ConjugateGradient(Accelerator):
         length = jnp.where(again, jnp.where(point.accepted, longer, shorter), jnp.clip(memory.length, 1, 64))
         fallback = tree_where(point.accepted, mapped, memory.fallback)
         jump = base + length * direction - there
-        target, leaps = jump_from(problem, State(mapped), jump, ~plain)
+        target, leaps = self.leap(problem, State(mapped), jump, ~plain)
         tries = jnp.where(leaps, jnp.where(again, memory.tries + 1, 1), 0).astype(jnp.int32)
         return Move(
             params=tree_where(leaps, target.params, fallback),
             trial=leaps,
             memory=Search(
-                base, jnp.where(again, memory.gradient, gradient), direction, length.astype(here.dtype), tries, fallback, inner
+                base=base,
+                gradient=jnp.where(again, memory.gradient, gradient),
+                direction=direction,
+                length=length.astype(here.dtype),
+                tries=tries,
+                fallback=fallback,
+                inner=inner,
             ),
         )
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxem.engine.ascent import DEFAULT_OPTIMIZER, regularized_ascent
+from jaxem.engine.ascent import climb_by, regularized_ascent
 from jaxem.engine.em import check_optimizer
 from jaxem.engine.m_step import q_function, with_pseudo
 from jaxem.engine.problem import Algorithm, Point, Problem, expected_objective
@@ -60,6 +59,7 @@ class ECM(Algorithm):
         whole = expected_objective(problem, point)
         about = problem.model.centered(params)
         moves = regularizer.moves(params)
+        climb = climb_by(self.optimizer, self.inner_steps, problem.total_weight)
         for mask in self._masks(params):
             start = params
             if about.m_step is not None:
@@ -68,8 +68,5 @@ class ECM(Algorithm):
                 proposal = jax.tree.map(lambda m, on, c, p: c if m and on else p, mask, moves, closed, params)
                 proposal = regularizer.shared(proposal)
                 start = tree_where(whole(proposal) >= whole(params), proposal, params)
-            params = regularized_ascent(
-                q, start, problem.model.constraints, regularizer, self.optimizer or DEFAULT_OPTIMIZER,
-                self.inner_steps, jnp.maximum(problem.total_weight, 1), mask,
-            )  # fmt: skip
+            params = regularized_ascent(q, start, problem.model.constraints, regularizer, climb, mask)
         return params, memory

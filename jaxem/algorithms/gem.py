@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import optax
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.engine.ascent import gradient_steps
+from jaxem.engine.ascent import climb_by, gradient_steps
 from jaxem.engine.em import check_optimizer
 from jaxem.engine.problem import Algorithm, Point, Problem, expected_objective
 from jaxem.pytree import PyTree, static, struct
@@ -36,7 +35,6 @@ class GEM(Algorithm):
         return self.optimizer.init(sets.to_free(problem.constraints(params), params))
 
     def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
-        return gradient_steps(
-            expected_objective(problem, point), point.params, problem.constraints(point.params), self.optimizer,
-            memory, self.inner_steps, jnp.maximum(problem.total_weight, 1), problem.regularizer.shared,
-        )  # fmt: skip
+        q, constraints = expected_objective(problem, point), problem.constraints(point.params)
+        climb = climb_by(self.optimizer, self.inner_steps, problem.total_weight)
+        return gradient_steps(q, point.params, constraints, climb, memory, problem.regularizer.shared)

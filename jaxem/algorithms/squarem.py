@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.algorithms.jump import TwoMapsAndJump
+from jaxem.algorithms.cycle import TwoMapsAndJump
 from jaxem.engine.em import EM
 from jaxem.engine.problem import Algorithm
 from jaxem.pytree import static, struct

@@ -17,9 +17,9 @@ from jaxem.data.sequences import rescaled_data
 from jaxem.data.validation import check_same_shapes, check_weight
 from jaxem.engine import m_step as maximization
 from jaxem.engine.e_step import e_step, update_local, weighted_total
-from jaxem.fitting.coordinates import cast
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, cut, float_dtype, n_rows
+from jaxem.numerics.trees import cast
 from jaxem.pytree import PyTree
 from jaxem.types import Params, Rows
 

@@ -23,10 +23,9 @@ from jaxem.check.report import Skip, compare, law, require
 from jaxem.engine.e_step import weighted_total
 from jaxem.engine.m_step import expected_scores, with_pseudo
 from jaxem.evaluate.curvature import Curvature
-from jaxem.fitting.coordinates import cast
 from jaxem.model import Model
 from jaxem.numerics.blocks import n_rows
-from jaxem.numerics.trees import inner
+from jaxem.numerics.trees import cast, inner
 
 DERIVED = "the E-step is derived: the chain rule makes it so, and it would prove nothing"
 

@@ -14,11 +14,31 @@ from jaxem import constraints as sets
 from jaxem.engine.regularizer import Regularizer
 from jaxem.numerics.roots import backtracked
 from jaxem.numerics.trees import all_finite, tree_where
-from jaxem.pytree import PyTree
+from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params
 
 #: Built once, so that its identity, and with it every compiled fit, stays the same.
 DEFAULT_OPTIMIZER = optax.lbfgs(memory_size=10)
+
+
+@struct
+class Climb:
+    """By what and how far a function of the parameters is raised.
+
+    Attributes:
+        optimizer: any Optax transformation.
+        inner_steps: its updates, at most.
+        scale: the function / scale is of order one.
+    """
+
+    optimizer: optax.GradientTransformation = static()
+    inner_steps: Array | int
+    scale: Array | float
+
+
+def climb_by(optimizer: optax.GradientTransformation | None, inner_steps: Array | int, total_weight: Array) -> Climb:
+    """How an M-step climbs from statistics of data of `total_weight`; without an optimizer, by L-BFGS."""
+    return Climb(optimizer or DEFAULT_OPTIMIZER, inner_steps, jnp.maximum(total_weight, 1))
 
 
 def ascend(
@@ -26,21 +46,17 @@ def ascend(
     params: Params,
     constraints: PyTree,
     ascended: PyTree,
-    optimizer: optax.GradientTransformation,
-    inner_steps: Array | int,
-    scale: Array | float,
+    climb: Climb,
     shared: Callable[[Params], Params] = lambda params: params,
 ) -> Params:
-    """Ascend q over the leaves marked in the prefix tree `without_closed_form`, in free coordinates; never falls.
+    """Ascend q over the leaves marked in the prefix tree `ascended`, in free coordinates; never falls.
 
     Args:
         q: objective.
         params: where to start; also gives shapes, fixed values and structural zeros.
         constraints: prefix tree of constraints.
         ascended: prefix tree of bools.
-        optimizer: any Optax transformation.
-        inner_steps: updates at most; ends sooner where the gradient vanishes.
-        scale: q / scale is of order one (the total weight).
+        climb: by what and how far; it ends sooner where the gradient vanishes.
         shared: hands the values of ascended leaves to those tied to them.
     """
     mask = jax.tree.leaves(sets.spread(ascended, params))
@@ -57,9 +73,9 @@ def ascend(
         return shared(jax.tree.unflatten(jax.tree.structure(params), [n if m else o for n, o, m in flat]))
 
     def loss(active: list[Array]) -> Array:
-        return -q(rebuild(active)) / scale
+        return -q(rebuild(active)) / climb.scale
 
-    optimizer = optax.with_extra_args_support(optimizer)
+    optimizer = optax.with_extra_args_support(climb.optimizer)
     initial = optimizer.init(start)
     # A line search leaves the value and gradient where it ended in the state; other optimizers have none.
     searches = optax.tree.get(initial, "value") is not None
@@ -68,7 +84,7 @@ def ascend(
 
     def unfinished(carry):
         _, _, size, step = carry
-        return (step < inner_steps) & (size > tolerance)
+        return (step < climb.inner_steps) & (size > tolerance)
 
     def update(carry):
         active, state, _, step = carry
@@ -120,32 +136,28 @@ def gradient_steps(
     q: Callable[[Params], Array],
     params: Params,
     constraints: PyTree,
-    optimizer: optax.GradientTransformation,
+    climb: Climb,
     state: PyTree,
-    inner_steps: Array | int,
-    scale: Array | float,
     shared: Callable[[Params], Params] = lambda params: params,
 ) -> tuple[Params, PyTree]:
-    """`inner_steps` updates of an optimizer that goes on from `state`; never falls.
+    """So many updates of an optimizer that goes on from `state`; never falls.
 
     Args:
         q: objective.
         params: where to start.
         constraints: prefix tree of constraints.
-        optimizer: any Optax transformation, over the free coordinates of all parameters.
-        state: its state.
-        inner_steps: number of updates.
-        scale: q / scale is of order one (the total weight).
+        climb: by what, over the free coordinates of all parameters, and how many updates.
+        state: the optimizer's state.
         shared: hands the values of leaves to those tied to them.
 
     Returns:
         New parameters and the optimizer's new state.
     """
     start = sets.to_free(constraints, params)
-    extra = optax.with_extra_args_support(optimizer)
+    extra = optax.with_extra_args_support(climb.optimizer)
 
     def loss(free: PyTree) -> Array:
-        return -q(shared(sets.from_free(constraints, free, params))) / scale
+        return -q(shared(sets.from_free(constraints, free, params))) / climb.scale
 
     def update(_, carry):
         free, state = carry
@@ -153,7 +165,7 @@ def gradient_steps(
         updates, state = extra.update(grad, state, free, value=value, grad=grad, value_fn=loss)
         return optax.apply_updates(free, updates), state
 
-    free, new_state = jax.lax.fori_loop(0, inner_steps, update, (start, state))
+    free, new_state = jax.lax.fori_loop(0, climb.inner_steps, update, (start, state))
     free = downhill(loss, start, free)
     return shared(sets.from_free(constraints, free, params)), tree_where(all_finite(new_state), new_state, state)
 
@@ -163,9 +175,7 @@ def regularized_ascent(
     params: Params,
     constraints: PyTree,
     regularizer: Regularizer,
-    optimizer: optax.GradientTransformation,
-    inner_steps: Array | int,
-    scale: Array | float,
+    climb: Climb,
     among: PyTree = True,
 ) -> Params:
     """Ascend q + regularizer: leaves under an L1 penalty by proximal gradient steps, all others by the optimizer.
@@ -175,9 +185,7 @@ def regularized_ascent(
         params: where to start.
         constraints: prefix tree of constraints.
         regularizer: what restrains.
-        optimizer: any Optax transformation.
-        inner_steps: updates at most, of either kind.
-        scale: q / scale is of order one (the total weight).
+        climb: by what and how far, in updates of either kind.
         among: prefix tree of bools, the leaves that may move.
     """
     allowed = zip(jax.tree.leaves(regularizer.moves(params)), jax.tree.leaves(sets.spread(among, params)), strict=True)
@@ -189,9 +197,9 @@ def regularized_ascent(
         return q(theta) + regularizer.smooth(theta)
 
     constraints = regularizer.constraints(constraints, params)
-    params = ascend(target, params, constraints, smooth, optimizer, inner_steps, scale, regularizer.shared)
+    params = ascend(target, params, constraints, smooth, climb, regularizer.shared)
     sparse = [m and s for m, s in zip(moves, sparse, strict=True)]
-    return proximal_ascent(target, params, regularizer, sparse, inner_steps, scale) if any(sparse) else params
+    return proximal_ascent(target, params, regularizer, sparse, climb) if any(sparse) else params
 
 
 def proximal_ascent(
@@ -199,8 +207,7 @@ def proximal_ascent(
     params: Params,
     regularizer: Regularizer,
     sparse: list[bool],
-    inner_steps: Array | int,
-    scale: Array | float,
+    climb: Climb,
 ) -> Params:
     """Accelerated proximal gradient steps on the leaves under an L1 penalty (Beck and Teboulle 2009, FISTA).
 
@@ -209,7 +216,7 @@ def proximal_ascent(
     leaves, structure = jax.tree.flatten(params)
     places = [i for i, on in enumerate(sparse) if on]
     thresholds = regularizer.thresholds(params)
-    weights = [jnp.asarray(thresholds[i]) / scale for i in places]
+    weights = [jnp.asarray(thresholds[i]) / climb.scale for i in places]
     start = [leaves[i] for i in places]
 
     def rebuild(active: list[Array]) -> Params:
@@ -219,10 +226,10 @@ def proximal_ascent(
         return regularizer.shared(jax.tree.unflatten(structure, new))
 
     def loss(active: list[Array]) -> Array:
-        return -q(rebuild(active)) / scale
+        return -q(rebuild(active)) / climb.scale
 
     def whole(active: list[Array]) -> Array:
-        return loss(active) - (regularizer.value(rebuild(active)) - regularizer.smooth(rebuild(active))) / scale
+        return loss(active) - (regularizer.value(rebuild(active)) - regularizer.smooth(rebuild(active))) / climb.scale
 
     def shrunk(at: list[Array], gradient: list[Array], size: Array) -> list[Array]:
         moved = [x - size * g for x, g in zip(at, gradient, strict=True)]
@@ -250,7 +257,7 @@ def proximal_ascent(
 
     def unfinished(carry):
         *_, change, step = carry
-        return (step < inner_steps) & (change > tolerance)
+        return (step < climb.inner_steps) & (change > tolerance)
 
     dtype = jnp.result_type(*start)
     tolerance, tiny = jnp.finfo(dtype).eps ** 0.75, float(jnp.finfo(dtype).eps)

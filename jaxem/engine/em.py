@@ -7,6 +7,7 @@ from typing import Any
 import optax
 from jax import Array
 
+from jaxem.engine.ascent import climb_by
 from jaxem.engine.m_step import m_step
 from jaxem.engine.problem import Algorithm, Point, Problem
 from jaxem.pytree import PyTree, static, struct
@@ -38,8 +39,6 @@ class EM(Algorithm):
             check_optimizer(self.optimizer, "EM")
 
     def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
-        params = m_step(
-            problem.model, point.stats, point.params, problem.blocks, point.local, problem.total_weight,
-            self.optimizer, self.inner_steps, problem.regularizer,
-        )  # fmt: skip
+        climb, restrained = climb_by(self.optimizer, self.inner_steps, problem.total_weight), problem.regularizer
+        params = m_step(problem.model, point.stats, point.params, problem.blocks, point.local, climb, regularizer=restrained)
         return params, memory

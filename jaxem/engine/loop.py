@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxem.engine.e_step import Expectation, e_step, update_local
 from jaxem.engine.problem import Point, Problem, objective
-from jaxem.engine.stop import reason, trouble
+from jaxem.engine.stop import Step, reason, trouble
 from jaxem.numerics.trees import tree_where
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params, Status, StopReason
@@ -31,6 +31,7 @@ class Restart:
         began: the per-datum parameters from which that evaluation goes on.
         trial: whether they may lower the objective (see `Move`).
         memory: what the algorithm remembers.
+        seen: what the stopping rule remembers.
         n_steps: EM maps evaluated; -1 before the first E-step.
         status: int32 `Status`.
         stop: int32 `StopReason`.
@@ -45,6 +46,7 @@ class Restart:
     began: PyTree
     trial: Array
     memory: PyTree
+    seen: PyTree
     n_steps: Array
     status: Array
     stop: Array
@@ -65,6 +67,7 @@ def new_restart(problem: Problem, params: Params) -> Restart:
         began=local,
         trial=jnp.array(False),
         memory=problem.algorithm.begin(problem, params),
+        seen=problem.stop.begin(params, lowest),
         n_steps=jnp.int32(-1),
         status=jnp.int32(Status.RUNNING),
         stop=jnp.int32(StopReason.NONE),
@@ -94,13 +97,28 @@ def advance(problem: Problem, restart: Restart, expectation: Expectation, on: Ar
     # A trial that fails is no trouble: the restart stays where it is, and the algorithm turns back.
     status = jnp.where(restart.trial, jnp.int32(Status.RUNNING), status)
 
-    constraints = problem.constraints(restart.params)
-    fired = reason(problem.stop, restart.objective, value, magnitude, restart.params, restart.proposal, constraints)
-    fired = jnp.where((restart.n_steps < 0) | ~accepted, 0, fired)
+    step = Step(
+        old_params=restart.params,
+        params=restart.proposal,
+        old_objective=restart.objective,
+        objective=value,
+        magnitude=magnitude,
+        constraints=problem.constraints(restart.params),
+        trial=restart.trial,
+        memory=restart.seen,
+    )
+    stays = (restart.n_steps < 0) | ~accepted
+    fired = jnp.where(stays, 0, reason(problem.stop, step))
     point = Point(
-        restart.proposal, expectation.stats, expectation.local, restart.began, value,
-        accepted, finite, fired != StopReason.NONE,
-    )  # fmt: skip
+        params=restart.proposal,
+        stats=expectation.stats,
+        local=expectation.local,
+        began=restart.began,
+        value=value,
+        accepted=accepted,
+        sound=finite,
+        small=fired != StopReason.NONE,
+    )
     move = problem.algorithm.next(problem, point, restart.memory)
 
     fired = jnp.where(restart.trial, 0, fired)
@@ -123,6 +141,7 @@ def advance(problem: Problem, restart: Restart, expectation: Expectation, on: Ar
         began=local if move.local is None else move.local,
         trial=move.trial,
         memory=move.memory,
+        seen=tree_where(stays, restart.seen, problem.stop.remember(step)),
         n_steps=n_steps,
         status=status,
         stop=fired.astype(jnp.int32),

@@ -7,11 +7,9 @@ import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
-import optax
 from jax import Array
 
-from jaxem.engine.ascent import DEFAULT_OPTIMIZER, ascend, regularized_ascent
+from jaxem.engine.ascent import Climb, ascend, regularized_ascent
 from jaxem.engine.e_step import block_rows
 from jaxem.engine.regularizer import Regularizer
 from jaxem.model import Model
@@ -97,21 +95,18 @@ def m_step(
     params: Params,
     blocks: Blocks,
     local: PyTree,
-    total_weight: Array,
-    optimizer: optax.GradientTransformation | None = None,
-    inner_steps: Array | int = 100,
+    climb: Climb,
+    *,
     regularizer: Regularizer = Regularizer(),  # noqa: B008
 ) -> Params:
-    """New parameters from the statistics of an E-step at `params`."""
+    """New parameters from the statistics of an E-step at `params`; `climb`: for those without a closed form."""
     about = model.centered(params)
-    scale = jnp.maximum(total_weight, 1)
     closed = params if about.m_step is None else about.m_step(with_pseudo(about, stats, params), params)
-    optimizer = optimizer or DEFAULT_OPTIMIZER
     if regularizer.idle and (model.log_prior is None or model.m_step_has_prior):
         if not any(jax.tree.leaves(about.without_closed_form)):
             return closed
         q = q_function(model, stats, params, blocks, local)
-        return ascend(q, closed, model.constraints, about.without_closed_form, optimizer, inner_steps, scale)
+        return ascend(q, closed, model.constraints, about.without_closed_form, climb)
 
     # The closed form maximises something else: it is a start where it is better than none.
     q = q_function(model, stats, params, blocks, local)
@@ -120,4 +115,4 @@ def m_step(
         proposal = regularizer.restored(closed, params)
         better = q(proposal) + regularizer.value(proposal) >= q(params) + regularizer.value(params)
         start = tree_where(better, proposal, params)
-    return regularized_ascent(q, start, model.constraints, regularizer, optimizer, inner_steps, scale)
+    return regularized_ascent(q, start, model.constraints, regularizer, climb)

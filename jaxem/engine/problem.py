@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxem.engine.m_step import log_prior, q_function
 from jaxem.engine.regularizer import Regularizer
-from jaxem.engine.stop import Stop
+from jaxem.engine.stop import StopRule
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks
 from jaxem.pytree import PyTree, static, struct
@@ -37,7 +37,7 @@ class Problem:
     model: Model
     blocks: Blocks
     algorithm: Algorithm
-    stop: Stop
+    stop: StopRule
     max_steps: Array
     offset: Array
     total_weight: Array

@@ -2,19 +2,78 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
 from jaxem import constraints as sets
+from jaxem.data.validation import check_tolerance
 from jaxem.numerics.trees import all_finite
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params, Status, StopReason
 
 
 @struct
-class Stop:
+class Step:
+    """One move of one restart, as a stopping rule sees it.
+
+    Attributes:
+        old_params: parameters before.
+        params: parameters after.
+        old_objective: objective before, up to a constant.
+        objective: objective after, up to the same constant.
+        magnitude: objective after in the data's own units, for tolerances that are relative.
+        constraints: prefix tree of the parameters' constraints; frozen leaves are fixed.
+        trial: whether this is the jump of an accelerator. On a jump no restart stops: that it is small makes the
+            accelerator take an EM map, on which the rule is asked again.
+        memory: what the rule remembers.
+    """
+
+    old_params: Params
+    params: Params
+    old_objective: Array
+    objective: Array
+    magnitude: Array
+    constraints: PyTree
+    trial: Array
+    memory: PyTree
+
+
+class StopRule:
+    """When a restart stops. Subclasses are frozen dataclasses made pytrees by `jaxem.struct`; numbers in them are leaves.
+
+    A rule gives `reason`, for one restart at a time, in what jit and vmap can trace. One that looks back further than
+    the last move gives `begin` and `remember` too: each restart carries that memory, and checkpoints hold it.
+    """
+
+    def check(self) -> None:
+        """Raise ValueError for settings that no fit could use; called once, before anything is compiled."""
+
+    def begin(self, params: Params, objective: Array) -> PyTree:
+        """What to remember before the first move: arrays in the shapes and dtypes of what `remember` gives.
+
+        Args:
+            params: of the start.
+            objective: a scalar in the dtype of the objective, -inf since nothing has been evaluated.
+        """
+        del params, objective
+        return ()
+
+    def reason(self, step: Step) -> Array:
+        """Whether to stop after `step`: a bool, reported as `StopReason.RULE`, or an int32 `StopReason`."""
+        raise NotImplementedError
+
+    def remember(self, step: Step) -> PyTree:
+        """What to remember after `step`; asked for moves that the restart made, jumps among them."""
+        return step.memory
+
+
+@struct
+class Stop(StopRule):
     """Stopping criteria; None or 0 never fires. They are numbers: changing one compiles nothing again.
 
     A log-likelihood tolerance does not certify parameters: EM may creep. Set `param_rtol` where they matter.
@@ -34,32 +93,83 @@ class Stop:
     param_rtol: float | Array | None = None
     param_atol: float | Array | None = None
 
+    def check(self) -> None:
+        for field in dataclasses.fields(self):
+            check_tolerance(getattr(self, field.name), f"stop.{field.name}")
 
-def reason(
-    stop: Stop, old: Array, new: Array, magnitude: Array, old_params: Params, params: Params, constraints: PyTree
-) -> Array:
-    """int32 `StopReason` for one EM map that took the objective from `old` to `new`."""
-    change = jnp.abs(new - old)
-    eps = jnp.finfo(new.dtype).eps
-    fired = jnp.int32(StopReason.NONE)
-    if stop.param_rtol is not None:
-        moved = [
-            jnp.max(jnp.abs(n - o) / (1 + jnp.abs(o)), initial=0)
-            for n, o in zip(jax.tree.leaves(params), jax.tree.leaves(old_params), strict=True)
-        ]
-        met = (jnp.stack(moved).max() <= stop.param_rtol) & (stop.param_rtol > 0)
-        fired = jnp.where(met, jnp.int32(StopReason.PARAM_RTOL), fired)
-    if stop.param_atol is not None:
-        moved = jax.tree.map(jnp.subtract, sets.to_affine(constraints, params), sets.to_affine(constraints, old_params))
-        met = (optax.tree.norm(moved) <= stop.param_atol) & (stop.param_atol > 0)
-        fired = jnp.where(met, jnp.int32(StopReason.PARAM_ATOL), fired)
-    if stop.loglik_atol is not None:
-        met = (change <= stop.loglik_atol) & (stop.loglik_atol > 0)
-        fired = jnp.where(met, jnp.int32(StopReason.LOGLIK_ATOL), fired)
-    if stop.loglik_rtol is not None:
-        met = (change <= jnp.maximum(stop.loglik_rtol, 4 * eps) * (1 + jnp.abs(magnitude))) & (stop.loglik_rtol > 0)
-        fired = jnp.where(met, jnp.int32(StopReason.LOGLIK_RTOL), fired)
-    return fired
+    def reason(self, step: Step) -> Array:
+        change = jnp.abs(step.objective - step.old_objective)
+        eps = jnp.finfo(step.objective.dtype).eps
+        fired = jnp.int32(StopReason.NONE)
+        if self.param_rtol is not None:
+            moved = [
+                jnp.max(jnp.abs(n - o) / (1 + jnp.abs(o)), initial=0)
+                for n, o in zip(jax.tree.leaves(step.params), jax.tree.leaves(step.old_params), strict=True)
+            ]
+            met = (jnp.stack(moved).max() <= self.param_rtol) & (self.param_rtol > 0)
+            fired = jnp.where(met, jnp.int32(StopReason.PARAM_RTOL), fired)
+        if self.param_atol is not None:
+            new, old = (sets.to_affine(step.constraints, params) for params in (step.params, step.old_params))
+            met = (optax.tree.norm(jax.tree.map(jnp.subtract, new, old)) <= self.param_atol) & (self.param_atol > 0)
+            fired = jnp.where(met, jnp.int32(StopReason.PARAM_ATOL), fired)
+        if self.loglik_atol is not None:
+            met = (change <= self.loglik_atol) & (self.loglik_atol > 0)
+            fired = jnp.where(met, jnp.int32(StopReason.LOGLIK_ATOL), fired)
+        if self.loglik_rtol is not None:
+            tolerance = jnp.maximum(self.loglik_rtol, 4 * eps)
+            met = (change <= tolerance * (1 + jnp.abs(step.magnitude))) & (self.loglik_rtol > 0)
+            fired = jnp.where(met, jnp.int32(StopReason.LOGLIK_RTOL), fired)
+        return fired
+
+
+@struct
+class AnyOf(StopRule):
+    """Several rules at once: the first of them that fires gives the reason."""
+
+    rules: tuple[StopRule, ...]
+
+    def check(self) -> None:
+        for rule in self.rules:
+            rule.check()
+
+    def begin(self, params: Params, objective: Array) -> PyTree:
+        return tuple(rule.begin(params, objective) for rule in self.rules)
+
+    def reason(self, step: Step) -> Array:
+        fired = jnp.int32(StopReason.NONE)
+        for rule, own in self._each(step):
+            fired = jnp.where(fired == StopReason.NONE, reason(rule, own), fired)
+        return fired
+
+    def remember(self, step: Step) -> PyTree:
+        return tuple(rule.remember(own) for rule, own in self._each(step))
+
+    def _each(self, step: Step) -> list[tuple[StopRule, Step]]:
+        """Every rule with the step as it sees it, with its own memory."""
+        pairs = zip(self.rules, step.memory, strict=True)
+        return [(rule, dataclasses.replace(step, memory=memory)) for rule, memory in pairs]
+
+
+def reason(rule: StopRule, step: Step) -> Array:
+    """int32 `StopReason` of `rule`."""
+    found = jnp.asarray(rule.reason(step))
+    return jnp.where(found, jnp.int32(StopReason.RULE), jnp.int32(StopReason.NONE)) if found.dtype == bool else found
+
+
+def one_rule(stop: Any) -> StopRule:
+    """A rule, or several, as one, its settings checked.
+
+    Raises:
+        TypeError: for what is no rule.
+        ValueError: for settings that no fit could use.
+    """
+    rules = tuple(stop) if isinstance(stop, tuple | list) else (stop,)
+    for rule in rules:
+        if not isinstance(rule, StopRule):
+            got = f"the class {rule.__name__}" if isinstance(rule, type) else type(rule).__name__
+            raise TypeError(f"stop must be a jaxem.Stop or another jaxem.StopRule, or several of them; got {got}")
+        rule.check()
+    return rules[0] if len(rules) == 1 else AnyOf(rules)
 
 
 def trouble(old: Array, new: Array, magnitude: Array, params: Params, total_weight: Array, rounding: int = 100) -> Array:

@@ -20,11 +20,12 @@ from jaxem.evaluate.align import align, component_axes
 from jaxem.evaluate.cross_validation import split_options
 from jaxem.evaluate.information import checked
 from jaxem.fitting.checks import check_key, check_model
-from jaxem.fitting.coordinates import cast, coordinates, rescaled, volume_lost
+from jaxem.fitting.coordinates import coordinates, rescaled, volume_lost
 from jaxem.fitting.fit import fit
 from jaxem.fitting.layout import rows_width
 from jaxem.model import Model
 from jaxem.numerics.blocks import choose_block_size, float_dtype, n_rows
+from jaxem.numerics.trees import cast
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Result, Status
 

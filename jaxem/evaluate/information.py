@@ -17,11 +17,12 @@ from jaxem.data.sequences import label_shape
 from jaxem.data.validation import check_positive_int, check_same_shapes, check_weight, is_traced
 from jaxem.evaluate.curvature import Curvature
 from jaxem.fitting.checks import check_model, check_rows_finite, checked_labels
-from jaxem.fitting.coordinates import cast, coordinates
+from jaxem.fitting.coordinates import coordinates
 from jaxem.fitting.layout import rows_width
 from jaxem.model import Model
 from jaxem.numerics.blocks import choose_block_size, cut, float_dtype, n_rows
 from jaxem.numerics.linalg import PRECISION, cholesky, inverse_lower, transpose
+from jaxem.numerics.trees import cast
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Result
 

@@ -22,8 +22,10 @@ from jaxem.data.validation import (
     numeric,
 )
 from jaxem.engine.problem import Algorithm
+from jaxem.fitting.task import Task
 from jaxem.model import Model
 from jaxem.numerics.blocks import float_dtype, n_rows
+from jaxem.numerics.trees import cast
 from jaxem.pytree import PyTree
 from jaxem.types import FitError, Result, Status
 
@@ -130,7 +132,16 @@ def raise_if_all_failed(result: Result, data: PyTree, weight: Any) -> None:
     raise FitError(message)
 
 
-def checked(task: Any) -> Any:
+def converted(task: Task) -> Task:
+    """A task inside jit, as arrays: nothing can be checked there."""
+    data = jax.tree.map(jnp.asarray, task.data)
+    dtype = float_dtype(data)
+    weight = None if task.weight is None else jnp.asarray(task.weight, dtype)
+    init, max_steps = cast(task.init, dtype), jnp.asarray(task.max_steps)
+    return dataclasses.replace(task, data=data, weight=weight, init=init, max_steps=max_steps)
+
+
+def checked(task: Task) -> Task:
     """A task whose arguments a fit can use, as arrays on the host."""
     data = task.model.validate(task.data)
     n, dtype, weight = n_rows(data), float_dtype(data), task.weight

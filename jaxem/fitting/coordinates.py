@@ -15,9 +15,10 @@ from jax.sharding import Mesh
 from jaxem import init as starts
 from jaxem.data.sequences import rescaled_data
 from jaxem.engine.m_step import log_prior as model_log_prior
+from jaxem.fitting.task import Task
 from jaxem.model import Model
 from jaxem.numerics.blocks import replace_absent
-from jaxem.numerics.trees import any_vmapped
+from jaxem.numerics.trees import any_vmapped, cast
 from jaxem.pytree import PyTree
 from jaxem.types import Params, Result
 
@@ -82,16 +83,6 @@ def volume_lost(model: Model, data: PyTree, affine: Any, dtype: Any) -> Array:
     return jnp.asarray(model.log_abs_det(data, affine), dtype)
 
 
-def cast(tree: PyTree, dtype: Any) -> PyTree:
-    """Inexact array leaves in `dtype`; Python numbers and integers as they are."""
-
-    def leaf(x):
-        inexact = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
-        return jnp.asarray(x, dtype) if inexact and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-
-    return jax.tree.map(leaf, tree)
-
-
 def restored(original: Model, result: Result, params: Params) -> Result:
     """The result in the data's own units: the log-prior there differs from the one inside by a constant."""
     shift = result.loglik + model_log_prior(original, params) - result.objective
@@ -106,33 +97,52 @@ def restored(original: Model, result: Result, params: Params) -> Result:
 restored_jit = jax.jit(restored)
 
 
-def in_coordinates(task: Any, wanted: bool, traced: bool) -> tuple[Any, Any, Any]:
-    """A task in coordinates in which rounding is least, the change to them (None: none), and what puts a result back."""
-    original, dtype, mesh = task.model, task.dtype, task.options.mesh
+@dataclasses.dataclass(frozen=True)
+class Units:
+    """The data's own units, and the way back to them.
+
+    Attributes:
+        model: as it was given.
+        affine: the change from these units to the coordinates of the computation; None: none.
+        dtype: of the data.
+        traced: whether results are traced.
+    """
+
+    model: Model
+    affine: Any
+    dtype: Any
+    traced: bool
+
+    def back(self, result: Result) -> Result:
+        """A result in these units."""
+        if self.affine is None:
+            return dataclasses.replace(result, model=self.model)
+        inverse = self.affine.inverted()
+        if self.traced:
+            return restored(self.model, result, self.model.rescale_params(result.params, inverse))
+        doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
+        params = self.model.rescale_params(doubled, inverse)
+        return restored_jit(self.model, result, jax.tree.map(lambda x: np.asarray(x, self.dtype), params))
+
+
+def in_coordinates(task: Task) -> tuple[Task, Units]:
+    """A task in coordinates in which rounding is least, and the units that it came in."""
+    model, dtype, mesh, traced = task.model, task.dtype, task.options.mesh, task.traced
     affine = None
-    if wanted and traced:  # any coordinates lead to the same fit: its derivatives need not go through the choice of them
-        affine = jax.lax.stop_gradient(coordinates(original, task.data, task.weight, jnp))
-    elif wanted:
-        affine = exact_coordinates(original, task.data, task.weight, mesh)
+    if task.options.standardize and traced:
+        # Any coordinates lead to the same fit: its derivatives need not go through the choice of them.
+        affine = jax.lax.stop_gradient(coordinates(model, task.data, task.weight, jnp))
+    elif task.options.standardize:
+        affine = exact_coordinates(model, task.data, task.weight, mesh)
+    units = Units(model, affine, dtype, traced)
+    task = dataclasses.replace(task, options=dataclasses.replace(task.options, standardize=False))
     if affine is None:
-        return (
-            dataclasses.replace(task, volume=jnp.zeros((), dtype)),
-            None,
-            lambda result: dataclasses.replace(result, model=original),
-        )
+        return dataclasses.replace(task, volume=jnp.zeros((), dtype)), units
     if traced:
-        volume, data = volume_lost(original, task.data, affine, dtype), rescaled_data(task.data, affine)
+        volume, data = volume_lost(model, task.data, affine, dtype), rescaled_data(task.data, affine)
     else:
-        volume, data = standardized(original, task.data, affine, dtype, mesh)
-    model, init = rescaled(original, task.init, affine)
+        volume, data = standardized(model, task.data, affine, dtype, mesh)
+    model, init = rescaled(model, task.init, affine)
     if not traced:
         model, init = cast(model, dtype), cast(init, dtype)
-
-    def back(result: Result) -> Result:
-        if traced:
-            return restored(original, result, original.rescale_params(result.params, affine.inverted()))
-        doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
-        params = original.rescale_params(doubled, affine.inverted())
-        return restored_jit(original, result, jax.tree.map(lambda x: np.asarray(x, dtype), params))
-
-    return dataclasses.replace(task, model=model, init=init, data=data, volume=volume), affine, back
+    return dataclasses.replace(task, model=model, init=init, data=data, volume=volume), units

@@ -1,40 +1,32 @@
-"""`fit`: the boundary around the loop. Called plainly it checks, converts and standardizes; inside jit it composes."""
+"""`fit`: from a call to a result. Called plainly it checks, converts and standardizes; inside jit it composes."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxem.data.validation import check_positive_int, check_tolerance, is_traced
-from jaxem.distributed import no_survivors, spans_processes, to_local_rows, together
+from jaxem.distributed import no_survivors, spans_processes, together
 from jaxem.engine.em import EM
-from jaxem.engine.mesh import mesh_of
 from jaxem.engine.problem import Algorithm
-from jaxem.engine.regularizer import regularizer
 from jaxem.engine.restarts import Rounds
-from jaxem.engine.stop import Stop
-from jaxem.fitting.checks import check_algorithm, check_init, check_key, check_model, checked, raise_if_all_failed
-from jaxem.fitting.coordinates import cast, in_coordinates
-from jaxem.fitting.layout import Layout, memory_limit
+from jaxem.engine.stop import Stop, StopRule
+from jaxem.fitting.arguments import task_of
+from jaxem.fitting.checks import checked, converted, raise_if_all_failed
+from jaxem.fitting.coordinates import in_coordinates
 from jaxem.fitting.monitor import Monitor, Snapshot
-from jaxem.fitting.rows import placed
-from jaxem.fitting.solve import begin_jit, solve, solve_watched, trimmed
-from jaxem.fitting.task import Options, Task
+from jaxem.fitting.rows import on_host, placed
+from jaxem.fitting.solve import solve, solve_watched, started, trimmed
+from jaxem.fitting.task import Task
 from jaxem.model import Model
-from jaxem.numerics.blocks import float_dtype, n_rows
 from jaxem.pytree import PyTree
 from jaxem.storage.checkpoint import Checkpoint
 from jaxem.types import Params, Result
-
-#: Fields of a task that lead with N.
-ROWS = ("data", "weight", "labels")
 
 
 def fit(
@@ -47,7 +39,7 @@ def fit(
     weight: Any = None,
     labels: Any = None,
     algorithm: Algorithm = EM(),  # noqa: B008
-    stop: Stop = Stop(),  # noqa: B008
+    stop: StopRule | Sequence[StopRule] = Stop(),  # noqa: B008
     max_steps: int | Array = 10_000,
     block_size: int | None = None,
     rounds: Rounds | None = None,
@@ -82,7 +74,8 @@ def fit(
         weight: (N,) non-negative; 0 is absent, whatever the row holds, 2 is twice. None for all ones.
         labels: (N,) integers, known latent values, -1 for unknown.
         algorithm: how a restart moves.
-        stop: when it stops.
+        stop: when it stops: a `jaxem.Stop`, a rule of your own (`jaxem.StopRule`), or several, of which the first to
+            fire stops it.
         max_steps: EM maps at most.
         block_size: rows of one block of the E-step; None chooses from shapes and backend.
         rounds: drop hopeless restarts early instead of finishing every one.
@@ -115,69 +108,43 @@ def fit(
         TypeError: for data that are not numeric, or a model that is not a registered dataclass.
         FitError: when every restart failed (called plainly only; inside jit the statuses tell).
     """
-    check_model(model)
-    check_algorithm(algorithm)
-    n_restarts = check_positive_int(n_restarts, "n_restarts")
-    if block_size is not None:
-        block_size = check_positive_int(block_size, "block_size")
-    for name in stop.__dataclass_fields__:
-        check_tolerance(getattr(stop, name), f"stop.{name}")
-    init = init.params if isinstance(init, Result) else init
-    check_init(model, init)
-    check_key(model, init, key)
-    # A prior or penalty that is a function of the user's parameters must see them as they are.
-    restrained = regularizer(penalty, log_prior, frozen, tied)
-    standardize = standardize and not restrained.in_users_units and model.log_prior is None
-    unroll = None if unroll is None else check_positive_int(unroll, "unroll", 0)
-    mesh = mesh_of(mesh, data)
-    monitor = Monitor(progress, checkpoint, max_seconds, callback, mesh)
-    with jax.default_matmul_precision("highest"), no_survivors(mesh):
-        traced = is_traced(model, data, key, init, weight, labels, algorithm, stop, max_steps, restrained, rounds)
-        limit = memory_limit(None if traced else mesh)
-        options = Options(n_restarts, block_size, rounds, restrained, unroll, limit, mesh=mesh)
-        task = Task(model, data, weight, labels, init, key, algorithm, stop, max_steps, options)
-        if traced and not monitor.idle:
-            raise ValueError("progress, checkpoint, max_seconds and callback need a plain call of fit; got one inside jit")
-        if traced:
-            return fit_traced(task, standardize)
+    task = task_of(
+        model, data, key=key, init=init, n_restarts=n_restarts, weight=weight, labels=labels, algorithm=algorithm,
+        stop=stop, max_steps=max_steps, block_size=block_size, rounds=rounds, penalty=penalty, log_prior=log_prior,
+        frozen=frozen, tied=tied, standardize=standardize, unroll=unroll, mesh=mesh,
+    )  # fmt: skip
+    monitor = Monitor(progress, checkpoint, max_seconds, callback, task.options.mesh)
+    if task.traced and not monitor.idle:
+        raise ValueError("progress, checkpoint, max_seconds and callback need a plain call of fit; got one inside jit")
+    with jax.default_matmul_precision("highest"), no_survivors(task.options.mesh):
+        if task.traced:
+            return fit_traced(task)
         with monitor:
-            return fit_plainly(task, standardize, monitor)
+            return fit_plainly(task, monitor)
 
 
-def fit_traced(task: Task, standardize: bool) -> Result:
+def fit_traced(task: Task) -> Result:
     """Inside jit: nothing is checked, everything composes."""
-    data = jax.tree.map(jnp.asarray, task.data)
-    dtype, n = float_dtype(data), n_rows(data)
-    weight = None if task.weight is None else jnp.asarray(task.weight, dtype)
-    init, max_steps = cast(task.init, dtype), jnp.asarray(task.max_steps)
-    task = dataclasses.replace(task, data=data, weight=weight, init=init, max_steps=max_steps)
-    task, _, back = in_coordinates(placed(task), standardize, traced=True)
+    given = converted(task)
+    task, units = in_coordinates(placed(given))
     result = solve(task)
-    return back(dataclasses.replace(result, local=jax.tree.map(lambda x: x[:n], result.local)))
+    return units.back(dataclasses.replace(result, local=jax.tree.map(lambda x: x[: given.n], result.local)))
 
 
-def fit_plainly(task: Task, standardize: bool, monitor: Monitor, stream: Any = None) -> Result:
-    """From the host; `stream`: what solves in place of `solve_watched`, and takes the change of coordinates too."""
-    mesh = task.options.mesh
-    with together(mesh):
-        task = dataclasses.replace(task, **dict(zip(ROWS, to_local_rows([getattr(task, f) for f in ROWS]), strict=True)))
-        task = given = checked(task)
-        about = monitor.recall(task, standardize)
-    task = placed(task)
-    task, affine, back = in_coordinates(task, standardize, traced=False)
-    model, options = task.model, task.options
-    if stream is None and not spans_processes(mesh):  # this process has all the data
-        model = model.prepared(given.data)
-    if about is not None:  # memory may be scarcer now, but the bits must be the same
-        options = dataclasses.replace(options, layout=Layout(**about["layout"]))
-    task = dataclasses.replace(task, model=model, options=options, data=jax.tree.map(jnp.asarray, task.data))
+def fit_plainly(task: Task, monitor: Monitor) -> Result:
+    """From the host: checked, placed on devices, in coordinates, solved under the monitor's eyes, back in the user's units."""
+    several = spans_processes(task.options.mesh)  # of which none holds all rows
+    with together(task.options.mesh):
+        given = monitor.recalled(checked(on_host(task)))
+    task, units = in_coordinates(placed(given))
+    if not several:
+        task = dataclasses.replace(task, model=task.model.prepared(given.data))
 
-    def finished(result: Result) -> Result:
-        # Of several processes none holds all rows.
-        return trimmed(dataclasses.replace(back(result), model=given.model), None if spans_processes(mesh) else given.n)
+    def home(result: Result) -> Result:
+        return trimmed(units.back(result), None if several else given.n)
 
-    arguments = (*begin_jit(task), task.n, options, monitor, finished)
+    race = started(task)
     del task  # its data lie in the blocks now, and memory may be scarce
-    result = solve_watched(*arguments) if stream is None else stream(*arguments, affine)
+    result = solve_watched(race, monitor, home)
     raise_if_all_failed(result, given.data, given.weight)
     return result

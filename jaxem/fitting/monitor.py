@@ -19,7 +19,9 @@ from jax.sharding import Mesh
 from jaxem._version import __version__
 from jaxem.distributed import agreed, gathered, spans_processes
 from jaxem.engine.restarts import TIERS
+from jaxem.fitting.layout import Layout
 from jaxem.fitting.progress import ProgressLine, clock
+from jaxem.fitting.task import Task
 from jaxem.pytree import PyTree
 from jaxem.storage.checkpoint import Checkpoint
 from jaxem.storage.fingerprint import fingerprint
@@ -122,26 +124,24 @@ class Monitor:
         self._exit.close()
 
     # --- checkpoints -------------------------------------------------------------------------
-    def recall(self, task: Any, standardize: bool) -> dict[str, Any] | None:
-        """What the last checkpoint says of itself; None where there is none.
+    def recalled(self, task: Task) -> Task:
+        """`task`, its work cut up as the last checkpoint says; as it is where there is none.
 
-        Args:
-            task: what the fit is of: a checkpoint of another is refused.
-            standardize: as `fit` was told.
+        Memory may be scarcer now, but the bits must be the same.
 
         Raises:
             ValueError: where the checkpoint is of another fit.
             FileError: where no checkpoint is sound.
         """
         if self._checkpoint is None:
-            return None
+            return task
         given = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in ("options", "volume")}
-        options = dataclasses.replace(task.options, memory_limit=None, mesh=None)
-        given |= {"options": (options, standardize), "mesh": self._mesh and dict(self._mesh.shape)}
+        options = dataclasses.replace(task.options, mesh=None)
+        given |= {"options": options, "mesh": self._mesh and dict(self._mesh.shape)}
         self.about["fit"] = {name: _everywhere(fingerprint(value), self._mesh) for name, value in given.items()}
         about = self._checkpoint.about()
         if about is None:
-            return None
+            return task
         others = [name for name, value in self.about["fit"].items() if about.get("fit", {}).get(name) != value]
         if others:
             raise ValueError(
@@ -150,7 +150,7 @@ class Monitor:
             )
         if (about["versions"]["jaxem"], about["versions"]["jax"]) != (__version__, jax.__version__):
             warnings.warn("the checkpoint is of another version of jaxem or jax: bits may differ", stacklevel=2)
-        return about
+        return dataclasses.replace(task, options=dataclasses.replace(task.options, layout=Layout(**about["layout"])))
 
     def restore(self, template: Any) -> tuple[dict[str, Any], PyTree] | None:
         """What the last sound checkpoint says of itself, and its state; see `Checkpoint.restore`."""

@@ -9,22 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxem.data.validation import check_positive_int
 from jaxem.engine.em import EM
 from jaxem.engine.loop import step
 from jaxem.engine.problem import Algorithm
-from jaxem.engine.regularizer import Regularizer
 from jaxem.engine.restarts import Rounds, take
-from jaxem.engine.stop import Stop
+from jaxem.fitting.arguments import described_by, task_of
 from jaxem.fitting.arithmetic import operations
-from jaxem.fitting.checks import check_init
-from jaxem.fitting.coordinates import cast
+from jaxem.fitting.fit import fit
 from jaxem.fitting.layout import available_bytes, gigabytes, memory_limit, n_bytes
-from jaxem.fitting.segments import _run as segment_jit
+from jaxem.fitting.segments import run_segment
 from jaxem.fitting.solve import begin_jit
-from jaxem.fitting.task import Options, Task
+from jaxem.fitting.task import Task
 from jaxem.model import Model
 from jaxem.numerics.blocks import float_dtype, n_rows
+from jaxem.numerics.trees import cast
 from jaxem.pytree import PyTree
 
 
@@ -74,6 +72,7 @@ class Plan:
         )
 
 
+@described_by(fit)
 def plan(
     model: Model,
     data: PyTree,
@@ -91,41 +90,55 @@ def plan(
     Memory is XLA's own account of the two programs of a fit: arguments, outputs and temporaries.
 
     Args:
-        model: the model.
-        data: as for `fit`, or with `jax.ShapeDtypeStruct` leaves in place of arrays.
-        n_restarts: R.
-        init: as for `fit`.
-        weight: as for `fit`.
-        labels: as for `fit`.
-        algorithm: as for `fit`.
-        block_size: as for `fit`.
-        rounds: as for `fit`.
+        model: as in `fit`.
+        data: as in `fit`, or with `jax.ShapeDtypeStruct` leaves in place of arrays.
+        n_restarts: as in `fit`.
+        init: as in `fit`.
+        weight: as in `fit`.
+        labels: as in `fit`.
+        algorithm: as in `fit`.
+        block_size: as in `fit`.
+        rounds: as in `fit`.
     """
-    check_init(model, init)
-    concrete = not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(data))
-    shapes = jax.tree.map(_shape, model.validate(data) if concrete else data)
-    dtype, limit = float_dtype(shapes), memory_limit()
-    options = Options(check_positive_int(n_restarts, "n_restarts"), block_size, rounds, Regularizer(), None, limit)
-    number, step_count = jax.ShapeDtypeStruct((), dtype), jax.ShapeDtypeStruct((), jnp.int32)
-    weight = None if weight is None else jax.ShapeDtypeStruct((n_rows(shapes),), dtype)
-    labels = None if labels is None else jax.tree.map(_shape, labels)
-    task = Task(
-        model, shapes, weight, labels, cast(init, dtype), jax.random.key(0), algorithm, Stop(), step_count, options, number
-    )
+    task = task_of(
+        model, data, init=init, n_restarts=n_restarts, weight=weight, labels=labels, algorithm=algorithm,
+        block_size=block_size, rounds=rounds, key=jax.random.key(0), standardize=False,
+    )  # fmt: skip
+    task = _shapes(task)
     with jax.default_matmul_precision("highest"):
         begin = begin_jit.lower(task)
         problem, queue, layout = begin.out_info
         restart = jax.eval_shape(lambda restarts: take(restarts, jnp.int32(0)), queue.restarts)
+        limit = task.options.memory_limit
         return Plan(
             block_size=layout.block_size,
             n_blocks=problem.blocks.weight.shape[0],
             restart_batch=layout.width,
             flops=operations(jax.make_jaxpr(step)(problem, restart)),
-            data_bytes=n_bytes(shapes),
+            data_bytes=n_bytes(task.data),
             start_bytes=_held(begin),
-            loop_bytes=_held(segment_jit.lower(problem, queue, step_count)),
+            loop_bytes=_held(run_segment.lower(problem, queue, task.max_steps)),
             available_bytes=available_bytes() if limit is None else limit,
         )
+
+
+def _shapes(task: Task) -> Task:
+    """A task with shapes in place of arrays."""
+    data, weight = task.data, task.weight
+    if not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(data)):
+        data = task.model.validate(data)
+    data = jax.tree.map(_shape, data)
+    dtype = float_dtype(data)
+    return dataclasses.replace(
+        task,
+        data=data,
+        weight=None if weight is None else jax.ShapeDtypeStruct((n_rows(data),), dtype),
+        labels=None if task.labels is None else jax.tree.map(_shape, task.labels),
+        init=cast(task.init, dtype),
+        max_steps=jax.ShapeDtypeStruct((), jnp.int32),
+        volume=jax.ShapeDtypeStruct((), dtype),
+        options=dataclasses.replace(task.options, memory_limit=memory_limit()),
+    )
 
 
 def _shape(x: Any) -> jax.ShapeDtypeStruct:

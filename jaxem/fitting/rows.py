@@ -1,4 +1,4 @@
-"""Rows of a task on the devices of its mesh."""
+"""Rows of a task: on the host, and on the devices of its mesh."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from jax.sharding import Mesh
 
 from jaxem import init as starts
 from jaxem.data.validation import is_traced
-from jaxem.distributed import agreed, from_local_rows, row_sharding, shards_here
+from jaxem.distributed import agreed, from_local_rows, row_sharding, shards_here, to_local_rows
 from jaxem.engine.mesh import row_pieces
+from jaxem.fitting.layout import memory_limit
+from jaxem.fitting.task import Task
 from jaxem.numerics.blocks import float_dtype, n_rows
 from jaxem.pytree import PyTree
 
@@ -52,10 +54,17 @@ def shared_out(mesh: Mesh | None, data: PyTree, weight: Any, labels: PyTree) -> 
     return from_local_rows(jax.tree.map(np.asarray, rows), mesh)
 
 
-def placed(task: Any) -> Any:
-    """A task whose rows lie over its mesh, starting labels among them."""
+def on_host(task: Task) -> Task:
+    """A task with the rows of this process, wherever they lay."""
+    data, weight, labels = to_local_rows([task.data, task.weight, task.labels])
+    return dataclasses.replace(task, data=data, weight=weight, labels=labels)
+
+
+def placed(task: Task) -> Task:
+    """A task whose rows lie over its mesh, starting labels among them, with the memory that there is for them."""
     mesh, init = task.options.mesh, task.init
+    options = dataclasses.replace(task.options, memory_limit=memory_limit(None if task.traced else mesh))
     data, weight, labels = shared_out(mesh, task.data, task.weight, task.labels)
     if mesh is not None and isinstance(init, starts.Labels):
         init = starts.Labels(shared_out(mesh, jnp.asarray(init.labels), None, None)[0])
-    return dataclasses.replace(task, data=data, weight=weight, labels=labels, init=init)
+    return dataclasses.replace(task, data=data, weight=weight, labels=labels, init=init, options=options)

@@ -18,6 +18,7 @@ from jaxem.engine.mesh import run
 from jaxem.engine.problem import Problem
 from jaxem.engine.restarts import NEVER, Queue, Rounds, active, promoted, stages, take
 from jaxem.fitting.monitor import Monitor
+from jaxem.fitting.task import Race
 from jaxem.pytree import struct
 from jaxem.types import Result, Status
 
@@ -43,43 +44,33 @@ class Standing:
 
 
 @partial(jax.jit, donate_argnums=1)
-def _run(problem: Problem, queue: Queue, budget: Array) -> tuple[Queue, Standing]:
+def run_segment(problem: Problem, queue: Queue, budget: Array) -> tuple[Queue, Standing]:
+    """The restarts after at most `budget` rounds of the slots, and how they stand."""
     queue = run(problem, queue, budget)
     restarts, going = queue.restarts, active(take(queue.restarts, queue.order), queue.limit).any()
     return queue, Standing(restarts.objective, restarts.n_steps, restarts.status, going, problem.max_steps)
 
 
-def race_in_segments(
-    problem: Problem,
-    queue: Queue,
-    width: int,
-    rounds: Rounds | None,
-    monitor: Monitor,
-    result: Callable[[Restart], Result],
-    stage: int = 0,
-) -> Restart:
-    """`race`, returning to the host every fifth of a second; when it is stopped, restarts that still ran are INTERRUPTED.
+def race_in_segments(race: Race, monitor: Monitor, result: Callable[[Restart], Result]) -> Restart:
+    """The race to its end, returning to the host every fifth of a second.
 
     Args:
-        problem: what the restarts share.
-        queue: where they stand; its buffers are given up.
-        width: slots.
-        rounds: the rules of the race, or None.
-        monitor: what looks on, entered.
+        race: the restarts at their starts; the buffers of its queue are given up.
+        monitor: what looks on, entered. Where it says stop, restarts that still run are INTERRUPTED.
         result: what a monitor's callback may ask for.
-        stage: of the race, to which `queue` belongs.
     """
 
-    def step_restarts(queue: Queue, stage: int) -> Queue:
-        return _run_in_segments(problem, queue, monitor, stage, result)
+    def run(queue: Queue, stage: int) -> Queue:
+        return _run_in_segments(race.problem, queue, monitor, stage, result)
 
-    return race_watched(queue, width, rounds, monitor, step_restarts, stage)
+    return race_watched(race, monitor, run)
 
 
-def race_watched(
-    queue: Queue, width: int, rounds: Rounds | None, monitor: Monitor, run: Callable[[Queue, int], Queue], stage: int = 0
-) -> Restart:
-    """`race` by a `run` of (queue, stage) that lets the monitor look on, from the host."""
+def race_watched(race: Race, monitor: Monitor, run: Callable[[Queue, int], Queue]) -> Restart:
+    """A race, from where its last checkpoint stands, by a `run` of (queue, stage) that lets the monitor look on."""
+    width, rounds = race.layout.width, race.options.rounds
+    monitor.about["layout"] = dataclasses.asdict(race.layout)
+    queue, stage = _resumed(race, monitor)
     last = len(stages(queue.restarts.status.shape[0], rounds)) - 1
     queue = run(queue, stage)
     while stage < last and not monitor.stopped:
@@ -90,21 +81,21 @@ def race_watched(
     return _interrupted(queue) if monitor.stopped else queue.restarts
 
 
-def resumed(queue: Queue, width: int, rounds: Rounds | None, monitor: Monitor) -> tuple[Queue, int]:
-    """The queue of the last checkpoint and the stage to which it belongs; `queue` and 0 where there is none."""
+def _resumed(race: Race, monitor: Monitor) -> tuple[Queue, int]:
+    """The queue of the last checkpoint and the stage to which it belongs; the first ones where there is none."""
 
     def template(about: dict[str, Any]) -> Queue:
-        like = queue
+        like = race.queue
         for stage in range(1, about["stage"] + 1):
-            like = jax.eval_shape(lambda q, stage=stage: promoted(q, width, rounds, stage), like)
-        return dataclasses.replace(like, restarts=queue.restarts)  # which know where they lie
+            like = jax.eval_shape(lambda q, stage=stage: promoted(q, race.layout.width, race.options.rounds, stage), like)
+        return dataclasses.replace(like, restarts=race.queue.restarts)  # which know where they lie
 
     found = monitor.restore(template)
-    return (queue, 0) if found is None else (found[1], found[0]["stage"])
+    return (race.queue, 0) if found is None else (found[1], found[0]["stage"])
 
 
 @partial(jax.jit, static_argnums=(1, 3))
-def _order(queue: Queue, width: int, rounds: Rounds, stage: int) -> Queue:
+def _order(queue: Queue, width: int, rounds: Rounds | None, stage: int) -> Queue:
     return dataclasses.replace(promoted(queue, width, rounds, stage), restarts=())
 
 
@@ -114,14 +105,14 @@ def _run_in_segments(
     """`run`, until no restart goes on or the monitor says stop."""
     budget = ahead = FIRST
     usual = None
-    queue, standing = _run(problem, queue, jnp.int32(budget))
+    queue, standing = run_segment(problem, queue, jnp.int32(budget))
     begun = time.perf_counter()
     while True:
         # The next segment is under way before the host looks at the last one, unless its state itself is asked for.
         due = monitor.due()
         seen = standing
         if not due:
-            queue, standing = _run(problem, queue, jnp.int32(ahead))
+            queue, standing = run_segment(problem, queue, jnp.int32(ahead))
         with watchdog(problem.mesh, usual):
             going = bool(seen.going)  # waits
         usual = max(time.perf_counter() - begun, 1e-9)
@@ -135,7 +126,7 @@ def _run_in_segments(
         budget, ahead = ahead, agreed(wanted, problem.mesh)
         if due:
             budget = ahead
-            queue, standing = _run(problem, queue, jnp.int32(budget))
+            queue, standing = run_segment(problem, queue, jnp.int32(budget))
 
 
 def _interrupted(queue: Queue) -> Restart:

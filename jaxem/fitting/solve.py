@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +16,12 @@ from jaxem.engine.loop import HISTORY, Restart, chronological, new_restart
 from jaxem.engine.mesh import cut_on, map_restarts, run, uncut
 from jaxem.engine.problem import Problem
 from jaxem.engine.restarts import Queue, best_first, race, settle, staged, take, unrolled
-from jaxem.fitting.coordinates import cast
 from jaxem.fitting.layout import Layout, lay_out
 from jaxem.fitting.monitor import Monitor
-from jaxem.fitting.segments import race_in_segments, resumed
-from jaxem.fitting.task import Task
+from jaxem.fitting.segments import race_in_segments
+from jaxem.fitting.task import Race, Task
 from jaxem.numerics.blocks import replace_absent
+from jaxem.numerics.trees import cast
 from jaxem.types import Params, Restarts, Result
 
 
@@ -47,7 +46,15 @@ def posed(task: Task, layout: Layout) -> Problem:
     else:  # data differ in size
         offset = volume.sum() if task.weight is None else weighted_total(volume, task.weight)
     return Problem(
-        task.model, blocks, task.algorithm, task.stop, task.max_steps, offset, total, options.regularizer, options.mesh
+        model=task.model,
+        blocks=blocks,
+        algorithm=task.algorithm,
+        stop=task.stop,
+        max_steps=task.max_steps,
+        offset=offset,
+        total_weight=total,
+        regularizer=options.regularizer,
+        mesh=options.mesh,
     )
 
 
@@ -131,16 +138,18 @@ def solve(task: Task) -> Result:
     return attached(posed(task, layout), result)
 
 
-def solve_watched(
-    problem: Problem, queue: Queue, layout: Layout, n: int, options: Any, monitor: Monitor, back: Callable
-) -> Result:
-    """The same from the host, watched by `monitor`; `back` puts a result into the data's own units."""
+def started(task: Task) -> Race:
+    """The same from the host, in steps: first, restarts at their starts."""
+    task = dataclasses.replace(task, data=jax.tree.map(jnp.asarray, task.data))
+    return Race(*begin_jit(task), options=task.options, n=task.n)
+
+
+def solve_watched(race: Race, monitor: Monitor, home: Callable[[Result], Result]) -> Result:
+    """Then the race, watched by `monitor`; `home` takes a result back to the data's own units."""
 
     def ended(restarts: Restart) -> Result:
-        return back(end_jit(problem, restarts, n))
+        return home(end_jit(race.problem, restarts, race.n))
 
-    if options.unroll is not None:
-        return ended(unrolled_jit(problem, queue.restarts, options.unroll))
-    monitor.about["layout"] = dataclasses.asdict(layout)
-    queue, stage = resumed(queue, layout.width, options.rounds, monitor)
-    return ended(race_in_segments(problem, queue, layout.width, options.rounds, monitor, ended, stage))
+    if race.options.unroll is not None:
+        return ended(unrolled_jit(race.problem, race.queue.restarts, race.options.unroll))
+    return ended(race_in_segments(race, monitor, ended))

@@ -1,16 +1,18 @@
-"""What `fit` was given, in one piece, on its way to the loop."""
+"""What a fit was given, in one piece, and what it becomes: restarts at their starts."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxem.engine.problem import Algorithm
+from jaxem.data.validation import is_traced
+from jaxem.engine.problem import Algorithm, Problem
 from jaxem.engine.regularizer import Regularizer
-from jaxem.engine.restarts import Rounds
-from jaxem.engine.stop import Stop
+from jaxem.engine.restarts import Queue, Rounds
+from jaxem.engine.stop import StopRule
 from jaxem.fitting.layout import Layout
 from jaxem.model import Model
 from jaxem.numerics.blocks import float_dtype, n_rows
@@ -19,16 +21,25 @@ from jaxem.pytree import PyTree, static, struct
 
 @struct
 class Options:
-    """What is compiled into a fit."""
+    """What is compiled into a fit.
+
+    Attributes:
+        n_restarts, block_size, rounds, unroll, mesh: as `fit` takes them.
+        regularizer: its penalty, log_prior, frozen and tied in one piece.
+        standardize: whether coordinates are still to be chosen.
+        memory_limit: bytes that it may take; None: all that is available.
+        layout: how its work is cut up; None: still to be chosen.
+    """
 
     n_restarts: int = static()
     block_size: int | None = static()
     rounds: Rounds | None
     regularizer: Regularizer
     unroll: int | None = static(default=None)
+    mesh: Mesh | None = static(default=None)
+    standardize: bool = static(default=False)
     memory_limit: int | None = static(default=None)
     layout: Layout | None = None
-    mesh: Mesh | None = static(default=None)
 
 
 @struct
@@ -36,7 +47,8 @@ class Task:
     """What a fit is of.
 
     Attributes:
-        model, data, weight, labels, init, key, algorithm, stop, max_steps: as `fit` takes them.
+        model, data, weight, labels, init, key, algorithm, max_steps: as `fit` takes them.
+        stop: when a restart stops.
         options: what is compiled into it.
         volume: what log-densities lost in the coordinates of the computation, () or (N,).
     """
@@ -48,7 +60,7 @@ class Task:
     init: Any
     key: Array | None
     algorithm: Algorithm
-    stop: Stop
+    stop: StopRule
     max_steps: Any
     options: Options
     volume: Any = 0.0
@@ -62,3 +74,27 @@ class Task:
     def dtype(self) -> Any:
         """That the computation follows."""
         return float_dtype(self.data)
+
+    @property
+    def traced(self) -> bool:
+        """Whether the fit is part of a jitted or vmapped function."""
+        return is_traced(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Race:
+    """A task whose restarts stand at their starts.
+
+    Attributes:
+        problem: what they share.
+        queue: the restarts.
+        layout: how the work is cut up.
+        options: what was compiled.
+        n: rows.
+    """
+
+    problem: Problem
+    queue: Queue
+    layout: Layout
+    options: Options
+    n: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -78,3 +80,13 @@ def any_vmapped(flag: Array) -> Array:
 def _(axis_size: int, in_batched: list[bool], flag: Array) -> tuple[Array, bool]:
     del axis_size
     return (flag.any(0) if in_batched[0] else flag), False
+
+
+def cast(tree: PyTree, dtype: Any) -> PyTree:
+    """Inexact array leaves in `dtype`; Python numbers and integers as they are."""
+
+    def leaf(x):
+        inexact = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+        return jnp.asarray(x, dtype) if inexact and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+    return jax.tree.map(leaf, tree)

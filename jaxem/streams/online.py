@@ -22,19 +22,22 @@ from jax import Array
 
 from jaxem import init as starts
 from jaxem.data.sequences import rescaled_data
-from jaxem.data.validation import check_positive_int, check_weight
+from jaxem.data.validation import check_positive_int
+from jaxem.engine.ascent import climb_by
 from jaxem.engine.m_step import m_step
-from jaxem.fitting.checks import check_init, check_key, check_model, check_rows_finite, checked_init
-from jaxem.fitting.coordinates import cast, coordinates, rescaled
+from jaxem.fitting.arguments import task_of
+from jaxem.fitting.checks import check_model, check_rows_finite, checked
+from jaxem.fitting.coordinates import in_coordinates
+from jaxem.fitting.task import Task
 from jaxem.model import Model
-from jaxem.numerics.blocks import Blocks, float_dtype, n_rows, replace_absent
+from jaxem.numerics.blocks import Blocks, n_rows, replace_absent
 from jaxem.numerics.logs import divided
-from jaxem.numerics.trees import all_finite, tree_where
+from jaxem.numerics.trees import all_finite, cast, tree_where
 from jaxem.pytree import PyTree, struct
 from jaxem.streams.batches import Stream
-from jaxem.streams.fit_stream import cold_e_step
+from jaxem.streams.passes import cold_e_step
 from jaxem.streams.sources import WAITING, read_ahead
-from jaxem.types import Params, Result
+from jaxem.types import Params
 
 
 @struct
@@ -133,40 +136,44 @@ def init(
     check_model(model)
     if model.scores:
         raise TypeError(f"online EM needs a model with finite sufficient statistics; {type(model).__name__} has local scores")
-    init = init.params if isinstance(init, Result) else init
-    check_init(model, init)
-    check_key(model, init, key)
-    data = model.validate(batch)
-    n, dtype = n_rows(data), float_dtype(data)
-    weight = np.ones(n, dtype) if weight is None else np.asarray(check_weight(weight, n), dtype)
-    if model.missing is None:
-        check_rows_finite(jax.tree.map(lambda x: np.asarray(x)[weight > 0], data))
-    init = checked_init(model, init, data, 1, dtype)
-    original, affine = model, coordinates(model, data, weight, np) if standardize and model.log_prior is None else None
-    if affine is not None:
-        data = rescaled_data(jax.tree.map(np.asarray, data), affine)
-        model, init = rescaled(model, init, affine)
-        model, init, affine = cast(model, dtype), cast(init, dtype), cast(affine, dtype)
+    given = checked(task_of(model, batch, key=key, init=init, weight=weight, standardize=standardize))
+    if given.weight is None:
+        given = dataclasses.replace(given, weight=np.ones(given.n, given.dtype))
+    elif model.missing is None:
+        check_rows_finite(jax.tree.map(lambda x: np.asarray(x)[given.weight > 0], given.data))
+    task, units = in_coordinates(given)
+    task = dataclasses.replace(task, data=jax.tree.map(jnp.asarray, task.data))
     with jax.default_matmul_precision("highest"):
-        return _begin(model, original, affine, settings, jax.tree.map(jnp.asarray, data), jnp.asarray(weight), key, init)
+        return _begin(task, settings, model, cast(units.affine, task.dtype))
 
 
 @jax.jit
-def _begin(model, original, affine, settings, data, weight, key, init) -> OnlineState:
-    data = replace_absent(data, weight)
+def _begin(task: Task, settings: OnlineEM, original: Model, affine: Any) -> OnlineState:
+    model, init, weight, dtype = task.model, task.init, task.weight, task.dtype
+    data = replace_absent(task.data, weight)
     if init is None:
-        params = model.initialize(key, data, weight)
+        params = model.initialize(task.key, data, weight)
     elif isinstance(init, starts.Init):
-        params = init.initialize(model, key, data, weight)
+        params = init.initialize(model, task.key, data, weight)
     else:
         params = init
-    params = cast(jax.tree.map(jnp.asarray, params), weight.dtype)
+    params = cast(jax.tree.map(jnp.asarray, params), dtype)
     _, stats = _mean_statistics(model, params, data, weight, settings.local_rounds)
     zero = jnp.int32(0)
     return OnlineState(
-        model, settings, original, affine, params, stats, stats, stats,
-        jnp.maximum(jnp.asarray(settings.warmup, jnp.int32), 1), zero, jnp.zeros((), weight.dtype), zero,
-    )  # fmt: skip
+        model=model,
+        settings=settings,
+        original=original,
+        affine=affine,
+        current=params,
+        stats=stats,
+        older=stats,
+        recent=stats,
+        begun=jnp.maximum(jnp.asarray(settings.warmup, jnp.int32), 1),
+        n_steps=zero,
+        n_data=jnp.zeros((), dtype),
+        n_skipped=zero,
+    )
 
 
 @jax.jit
@@ -231,7 +238,7 @@ def _maximized(state: OnlineState, stats: PyTree) -> Params:
     n = state.n_data if state.settings.n_data is None else jnp.asarray(state.settings.n_data, state.n_data.dtype)
     total = jnp.maximum(n, 1)
     whole = Blocks(data=None, weight=total[None, None], labels=None)
-    return m_step(state.model, jax.tree.map(lambda x: n * x, stats), state.current, whole, None, total)
+    return m_step(state.model, jax.tree.map(lambda x: n * x, stats), state.current, whole, None, climb_by(None, 100, total))
 
 
 @struct

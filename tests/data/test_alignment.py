@@ -1,46 +1,10 @@
-"""Trees in Newick's notation and alignments in FASTA and PHYLIP files."""
+"""Alignments in FASTA and PHYLIP files."""
 
 import numpy as np
 import pytest
 
 import jaxem
 from jaxem.data.alignment import encode
-
-
-def test_newick_round_trip():
-    tree = jaxem.read_newick("(human:0.1,(mouse:2e-2,'brown rat':0.3)rodents:0.4[a note],cow:0.5);")
-    assert tree.names == ("human", "mouse", "brown rat", "cow")
-    assert tree.parents == (5, 4, 4, 5, 5, -1)
-    np.testing.assert_array_equal(tree.lengths, [0.1, 0.02, 0.3, 0.5, 0.4])
-    again = jaxem.read_newick(tree.newick(), tree.names)
-    assert again.parents == tree.parents
-    np.testing.assert_array_equal(again.lengths, tree.lengths)
-    assert jaxem.read_newick("((a,b),c);").newick() == "(c,(a,b));"
-
-
-def test_leaves_in_the_order_of_an_alignment():
-    tree = jaxem.read_newick("((human:1,(mouse:2,rat:3):4):5,cow:6);", ("cow", "rat", "mouse", "human"))
-    assert tree.parents == (6, 4, 4, 5, 5, 6, -1)
-    np.testing.assert_array_equal(tree.lengths, [6, 3, 2, 1, 4, 5])
-    assert jaxem.Substitution(tree.parents).n_taxa == 4
-
-
-@pytest.mark.parametrize(
-    ("text", "names", "message"),
-    [
-        ("((a,b);", None, "matching parentheses"),
-        ("(a,b));", None, "matching parentheses"),
-        ("a;", None, "matching parentheses"),
-        ("(a,a);", None, "names of their own"),
-        ("(a,);", None, "names of their own"),
-        ("(a:x,b);", None, "branch lengths must be numbers"),
-        ("(a,b);", ("a", "c"), "not in both: b, c"),
-    ],
-)
-def test_bad_trees(text, names, message):
-    with pytest.raises(ValueError, match=message):
-        jaxem.read_newick(text, names)
-
 
 FILES = {
     "fasta": ">one first\nACGT\nRY-N\n>two\nacgtnn\nUU\n",

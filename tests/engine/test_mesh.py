@@ -193,14 +193,14 @@ def nesting(text: str) -> list[int]:
 @on_eight
 def test_one_all_reduce_an_iteration(monkeypatch):
     """It lies in the loop of EM steps and in no loop within that one, and its size does not depend on N."""
-    texts, compiled = {}, segments._run
+    texts, compiled = {}, segments.run_segment
 
     def spy(problem, *arguments):
         size = problem.blocks.weight.size
         texts[size] = texts.get(size) or compiled.lower(problem, *arguments).compile().as_text()
         return compiled(problem, *arguments)
 
-    monkeypatch.setattr(segments, "_run", spy)
+    monkeypatch.setattr(segments, "run_segment", spy)
     for n in (96, 192):
         jaxem.fit(jaxem.GaussianMixture(2), clusters(n, 2, 2), key=jax.random.key(0), n_restarts=3, max_steps=2,
                   mesh=rows_mesh(), block_size=4)  # fmt: skip

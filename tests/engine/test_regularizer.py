@@ -61,9 +61,9 @@ def test_strengths_are_numbers_and_penalties_add_up(x64, regression):
         return jaxem.fit(model, regression, penalty=both, stop=TIGHT)
 
     fit(1.0, 2.0)
-    sizes = solve.begin_jit._cache_size(), segments._run._cache_size()
+    sizes = solve.begin_jit._cache_size(), segments.run_segment._cache_size()
     result = fit(40.0, 20.0)
-    assert (solve.begin_jit._cache_size(), segments._run._cache_size()) == sizes
+    assert (solve.begin_jit._cache_size(), segments.run_segment._cache_size()) == sizes
     # scikit-learn: |y - Xw|^2 / (2 n) + alpha * ratio * |w|_1 + alpha * (1 - ratio) / 2 * |w|^2
     net = linear.ElasticNet(alpha=60 / 80, l1_ratio=40 / 60, tol=1e-14, max_iter=1_000_000)
     np.testing.assert_allclose(result.params["coef"], net.fit(regression["x"], regression["y"]).coef_, atol=1e-7)
@@ -176,10 +176,10 @@ def sets_real():
     ],
 )
 def test_bad_input(x64, regression, options, error, message):
-    compiled = segments._run._cache_size()
+    compiled = segments.run_segment._cache_size()
     with pytest.raises(error, match=message):
         jaxem.fit(jaxem.log_joint(one_regression, init=START), regression, **options)
-    assert segments._run._cache_size() == compiled
+    assert segments.run_segment._cache_size() == compiled
 
 
 def test_l1_needs_real_leaves(x64):

@@ -1,11 +1,7 @@
-"""Local false-discovery rates on a simulated expression study with known truth, and returns for a portfolio."""
+"""Local false-discovery rates on a simulated expression study with known truth."""
 
-import sys
-
-import jax
 import numpy as np
 import pytest
-from support import DATA
 
 import jaxem
 
@@ -123,78 +119,3 @@ def test_bad_scores(z, message):
 def test_bad_rate():
     with pytest.raises(ValueError, match="rate must lie between 0 and 1; got 10"):
         jaxem.TwoGroups(None).discoveries(np.zeros(3), 10)
-
-
-@pytest.mark.published
-def test_weekly_regimes(x64):
-    """Equal-weight weekly returns, two regimes in mean and variance (statsmodels, stationary start)."""
-    x = 100 * np.loadtxt(DATA / "ew_weekly.csv", delimiter=",", skiprows=1, usecols=1)[:, None]
-    model = jaxem.HMM(2, jaxem.Gaussian(), initial="stationary")
-    result = jaxem.fit(model, x, key=jax.random.key(0), n_restarts=2, stop=jaxem.Stop(loglik_rtol=1e-11))
-    np.testing.assert_allclose(result.loglik, -3795.2336, atol=1e-4)
-    mean, covariance = jaxem.predictive_moments(model, result.params, x)
-    belief = np.asarray(model.filter(result.params, x))[-1] @ np.asarray(result.params["transition"])
-    means, variances = (np.asarray(result.params["emission"][name]).reshape(2) for name in ("mean", "covariance"))
-    np.testing.assert_allclose(mean, [belief @ means], rtol=1e-10)
-    np.testing.assert_allclose(covariance, [[belief @ (variances + means**2) - (belief @ means) ** 2]], rtol=1e-10)
-
-
-@pytest.mark.published
-@pytest.mark.parametrize("covariance", ["full", "spherical"])
-def test_predictive_moments_of_a_mixture(x64, covariance):
-    """Against a large sample drawn from the model."""
-    model = jaxem.Mixture(2, jaxem.StudentT(covariance, df=8.0))
-    x = np.random.default_rng(0).normal(size=(200, 3)) * [1, 2, 3] + np.where(np.arange(200)[:, None] < 100, 0, 4)
-    params = jaxem.fit(model, x, key=jax.random.key(0), max_steps=10).params
-    mean, spread = jaxem.predictive_moments(model, params, x)
-    drawn = np.asarray(model.sample(jax.random.key(1), params, 200_000))
-    np.testing.assert_allclose(mean, drawn.mean(0), atol=0.05)
-    np.testing.assert_allclose(spread, np.cov(drawn.T), atol=0.2)
-
-
-def test_infinite_variances_are_refused(x64):
-    model = jaxem.Mixture(1, jaxem.StudentT(df=1.5))
-    params = jaxem.fit(model, np.random.default_rng(0).normal(size=(50, 2)), key=jax.random.key(0), max_steps=3).params
-    with pytest.raises(ValueError, match="df > 2"):
-        jaxem.predictive_moments(model, params, None)
-    with pytest.raises(TypeError, match="must be a Mixture, an HMM or"):
-        jaxem.predictive_moments(jaxem.LDA(2), params, None)
-
-
-@pytest.mark.published
-def test_portfolio_out_of_sample(x64):
-    """Minimum variance of twenty stocks, half a year at a time: factors risk less than the sample covariance.
-
-    A t distribution risks more: in one of the half years it takes the jumps of a cheap stock for outliers, and holds too much of it.
-    """
-    pytest.importorskip("skfolio")
-    from skfolio.datasets import load_sp500_dataset
-    from skfolio.optimization import MeanRisk
-    from skfolio.preprocessing import prices_to_returns
-    from skfolio.prior import EmpiricalPrior
-
-    from jaxem.skfolio import FittedPrior
-
-    returns = prices_to_returns(load_sp500_dataset())
-    priors = {
-        "t": FittedPrior(jaxem.Mixture(1, jaxem.StudentT()), n_restarts=1),
-        "factors": FittedPrior(jaxem.FactorAnalysis(2), n_restarts=1),
-        "sample": EmpiricalPrior(),
-    }
-    kept = {name: [] for name in priors}
-    for start in range(0, 126 * 40, 126 * 4):
-        past, next_half = returns.iloc[start : start + 126], returns.iloc[start + 126 : start + 252]
-        for name, prior in priors.items():
-            model = MeanRisk(prior_estimator=prior).fit(past)
-            assert np.linalg.eigvalsh(model.prior_estimator_.return_distribution_.covariance)[0] > 0
-            kept[name].append(np.asarray(next_half) @ model.weights_)
-    risk = {name: np.concatenate(parts).std() for name, parts in kept.items()}
-    assert risk["factors"] < risk["sample"] < risk["t"]
-
-
-def test_says_what_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "skfolio", None)
-    monkeypatch.setitem(sys.modules, "skfolio.prior", None)
-    monkeypatch.delitem(sys.modules, "jaxem.skfolio", raising=False)
-    with pytest.raises(ImportError, match=r"pip install \"jaxem\[finance\]\""):
-        import jaxem.skfolio  # noqa: F401

@@ -178,12 +178,6 @@ def test_dirichlet_prior(x64):
     np.testing.assert_allclose(result.params["shares"], np.array([6, 4, 1]) / 11, rtol=1e-12)
 
 
-def test_configurations_are_in_the_dtype_of_jax(dtype):
-    """So that a fit in float32 does not warn of data that the user did not write."""
-    data, _ = jaxem.genotypes({"A": ["AA", "AO"], "O": ["OO"]})
-    assert data["log_weight"].dtype == dtype
-
-
 @pytest.mark.parametrize(
     "call, message",
     [

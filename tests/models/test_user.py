@@ -229,12 +229,12 @@ def test_one_optimizer_one_compilation():
     model = by_cells()
     for algorithm in (jaxem.EM(optax.adam(1e-2), 5), jaxem.GEM(optax.adam(1e-2)), jaxem.ECM(), jaxem.EM(jaxem.newton())):
         jaxem.fit(model, CELLS, weight=COUNTS, algorithm=algorithm, max_steps=3)
-        programs = solve.begin_jit._cache_size(), segments._run._cache_size()
+        programs = solve.begin_jit._cache_size(), segments.run_segment._cache_size()
         for start in (0.3, 0.7):
             jaxem.fit(model, CELLS, weight=COUNTS + start, algorithm=algorithm, init={"pi": np.float64(start)}, max_steps=3)
         compiled_again = solve.begin_jit._cache_size() - programs[0]
         assert compiled_again <= 1  # a start that was given instead of the model's own
-        assert segments._run._cache_size() == programs[1]
+        assert segments.run_segment._cache_size() == programs[1]
 
 
 # --- what is wrong is said before anything is compiled -------------------------------------------

@@ -139,7 +139,7 @@ def test_a_fingerprint_sees_numbers_structure_and_code():
 
 @pytest.mark.published
 def test_a_fingerprint_is_the_same_in_another_process():
-    code = "import test_checkpoints as t, jaxem, optax, jax.numpy as jnp\n"
+    code = "import test_checkpoint as t, jaxem, optax, jax.numpy as jnp\n"
     code += "from jaxem.storage.fingerprint import fingerprint\n"
     code += "u = jaxem.log_joint(t.scaled(2.0), init={'m': jnp.zeros(())})\n"
     code += "print(fingerprint((u, jaxem.GEM(optax.adam(.1)), jaxem.HMM(3, jaxem.Poisson()), {'a', 'b'}.issuperset)))"

@@ -1,0 +1,45 @@
+"""Negative binomial components against SciPy: the maximum, and the digits near Poisson and of large counts."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from components import fit_one, scores
+from scipy import optimize, stats
+
+import jaxem
+
+TIGHT = jaxem.Stop(loglik_rtol=1e-15)
+
+
+def test_negative_binomial_near_poisson_keeps_its_digits():
+    x = np.random.default_rng(0).poisson(8.0, 300).astype(np.float32)
+    params = {"mean": jnp.asarray([8.0]), "size": jnp.asarray([1e6])}
+    got = scores(jaxem.NegativeBinomial(), params, x)[:, 0]
+    np.testing.assert_allclose(got, stats.nbinom(1e6, 1e6 / (1e6 + 8)).logpmf(x), rtol=2e-5)
+
+
+def test_negative_binomial_of_large_counts_keeps_its_digits(dtype):
+    rng = np.random.default_rng(0)
+    x = rng.poisson(1e5 * rng.gamma(3, 1 / 3, 300)).astype(dtype)
+    params = {"mean": jnp.asarray([1e5], dtype), "size": jnp.asarray([3.0], dtype)}
+    got = scores(jaxem.NegativeBinomial(), params, x)[:, 0]
+    np.testing.assert_allclose(got, stats.nbinom(3, 3 / (3 + 1e5)).logpmf(x), rtol=1e-6 if dtype == np.float32 else 1e-10)
+    result = fit_one(jaxem.NegativeBinomial(), x, max_steps=500)
+    assert int(result.status) == jaxem.Status.CONVERGED
+
+
+@pytest.mark.parametrize("size", [0.3, 3.0])
+def test_one_negative_binomial_is_the_maximum(x64, size):
+    rng = np.random.default_rng(2)
+    x = rng.poisson(5.0 * rng.gamma(size, 1 / size, 500)).astype(float)
+
+    def negative(log_size):
+        s = np.exp(log_size)
+        return -stats.nbinom(s, s / (s + x.mean())).logpmf(x).sum()
+
+    best = optimize.minimize_scalar(negative, bounds=(-5, 8), method="bounded", options={"xatol": 1e-10})
+    result = fit_one(jaxem.NegativeBinomial(), x, stop=TIGHT, max_steps=5_000)
+    components = result.params["components"]
+    assert float(components["mean"][0]) == pytest.approx(x.mean(), rel=1e-6)
+    assert float(components["size"][0]) == pytest.approx(np.exp(best.x), rel=1e-4)
+    assert float(result.loglik) == pytest.approx(-best.fun, abs=1e-8)

@@ -16,6 +16,7 @@ from jaxem.check.report import Skip
 from jaxem.data.sequences import rescaled_data
 from jaxem.data.validation import check_same_shapes, check_weight
 from jaxem.engine import m_step as maximization
+from jaxem.engine.ascent import climb_by
 from jaxem.engine.e_step import e_step, update_local, weighted_total
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, cut, float_dtype, n_rows
@@ -119,7 +120,8 @@ def log_prob(model: Model, params: Params, data: PyTree) -> Array:
 def m_step(model: Model, params: Params, data: PyTree, weight: Array, stats: PyTree, local: PyTree) -> Params:
     """One M-step."""
     blocks = one_block(data, weight)
-    return maximization.m_step(model, stats, params, blocks, jax.tree.map(lambda x: x[None], local), weight.sum())
+    climb = climb_by(None, 100, weight.sum())
+    return maximization.m_step(model, stats, params, blocks, jax.tree.map(lambda x: x[None], local), climb)
 
 
 def q_of(model: Model, params: Params, data: PyTree, weight: Array, stats: PyTree, local: PyTree) -> Callable[[Params], Array]:

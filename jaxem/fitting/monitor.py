@@ -143,13 +143,16 @@ class Monitor:
         if about is None:
             return None
         others = [name for name, value in self.about["fit"].items() if about.get("fit", {}).get(name) != value]
+        here, there = (__version__, jax.__version__), (about["versions"]["jaxem"], about["versions"]["jax"])
+        versions = "written by jaxem {} with jax {}, this is jaxem {} with jax {}".format(*there, *here)
         if others:
             raise ValueError(
                 f"checkpoint: {self._checkpoint.directory} holds those of another fit: not the same {', '.join(others)};"
-                " name another directory, or remove this one to start afresh"
+                + (f" or they are of this fit, but not of this version: {versions};" if here != there else "")
+                + " name another directory, or remove this one to start afresh"
             )
-        if (about["versions"]["jaxem"], about["versions"]["jax"]) != (__version__, jax.__version__):
-            warnings.warn("the checkpoint is of another version of jaxem or jax: bits may differ", stacklevel=2)
+        if here != there:
+            warnings.warn(f"the checkpoint is of another version: {versions}; bits may differ", stacklevel=2)
         return about
 
     def restore(self, template: Any) -> tuple[dict[str, Any], PyTree] | None:

@@ -13,6 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxem import init as starts
+from jaxem.data.sequences import rescaled_data
 from jaxem.engine.m_step import log_prior as model_log_prior
 from jaxem.fitting.task import Task
 from jaxem.model import Model
@@ -51,14 +52,14 @@ def _coordinates_jit(model, data, weight):
 def standardized(model: Model, data: PyTree, affine: Any, dtype: Any, mesh: Mesh | None) -> tuple[Array, PyTree]:
     """The log-volume that `affine` takes off, and the data in new coordinates, by arithmetic in float64."""
     if mesh is None:
-        return volume_lost(model, data, affine, dtype), model.rescale_data(jax.tree.map(np.asarray, data), affine)
+        return volume_lost(model, data, affine, dtype), rescaled_data(jax.tree.map(np.asarray, data), affine)
     with jax.enable_x64(True):
         return _standardized_jit(model, data, affine, dtype)
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def _standardized_jit(model, data, affine, dtype):
-    new = jax.tree.map(lambda new, old: new.astype(old.dtype), model.rescale_data(data, affine), data)
+    new = jax.tree.map(lambda new, old: new.astype(old.dtype), rescaled_data(data, affine), data)
     return volume_lost(model, data, affine, dtype), new
 
 
@@ -138,7 +139,7 @@ def in_coordinates(task: Task) -> tuple[Task, Units]:
     if affine is None:
         return dataclasses.replace(task, volume=jnp.zeros((), dtype)), units
     if traced:
-        volume, data = volume_lost(model, task.data, affine, dtype), model.rescale_data(task.data, affine)
+        volume, data = volume_lost(model, task.data, affine, dtype), rescaled_data(task.data, affine)
     else:
         volume, data = standardized(model, task.data, affine, dtype, mesh)
     model, init = rescaled(model, task.init, affine)

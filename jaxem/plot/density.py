@@ -154,11 +154,13 @@ def _profile(axes: Any, result: Result, hue: np.ndarray, labels: list[str]) -> N
     k, d = len(probs), len(labels)
     shares = probs.reshape(k, -1)  # (K, D V); of Bernoulli (K, D)
     v = shares.shape[1] // d
-    axes.imshow(1 - shares[..., None] * (1 - hue[:, None]), aspect="auto")
+    shade = 1 - shares[..., None] * (1 - hue[:, None])  # (K, D V, 3)
+    dark = shade @ [0.3, 0.59, 0.11] < 0.5
+    axes.imshow(shade, aspect="auto")
     if d * v <= 24:
         look: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": min(9.5, 120 / (d * v))}
         for i, j in np.ndindex(shares.shape):
-            axes.text(j, i, f"{shares[i, j]:.2f}", color="white" if shares[i, j] > 0.6 else INK, **look)
+            axes.text(j, i, f"{shares[i, j]:.2f}", color="white" if dark[i, j] else INK, **look)
     for edge in np.arange(1, d) * v - 0.5:
         axes.axvline(edge, color="white", lw=5)
     axes.set_xticks(np.arange(d) * v + (v - 1) / 2, labels)

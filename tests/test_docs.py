@@ -21,6 +21,8 @@ ROOT = Path(jaxem.__file__).parent
 HOME = Path(__file__).resolve().parents[1]
 #: A dotted name, or a call or index of it, at the start of what stands in backticks.
 NAMED = re.compile(r"`(?:import |from )?([A-Za-z]\w*(?:\.[A-Za-z]\w*)+)(?<!\.py)(?![\w/-])")
+#: A path in the repository.
+FILES = re.compile(r"(?<![\w./-])(?:jaxem|tests|benchmarks|notebooks)/[\w/-]+\.(?:py|md|ipynb)\b")
 MODULES = ["jaxem", *(m.name for m in pkgutil.walk_packages(jaxem.__path__, "jaxem.") if not m.name.endswith("__main__"))]
 
 
@@ -75,6 +77,12 @@ def test_names_in_backticks_are_there():
         f"{path.relative_to(HOME)}: {name}" for path in pages() for name in NAMED.findall(words(path)) if not resolves(name)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_files_that_are_named_are_there():
+    found = [(page, name) for page in pages() for name in FILES.findall(words(page))]
+    wrong = [f"{page.relative_to(HOME)}: {name}" for page, name in found if not (HOME / name).exists()]
+    assert found and not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ PLANE = np.concatenate([RNG.normal(size=(40, 2)), RNG.normal(size=(30, 2)) * 0.6
 def double():
     with jax.enable_x64(True):
         yield
-    jax.clear_caches()  # see test_check.py
+    jax.clear_caches()  # see forget_programs
 
 
 def caught(model, law, data=COUNTS, only=False, **options):

@@ -238,7 +238,7 @@ def _write(
     out: Path, selection: Selection, data: np.ndarray, names: list[str], args: argparse.Namespace, labels: Any, title: str
 ) -> None:
     """parameters.npz and .json, responsibilities.csv, table.csv, picture.png."""
-    from jaxem.plot.mixture import selection_figure
+    from jaxem.plot import selection_figure
 
     best = selection.best
     result = best.result

@@ -178,7 +178,7 @@ def test_a_missing_extra_says_how_to_get_it(monkeypatch, capsys, name):
 
 
 def test_plot_without_matplotlib(monkeypatch):
-    from jaxem.plot import mixture as plot
+    from jaxem import plot
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r'pip install "jaxem\[plot\]"'):

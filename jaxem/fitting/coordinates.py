@@ -129,13 +129,13 @@ def in_coordinates(task: Task) -> tuple[Task, Units]:
     """A task in coordinates in which rounding is least, and the units that it came in."""
     model, dtype, mesh, traced = task.model, task.dtype, task.options.mesh, task.traced
     affine = None
-    if task.options.standardize and traced:
+    if task.standardize and traced:
         # Any coordinates lead to the same fit: its derivatives need not go through the choice of them.
         affine = jax.lax.stop_gradient(coordinates(model, task.data, task.weight, jnp))
-    elif task.options.standardize:
+    elif task.standardize:
         affine = exact_coordinates(model, task.data, task.weight, mesh)
     units = Units(model, affine, dtype, traced)
-    task = dataclasses.replace(task, options=dataclasses.replace(task.options, standardize=False))
+    task = dataclasses.replace(task, standardize=False)
     if affine is None:
         return dataclasses.replace(task, volume=jnp.zeros((), dtype)), units
     if traced:

@@ -68,9 +68,7 @@ class Single(Composite, Model):
         return self.family.log_density(_stacked(params), data)[:, 0]
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
-        if rows.scores is not None:
-            return rows.scores
-        return (self.family.hard_scores if rows.hard else self.family.scores)(natural, data)[0]
+        return self.family.scores(natural, data)[0] if rows.scores is None else rows.scores  # type: ignore[return-value]
 
     # --- the boundary of fit -----------------------------------------------------------------
     def validate(self, data: PyTree) -> PyTree:

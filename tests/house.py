@@ -3,7 +3,6 @@
 #: Module below jaxem/: the test below tests/ that covers it.
 ELSEWHERE = {
     "constraints.py": "models/state_space/test_state_space.py",
-    "init.py": "fitting/test_fit.py",
     "model.py": "check/test_broken.py",
     "online.py": "streams/test_online.py",
     "priors.py": "families/test_every_simple_family.py",
@@ -65,6 +64,7 @@ ELSEWHERE = {
     "algorithms/quasi_newton.py": "algorithms/test_jump.py",
     "algorithms/squarem.py": "algorithms/test_jump.py",
     # fitting
+    "fitting/arguments.py": "fitting/test_fit.py",
     "fitting/arithmetic.py": "fitting/test_plan.py",
     "fitting/layout.py": "fitting/test_plan.py",
     "fitting/progress.py": "fitting/test_monitor.py",
@@ -74,6 +74,7 @@ ELSEWHERE = {
     "fitting/task.py": "fitting/test_fit.py",
     # streams and storage
     "streams/batches.py": "streams/test_fit_stream.py",
+    "streams/passes.py": "streams/test_fit_stream.py",
     "storage/archive.py": "storage/test_results.py",
     "storage/fingerprint.py": "storage/test_checkpoint.py",
     "storage/sharded.py": "storage/test_checkpoint.py",
@@ -96,12 +97,14 @@ COVERS = {
     "test_house.py": "imports, rooms, and this mirror",
     "test_notebooks.py": "every notebook",
     "algorithms/test_algorithms.py": "what every algorithm does on three problems",
+    "algorithms/test_your_own_algorithm.py": "an algorithm by public names alone",
     "check/test_broken.py": "models that break one law each",
     "check/test_laws.py": "check_model itself",
     "check/test_chains.py": "the laws on chains",
     "check/test_factors.py": "the laws on factor analysis",
     "check/test_models.py": "the laws on models",
     "check/test_uses.py": "the laws on models of the sciences",
+    "engine/test_your_own_stopping_rule.py": "a stopping rule by public names alone",
     "families/test_every_family.py": "what every family does",
     "families/test_every_simple_family.py": "what Poisson, gamma and categorical components do in both precisions",
     "models/test_classics.py": "mixtures of EM's classics",

@@ -1,4 +1,4 @@
-"""What classes are called in files and in fingerprints: names that outlast a move of the class."""
+"""What things are called in files and in fingerprints: names that outlast a move of a class."""
 
 from __future__ import annotations
 

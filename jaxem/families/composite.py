@@ -59,10 +59,10 @@ class Composite(Natural):
         return None
 
     # --- what is theirs ----------------------------------------------------------------------
-    def _each(self, method: str, *trees: PyTree) -> list[Any]:
+    def _each(self, method: str, *trees: PyTree, **shared: Any) -> list[Any]:
         """What a method of every part gives for its own in each of `trees`."""
         own = zip(*map(self.split, trees), strict=True)
-        return [getattr(part, method)(*of) for part, of in zip(self.parts, own, strict=True)]
+        return [getattr(part, method)(*of, **shared) for part, of in zip(self.parts, own, strict=True)]
 
     @property
     def constraints(self) -> Any:  # type: ignore[override]
@@ -101,8 +101,7 @@ class Composite(Natural):
     def variants(self, params: Params) -> tuple[Array | int, tuple[Any, ...]]:
         """As many as the part with most of them has; a part that has fewer takes its last."""
         safe, each = zip(*self._each("variants", self.inner(params)), strict=True)
-        n_variants = max(map(len, each))
-        chosen = ([own[min(i, len(own) - 1)] for own in each] for i in range(n_variants))
+        chosen = ([own[min(i, len(own) - 1)] for own in each] for i in range(max(map(len, each))))
         return functools.reduce(jnp.maximum, safe), tuple(map(self.with_parts, chosen))
 
     def pseudo_stats(self, params: Params) -> PyTree | None:
@@ -128,5 +127,4 @@ class Composite(Natural):
 
     def rescale_params(self, params: Params, affine: Any) -> Params:
         params = self.inner(params)
-        each = [part.rescale_params(own, affine) for part, own in zip(self.parts, self.split(params), strict=True)]
-        return self.outer(self.joined(params, each))
+        return self.outer(self.joined(params, self._each("rescale_params", params, affine=affine)))

@@ -27,7 +27,7 @@ def drawable(model: Any, data: Any) -> bool:
 
 def _complete(data: np.ndarray) -> np.ndarray:
     """(N,) which rows have no gap."""
-    return np.isfinite(data.reshape(len(data), -1)).all(1)
+    return np.asarray(np.isfinite(data.reshape(len(data), -1)).all(1))
 
 
 def mixture(axes: Any, data: Any, result: Result, labels: Sequence[str] = ()) -> None:

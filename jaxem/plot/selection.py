@@ -90,7 +90,7 @@ def _sizes_and_kinds(selection: Selection) -> tuple[str, list[int], list[str]]:
     """What the size is called, each candidate's size, and the words for what else sets it apart from the others."""
     settings = [_settings(c.model) for c in selection.candidates]
     names = list(dict.fromkeys(name for each in settings for name in each))
-    values = {name: [each.get(name) for each in settings] for name in names}
+    values: dict[str, list[Any]] = {name: [each.get(name) for each in settings] for name in names}
     # What only one kind of part has, its class says.
     differ = [name for name in names if len({each[name] for each in settings if name in each}) > 1]
     counts = [name for name in names if all(type(v) is int for v in values[name]) and (name in differ or name.startswith("n_"))]

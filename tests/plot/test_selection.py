@@ -49,32 +49,6 @@ def counts(n=60):
     return np.random.default_rng(0).poisson(np.where(np.arange(n) % 2, 2, 12)).astype(float)
 
 
-def test_counts_are_bars_under_probabilities():
-    x = counts()
-    selection = selected([jaxem.Mixture(k, jaxem.Poisson()) for k in (1, 2)], x)
-    density, criterion, _, _ = drawn(x, selection)
-    assert density.get_title(loc="left") == "2 components, Poisson" and density.get_ylabel() == "probability"
-    *components, total = density.lines
-    np.testing.assert_array_equal(total.get_xdata(), np.arange(x.min(), x.max() + 1))
-    params, model = selection.best.result.params, selection.best.model
-    with jax.enable_x64(True):
-        np.testing.assert_allclose(total.get_ydata(), np.exp(model.log_prob(params, total.get_xdata())), rtol=1e-10)
-    np.testing.assert_allclose(sum(line.get_ydata() for line in components), total.get_ydata(), rtol=1e-12)
-    bars = sum(p.get_height() * p.get_width() for p in density.patches)
-    assert bars == pytest.approx(1) and all(p.get_width() == pytest.approx(1) for p in density.patches)
-    assert criterion.get_xlabel() == "number of components"
-
-
-@pytest.mark.parametrize("family", [jaxem.Bernoulli(), jaxem.Categorical(3)])
-def test_latent_classes_are_a_table_of_shares(family):
-    x = (np.random.default_rng(0).random((60, 4)) < np.where(np.arange(60) % 2, 0.15, 0.85)[:, None]).astype(float)
-    selection = selected([jaxem.Mixture(2, family)], x)
-    density = drawn(x, selection)[0]
-    probs = np.asarray(selection.best.result.params["components"]["probs"]).reshape(2, -1)
-    assert [text.get_text() for text in density.texts] == [f"{p:.2f}" for p in probs.ravel()]
-    assert [text.get_text() for text in density.get_xticklabels()] == [f"column {j + 1}" for j in range(4)]
-
-
 def test_models_that_are_no_mixtures_are_drawn_by_their_curves():
     x = counts(40)
     chains = selected(
@@ -98,9 +72,14 @@ def test_models_of_several_kinds_are_compared_by_their_parameters():
     assert sorted(float(v) for xy in lines.values() for v in xy[:, 0]) == [4, 5, 9]
 
 
-def test_mixture_says_what_it_does_not_draw():
+def test_a_mixture_over_no_array_is_drawn_by_its_curves():
     y = {"y": counts(20), "inputs": np.ones((20, 1))}
-    selection = selected([jaxem.Mixture(1, jaxem.LinearRegression())], y)
-    assert len(drawn(y, selection)) == 3
-    with pytest.raises(TypeError, match="Mixture over an array"), jax.enable_x64(True):
-        plot.mixture(Figure().add_subplot(), y, selection.best.result)
+    assert len(drawn(y, selected([jaxem.Mixture(1, jaxem.LinearRegression())], y))) == 3
+
+
+def test_counts_and_categories_are_drawn_over_their_data():
+    x = counts()
+    density, criterion, _, _ = drawn(x, selected([jaxem.Mixture(k, jaxem.Poisson()) for k in (1, 2)], x))
+    assert density.get_title(loc="left") == "2 components, Poisson" and criterion.get_xlabel() == "number of components"
+    codes = np.minimum(x[:, None] // [4, 8], 1)
+    assert len(drawn(codes, selected([jaxem.Mixture(2, jaxem.Categorical(2))], codes))) == 4

@@ -54,6 +54,8 @@ def test_a_strategy_needs_a_model_that_it_can_start(name):
         "plan": lambda init: jaxem.plan(model, None, init=init),
         "initialize": lambda init: init.initialize(model, KEY, None, None),
     }
+    if model.scores:  # no start makes it fit for these
+        del doors["fit_stream"], doors["online.init"]
     wanted = rf"parts the data .* {type(model).__name__} cannot start; it takes parameters, .*jaxem.init.Each"
     for init in (jaxem.init.KMeansPlusPlus(), jaxem.init.RandomResponsibilities(), jaxem.init.Labels(np.zeros(30, int))):
         for door in doors.values():

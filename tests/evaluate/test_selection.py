@@ -179,3 +179,11 @@ def test_cross_validation_refuses_a_number_of_folds(data, n_folds):
 def test_cross_validation_refuses_a_missing_key(data):
     with pytest.raises(ValueError, match="key must be"):
         jaxem.cross_validate(jaxem.GaussianMixture(1), data, key=None)
+
+
+def test_what_is_wrong_with_any_model_is_said_before_the_first_fit():
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    fitted = []
+    with pytest.raises(TypeError, match=r"model must be a jaxem.Model"):
+        jaxem.select([jaxem.GaussianMixture(1), jaxem.Gaussian()], x, key=jax.random.key(0), on_fit=fitted.append)
+    assert not fitted

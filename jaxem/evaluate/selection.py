@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.data.validation import check_positive_int, check_weight, is_traced
+from jaxem.fitting.arguments import task_of
 from jaxem.fitting.fit import fit
 from jaxem.model import Model
 from jaxem.numerics.blocks import n_rows
@@ -76,6 +78,9 @@ def icl(result: Result, data: PyTree, *, weight: Any = None) -> Array:
         sure = weight * jnp.where(weight > 0, sure, 0)  # an absent row may hold NaN
     return bic(result, data, weight=weight) - 2 * sure.sum()
 
+
+#: Options of `fit` that make its task; the others watch it.
+TASK_OPTIONS = inspect.signature(task_of).parameters.keys()
 
 CRITERIA: dict[str, Callable[[Result, PyTree], Array]] = {"aic": aic, "bic": bic, "icl": icl}
 
@@ -164,6 +169,8 @@ def select(
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)} or a function; got {criterion!r}")
     workers = min(check_positive_int(workers, "workers"), len(models))
     score = _scorer(criterion, options.get("weight"))
+    for model in models:  # what is wrong with any of them is said before the first is fitted
+        task_of(model, data, **{name: options[name] for name in TASK_OPTIONS & options.keys()})
 
     def one(model: Model) -> Candidate:
         try:

@@ -125,3 +125,11 @@ def test_select_refuses(data, changes, message):
     arguments = {"models": [jaxem.GaussianMixture(1)], "data": data, "key": jax.random.key(0)} | changes
     with pytest.raises(ValueError, match=message):
         jaxem.select(**arguments)
+
+
+def test_what_is_wrong_with_any_model_is_said_before_the_first_fit():
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    fitted = []
+    with pytest.raises(TypeError, match=r"model must be a jaxem.Model"):
+        jaxem.select([jaxem.GaussianMixture(1), jaxem.Gaussian()], x, key=jax.random.key(0), on_fit=fitted.append)
+    assert not fitted

@@ -285,7 +285,7 @@ def dot_error(precision: Any) -> float:
 
 
 def numerics(report: Report, small: bool) -> None:
-    """What tests/test_precision.py asks, on this device."""
+    """What tests/fitting/test_coordinates.py asks, on this device."""
     report.say("## Numerics: float32 against float64\n")
     report.say("| what | found | limit | |\n|---|---|---|---|")
     report.check("dot of 4,096 terms, as jaxem multiplies (TF32: 5e-04)", dot_error(PRECISION), 1e-5)

@@ -32,6 +32,7 @@ from jaxem.evaluate.predictive import predictive_moments
 from jaxem.evaluate.rotation import varimax
 from jaxem.evaluate.selection import Candidate, Selection, aic, bic, icl, select
 from jaxem.evaluate.unlabelled import UnlabelledWeight, fit_labelled, unlabelled_weight
+from jaxem.families.base import Family
 from jaxem.families.bernoulli import Bernoulli
 from jaxem.families.categorical import Categorical
 from jaxem.families.density import Density, density
@@ -122,6 +123,7 @@ __all__ = [
     "DynamicFactor",
     "FactorAnalysis",
     "Factors",
+    "Family",
     "FamilyMixture",
     "FileError",
     "FitError",

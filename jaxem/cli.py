@@ -15,11 +15,12 @@ import numpy as np
 
 from jaxem import datasets
 from jaxem._version import __version__
-from jaxem.data import tables as io
+from jaxem.data.tables import read_table, write_table
 from jaxem.engine.stop import Stop
 from jaxem.evaluate.selection import Candidate, Selection, aic, select
 from jaxem.families.covariance import SHAPES
 from jaxem.models.mixture import GaussianMixture
+from jaxem.storage.export import write_params
 from jaxem.types import FitError, Params, Status
 
 #: What `demo` calls its columns in the picture.
@@ -140,7 +141,7 @@ def _require_extras() -> None:
 
 def _read(path: str) -> tuple[list[str], np.ndarray]:
     try:
-        return io.read_table(path)
+        return read_table(path)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -238,7 +239,7 @@ def _write(
     out: Path, selection: Selection, data: np.ndarray, names: list[str], args: argparse.Namespace, labels: Any, title: str
 ) -> None:
     """parameters.npz and .json, responsibilities.csv, table.csv, picture.png."""
-    from jaxem.plot.mixture import selection_figure
+    from jaxem.plot import selection_figure
 
     best = selection.best
     result = best.result
@@ -260,14 +261,14 @@ def _write(
         "seed": args.seed,
     }
     order = np.argsort(-np.asarray(result.params["weights"]), kind="stable")
-    io.write_params(out / "parameters", _ordered(result.params, order, _kind(best)), about)
+    write_params(out / "parameters", _ordered(result.params, order, _kind(best)), about)
     responsibilities = np.asarray(best.model.posterior(result.params, data))[:, order]
-    io.write_table(
+    write_table(
         out / "responsibilities.csv",
         [*(f"p_{k + 1}" for k in range(_size(best))), "component"],
         ([*map(float, row), int(row.argmax()) + 1] for row in responsibilities),
     )
-    io.write_table(
+    write_table(
         out / "table.csv",
         ["covariance", "components", "loglik", "n_params", "bic", "status", "n_steps", "chosen"],
         (_row(c, c is best) for c in selection.candidates),

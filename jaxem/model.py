@@ -18,6 +18,22 @@ from jax import Array
 from jaxem.pytree import PyTree
 from jaxem.types import Params, Rows
 
+#: Hooks that are none any more, and what says the same today.
+RENAMED = {
+    "at": "`centered`",
+    "moved": "`recentered`",
+    "forms": "`variants`",
+    "blank": "`template`",
+    "changed": "`rescaled`",
+    "change_params": "`rescale_params`",
+    "change_data": "a method `rescaled(affine)` of the class of the data",
+    "label_shape": "a property `label_shape` of the class of the data",
+    "log_volume": "`log_abs_det`",
+    "ascended": "`without_closed_form`",
+    "latent_pseudo_stats": "`own_pseudo_stats`",
+    "degenerate": "`at_floor`, from which it follows",
+}
+
 
 class Natural:
     """What is linear in natural parameters: models, and the families of densities that they are made of.
@@ -34,10 +50,38 @@ class Natural:
     #: "marginal" where entries of a datum may be NaN, which are summed out; None where they may not.
     missing: str | None = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse hooks that nothing would call.
+
+        Raises:
+            TypeError: for a method or property with the name of such a hook.
+        """
+        super().__init_subclass__(**kwargs)
+        for name, value in vars(cls).items():
+            if name in RENAMED and (callable(value) or isinstance(value, property)):
+                raise TypeError(f"{cls.__name__} defines `{name}`, which nothing calls; define {RENAMED[name]} instead")
+
     def natural(self, params: Params) -> PyTree:
         """Natural parameters, shared by all data."""
         raise NotImplementedError
 
+    def pseudo_stats(self, params: Params) -> PyTree | None:
+        """Conjugate prior as statistics shaped like `natural`: log-prior = <pseudo_stats, natural>.
+
+        Called on what `centered` returned; `params` give shapes, never values.
+        """
+        del params
+        return None
+
+    def at_floor(self, params: Params) -> PyTree:
+        """Bools shaped like `params`: which entries lie at a floor. Default: none."""
+        return jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), bool), params)
+
+    def validate(self, data: Any) -> Any:
+        """Check data on the host and convert them to arrays; raises ValueError or TypeError."""
+        return data
+
+    # --- arithmetic: where rounding is least, and what is computed once ----------------------
     def pack(self, natural: PyTree) -> PyTree:
         """What the density reads: computed once an iteration, outside the scan over blocks."""
         return natural
@@ -64,35 +108,12 @@ class Natural:
         del params
         return 0, (self,)
 
-    def exact(self, params: Params) -> Any:
-        """About `params`, in the most accurate form."""
-        return self.centered(params).variants(params)[1][-1]
-
-    def pseudo_stats(self, params: Params) -> PyTree | None:
-        """Conjugate prior as statistics shaped like `natural`: log-prior = <pseudo_stats, natural>.
-
-        Called on what `centered` returned; `params` give shapes, never values.
-        """
-        del params
-        return None
-
-    def at_floor(self, params: Params) -> PyTree:
-        """Bools shaped like `params`: which entries lie at a floor. Default: none."""
-        return jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), bool), params)
-
-    def degenerate(self, params: Params) -> Array:
-        """Whether anything lies at its floor."""
-        return jnp.stack([x.any() for x in jax.tree.leaves(self.at_floor(params))]).any()
-
-    def validate(self, data: Any) -> Any:
-        """Check data on the host and convert them to arrays; raises ValueError or TypeError."""
-        return data
-
     def prepared(self, data: PyTree) -> Any:
         """This with what the data share, read from validated data on the host: a table of missing patterns."""
         del data
         return self
 
+    # --- coordinates in which to compute -----------------------------------------------------
     def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> Any:
         """A change of coordinates in which rounding is least (see `jaxem.numerics.affine`), or None.
 
@@ -120,6 +141,15 @@ class Natural:
         del affine
         return params
 
+    # --- what follows ------------------------------------------------------------------------
+    def exact(self, params: Params) -> Any:
+        """About `params`, in the most accurate form."""
+        return self.centered(params).variants(params)[1][-1]
+
+    def degenerate(self, params: Params) -> Array:
+        """Whether anything lies at its floor. Follows from `at_floor`; no subclass may define it."""
+        return jnp.array([x.any() for x in jax.tree.leaves(self.at_floor(params))], bool).any()
+
 
 def _on_arrays(initialize: Callable[..., Params]) -> Callable[..., Params]:
     """`initialize` of NumPy arrays too: outside jit it would index them by what is traced."""
@@ -143,59 +173,39 @@ class Model(Natural):
     scores: ClassVar[Any] = None
     #: (packed natural, data, previous or None) -> per-datum parameters; else None.
     local: ClassVar[Any] = None
-    #: Prefix tree of `jaxem.constraints` over what `local` returns: accelerators then move it along. None: they do not.
-    local_constraints: ClassVar[Any] = None
-    #: (params, data, weight, rows) -> (loglik, stats), where faster or steadier than the derived one; else None.
-    e_step: ClassVar[Any] = None
-    #: (params) -> scalar, a prior that no pseudo-statistics express; else None.
-    log_prior: ClassVar[Any] = None
-    #: Whether `log_marginal` is a lower bound rather than the log-likelihood itself.
-    is_bound: ClassVar[bool] = False
     #: (params, data) -> what the data say of the latent values; None: there is nothing to give. Of discrete ones their
     #: probabilities, along the last axis, which sum to one; so do expected shares. Of continuous ones a struct of `mean`
     #: and `variance` (`jaxem.Moments`) or, of several together, `covariance` (`Factors`, `GaussianPath`).
     posterior: ClassVar[Any] = None
+    #: Whether `initialize` is random.
+    needs_key: ClassVar[bool] = True
     #: Name of the field that counts components whose order means nothing, or None.
     exchangeable: ClassVar[str | None] = None
     #: How many values labels may take, or None where there are none to check.
     n_labels: int | None = None
-    #: Whether `m_step` raises q with `log_prior` in it; else Optax does, from where `m_step` leads.
-    m_step_has_prior: ClassVar[bool] = False
-    #: Key under which data may hold bools, False for entries of a datum that count for nothing; None: there is none.
-    mask: ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "initialize" in vars(cls):
             cls.initialize = _on_arrays(cls.initialize)
 
-    # --- the density -------------------------------------------------------------------------
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         """(n,) log p(x_n | natural), or a bound. `natural` is what `pack` made of the natural parameters."""
         raise NotImplementedError
 
-    # --- the M-step --------------------------------------------------------------------------
-    @property
-    def without_closed_form(self) -> Any:
-        """Prefix tree of bools: True for parameters that `m_step` leaves to Optax."""
-        return self.m_step is None
+    def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
+        """Starting parameters of one restart from data as `validate` leaves them."""
+        raise NotImplementedError
 
-    # --- the boundary of fit -----------------------------------------------------------------
     def template(self, data: PyTree) -> Params | None:
         """Valid parameters of the shapes that `data` call for, against which `init` is checked; None: no check."""
         del data
         return None
 
-    def rescale_data(self, data: PyTree, affine: Any) -> PyTree:
-        """Data in new coordinates, in their own dtype."""
-        return affine.data(data)
-
-    #: Whether `initialize` is random.
-    needs_key: ClassVar[bool] = True
-
-    def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
-        """Starting parameters of one restart from data as `validate` leaves them."""
-        raise NotImplementedError
+    @property
+    def without_closed_form(self) -> Any:
+        """Prefix tree of bools: True for parameters that `m_step` leaves to Optax."""
+        return self.m_step is None
 
     # --- after the fit -----------------------------------------------------------------------
     def log_prob(self, params: Params, data: PyTree) -> Array:
@@ -206,27 +216,37 @@ class Model(Natural):
         scores = model.scores(params, data) if model.scores else None
         return model.log_marginal(packed, data, Rows(local=local, scores=scores))
 
-    def label_shape(self, data: PyTree) -> tuple[int, ...]:
-        """Shape of labels for validated data: (N,)."""
-        return jax.tree.leaves(data)[0].shape[:1]
+    def n_free_params(self, data: PyTree) -> int:
+        """Number of free parameters, as AIC and BIC count them."""
+        raise NotImplementedError
+
+    def sample(self, key: Array, params: Params, n: int) -> PyTree:
+        """n data drawn from the model, in the shape of the data."""
+        raise NotImplementedError
+
+    # --- rare: what few models need ----------------------------------------------------------
+    #: (params, data, weight, rows) -> (loglik, stats), where faster or steadier than the derived one; else None.
+    e_step: ClassVar[Any] = None
+    #: (params) -> scalar, a prior that no pseudo-statistics express; else None.
+    log_prior: ClassVar[Any] = None
+    #: Whether `m_step` raises q with `log_prior` in it; else Optax does, from where `m_step` leads.
+    m_step_has_prior: ClassVar[bool] = False
+    #: Whether `log_marginal` is a lower bound rather than the log-likelihood itself.
+    is_bound: ClassVar[bool] = False
+    #: Prefix tree of `jaxem.constraints` over what `local` returns: accelerators then move it along. None: they do not.
+    local_constraints: ClassVar[Any] = None
+    #: Key under which data may hold bools, False for entries of a datum that count for nothing; None: there is none.
+    mask: ClassVar[str | None] = None
 
     def impossible(self, params: Params, data: PyTree) -> str | None:
         """Where in the data the model gives probability zero, in words, beyond the row; None: nothing to add."""
         del params, data
         return None
 
-    def n_free_params(self, data: PyTree) -> int:
-        """Number of free parameters, as AIC and BIC count them."""
-        raise NotImplementedError
-
     def n_observations(self, data: PyTree) -> Any:
         """How many observations each datum holds, as BIC counts them: one, or (N,) numbers where data are sequences."""
         del data
         return 1
-
-    def sample(self, key: Array, params: Params, n: int) -> PyTree:
-        """n data drawn from the model, in the shape of the data."""
-        raise NotImplementedError
 
     def sample_like(self, key: Array, params: Params, data: PyTree) -> PyTree:
         """As many data drawn from the model as `data` holds, each of the size of the one in its place."""

@@ -3,7 +3,6 @@
 #: Module below jaxem/: the test below tests/ that covers it.
 ELSEWHERE = {
     "constraints.py": "models/state_space/test_state_space.py",
-    "model.py": "check/test_broken.py",
     "online.py": "streams/test_online.py",
     "priors.py": "families/test_every_simple_family.py",
     "sources.py": "streams/test_sources.py",
@@ -105,6 +104,7 @@ COVERS = {
     "check/test_models.py": "the laws on models",
     "check/test_uses.py": "the laws on models of the sciences",
     "engine/test_your_own_stopping_rule.py": "a stopping rule by public names alone",
+    "families/test_your_own_family.py": "a family by public names alone",
     "families/test_every_family.py": "what every family does",
     "families/test_every_simple_family.py": "what Poisson, gamma and categorical components do in both precisions",
     "models/test_classics.py": "mixtures of EM's classics",

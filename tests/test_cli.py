@@ -11,7 +11,7 @@ import pytest
 
 import jaxem
 from jaxem.cli import main
-from jaxem.data import tables as io
+from jaxem.data import tables
 
 pytest.importorskip("rich")
 pytest.importorskip("matplotlib")
@@ -59,7 +59,7 @@ def test_responsibilities_follow_from_the_parameters(demo):
         weights, means, covariance = arrays["weights"], arrays["components.mean"], arrays["components.covariance"]
     x = jaxem.datasets.old_faithful()
     joint = np.stack([w * scipy_stats.multivariate_normal(m, covariance).pdf(x) for w, m in zip(weights, means)], 1)
-    names, table = io.read_table(out / "responsibilities.csv")
+    names, table = tables.read_table(out / "responsibilities.csv")
     assert names == ["p_1", "p_2", "p_3", "component"]
     np.testing.assert_allclose(table[:, :3], joint / joint.sum(1, keepdims=True), atol=1e-9)
     np.testing.assert_array_equal(table[:, 3], joint.argmax(1) + 1)
@@ -178,7 +178,7 @@ def test_a_missing_extra_says_how_to_get_it(monkeypatch, capsys, name):
 
 
 def test_plot_without_matplotlib(monkeypatch):
-    from jaxem.plot import mixture as plot
+    from jaxem import plot
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r'pip install "jaxem\[plot\]"'):

@@ -23,7 +23,7 @@ LAWS: tuple[Law, ...] = (
     density.finite_gradients,
     density.free_round_trip,
     density.posterior_rows,
-    density.forms_agree,
+    density.variants_agree,
     density.change_of_coordinates,
     of_data.additivity,
     of_data.weights_honoured,

@@ -13,8 +13,10 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.check.report import Skip
+from jaxem.data.sequences import rescaled_data
 from jaxem.data.validation import check_same_shapes, check_weight
 from jaxem.engine import m_step as maximization
+from jaxem.engine.ascent import climb_by
 from jaxem.engine.e_step import e_step, update_local, weighted_total
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, cut, float_dtype, n_rows
@@ -40,14 +42,9 @@ def chart(model: Model, params: Params) -> tuple[Array, Callable[[Array], Params
 
 def rows_log_prob(model: Model, about: Params, params: Params, data: PyTree, local: PyTree) -> Array:
     """(n,) log-marginal at `params`, arithmetic taken about `about`, per-datum parameters held."""
-    safe = safest(model, about)
+    safe = model.exact(about)
     scores = model.scores(params, data) if model.scores else None
     return safe.log_marginal(safe.pack(safe.natural(params)), data, Rows(local=local, scores=scores))
-
-
-def safest(model: Model, params: Params) -> Model:
-    """The model about `params`, in its most accurate form."""
-    return model.exact(params)
 
 
 def flat_local(local: PyTree, n: int) -> PyTree:
@@ -85,7 +82,7 @@ def row_expectations(model: Model, params: Params, data: PyTree) -> tuple[Array,
 @quick_jit
 def derived_expectation(model: Model, params: Params, data: PyTree, weight: Array, local: PyTree) -> tuple[Array, PyTree]:
     """The E-step as a gradient, whatever `e_step` the model brings."""
-    safe = safest(model, params)
+    safe = model.exact(params)
     scores = model.scores(params, data) if model.scores else None
     rows = Rows(local=local, scores=scores)
     total = lambda eta: weighted_total(safe.log_marginal(safe.pack(eta), data, rows), weight)  # noqa: E731
@@ -95,7 +92,7 @@ def derived_expectation(model: Model, params: Params, data: PyTree, weight: Arra
 def first_local(model: Model, params: Params, data: PyTree) -> PyTree:
     """Per-datum parameters at `params`, started cold; rows."""
     blocks = one_block(data, None)
-    return flat_local(update_local(safest(model, params), params, blocks, None), n_rows(data))
+    return flat_local(update_local(model.exact(params), params, blocks, None), n_rows(data))
 
 
 cold_local = quick_jit(first_local)
@@ -123,7 +120,8 @@ def log_prob(model: Model, params: Params, data: PyTree) -> Array:
 def m_step(model: Model, params: Params, data: PyTree, weight: Array, stats: PyTree, local: PyTree) -> Params:
     """One M-step."""
     blocks = one_block(data, weight)
-    return maximization.m_step(model, stats, params, blocks, jax.tree.map(lambda x: x[None], local), weight.sum())
+    climb = climb_by(None, 100, weight.sum())
+    return maximization.m_step(model, stats, params, blocks, jax.tree.map(lambda x: x[None], local), climb)
 
 
 def q_of(model: Model, params: Params, data: PyTree, weight: Array, stats: PyTree, local: PyTree) -> Callable[[Params], Array]:
@@ -190,7 +188,7 @@ class Case:
         self.original, self.original_data, self.original_params = model, jax.tree.map(jnp.asarray, data), None
         self.affine = model.coordinates(data, np)
         if self.affine is not None:
-            data = model.rescale_data(data, self.affine)
+            data = rescaled_data(data, self.affine)
             model = cast(model.rescaled(self.affine), dtype)
             params = None if params is None else model.rescale_params(jax.tree.map(np.asarray, params), self.affine)
         self.model = model

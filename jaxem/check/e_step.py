@@ -17,7 +17,6 @@ from jaxem.check.case import (
     quick_jit,
     row_gradients,
     rows_log_prob,
-    safest,
     whole_expectation,
 )  # fmt: skip
 from jaxem.check.report import Skip, compare, law, require
@@ -113,13 +112,13 @@ def local(case: Case) -> None:
 
 @quick_jit
 def _local_step(model, params, data, previous):
-    safe = safest(model, params)
+    safe = model.exact(params)
     new = model.local(safe.pack(safe.natural(params)), data, previous)
     return rows_log_prob(model, params, params, data, previous), rows_log_prob(model, params, params, data, new)
 
 
 def _updated(model: Model, about, params, data, previous, times: int):
-    safe = safest(model, about)
+    safe = model.exact(about)
     packed = safe.pack(safe.natural(params))
     return jax.lax.fori_loop(0, times, lambda _, value: model.local(packed, data, value), previous)
 
@@ -127,7 +126,7 @@ def _updated(model: Model, about, params, data, previous, times: int):
 @quick_jit
 def _settled(model, params, data, previous):
     """Local parameters updated until they stand still: an inner loop may rest on a plateau for long."""
-    safe = safest(model, params)
+    safe = model.exact(params)
     packed = safe.pack(safe.natural(params))
 
     def moving(carry):

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.data.validation import numeric
+from jaxem.numerics.blocks import n_rows
 from jaxem.pytree import PyTree, struct
 
 
@@ -57,9 +58,14 @@ class Sequences:
         """(B * T,) or (B * T, D) rows of `filled`."""
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), self.filled())
 
-    def map_steps(self, function: Any) -> Sequences:
-        """The same sequences with `function` applied to every leaf's steps as rows."""
-        change = lambda x: function(x.reshape(-1, *x.shape[2:])).reshape(*x.shape)  # noqa: E731
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """(B, T): labels are those of steps."""
+        return self.shape
+
+    def rescaled(self, affine: Any) -> Sequences:
+        """The same sequences, their steps in new coordinates (see `jaxem.numerics.affine`)."""
+        change = lambda x: affine.data(x.reshape(-1, *x.shape[2:])).reshape(*x.shape)  # noqa: E731
         return Sequences(jax.tree.map(change, self.x), self.length, self.observed)
 
 
@@ -169,6 +175,19 @@ def as_sequences(data: Any, single: bool = True) -> Sequences:
     sequences_ = Sequences(jax.tree.map(lambda x: x[None], one), np.array([lengths.pop()], np.int32))
     concrete = all(isinstance(x, np.ndarray) for x in jax.tree.leaves(sequences_.x))
     return with_observed(sequences_) if concrete else sequences_
+
+
+def label_shape(data: PyTree) -> tuple[int, ...]:
+    """Shape of labels for validated data: what the class of the data says, else (N,)."""
+    return getattr(data, "label_shape", (n_rows(data),))
+
+
+def rescaled_data(data: PyTree, affine: Any) -> PyTree:
+    """Data in new coordinates, in their own dtype: by their class, where it has `rescaled(affine)`, else as rows."""
+    if isinstance(data, dict) and "length" in data:  # sequences as a dict: inside jit nothing validated them
+        data = as_sequences(data)
+    own = getattr(data, "rescaled", None)
+    return affine.data(data) if own is None else own(affine)
 
 
 def lagged(data: Any, order: int) -> Sequences:

@@ -1,19 +1,15 @@
-"""Files in and out: numeric CSV tables, and fitted parameters as npz and JSON. No pickle."""
+"""Numeric CSV tables, read and written."""
 
 from __future__ import annotations
 
 import csv
 import itertools
-import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-
-from jaxem.pytree import PyTree
 
 
 def read_table(path: str | Path) -> tuple[list[str], np.ndarray]:
@@ -83,22 +79,3 @@ def write_table(path: str | Path, names: Sequence[str], rows: Iterable[Sequence[
     """Write a CSV file; floats keep every digit."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(itertools.chain([names], rows))
-
-
-def write_params(stem: str | Path, params: PyTree, about: dict[str, Any]) -> None:
-    """Write parameters as `stem`.npz, an array for each leaf, and as `stem`.json, beside what there is to say about them.
-
-    Args:
-        stem: path without its ending.
-        params: pytree of arrays; leaf components/mean becomes the array "components.mean".
-        about: what JSON can hold; it comes before `params` in the JSON file.
-    """
-    leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
-    stem = Path(stem)
-    np.savez(stem.with_name(stem.name + ".npz"), **leaves)  # type: ignore[arg-type]
-    nested = jax.tree.map(lambda x: np.asarray(x).tolist(), params)
-    text = json.dumps({**about, "params": nested}, indent=2, allow_nan=False)
-    stem.with_name(stem.name + ".json").write_text(text + "\n", encoding="utf-8")

@@ -93,13 +93,10 @@ def matrix_with_missing(data: Any, name: str = "data") -> np.ndarray:
 
 def matrix_with_gaps(data: Any, name: str = "data") -> np.ndarray:
     """(N, D) floats, in which NaN stands for what is missing; no row is missing whole."""
-    array = numeric(data, name)
-    if array.ndim != 2:
-        raise ValueError(f"{name} must have shape (N, D); got shape {array.shape}{rows_hint(array)}")
-    check_size(array, name)
-    array = floating(array, name)
-    if np.isnan(array).all(1).any():
-        raise ValueError(f"{name} must hold something in every row; got only NaN in row {int(np.isnan(array).all(1).argmax())}")
+    array = matrix(data, name)
+    gone = np.isnan(array).all(1)
+    if gone.any():
+        raise ValueError(f"{name} must hold something in every row; got only NaN in row {int(gone.argmax())}")
     return array
 
 

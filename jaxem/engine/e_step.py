@@ -79,11 +79,11 @@ def e_step(
     which, variants = model.variants(params)
     local = update_local(variants[-1], params, blocks, previous, convert)
 
-    # A safer form holds more numbers for each row: smaller blocks keep it in a CPU's cache.
+    # A safer variant holds more numbers for each row: smaller blocks keep it in a CPU's cache.
     finer, finer_local = refined((blocks, local), 4 if jax.default_backend() == "cpu" else 1)
 
     def by(i: int) -> tuple[Array, PyTree]:
-        """The pass by form i or, where that one is not called for, by a cheaper one."""
+        """The pass by variant i or, where that one is not called for, by a cheaper one."""
         if i == 0:
             return _pass(variants[0], params, blocks, local, convert)
         safer = partial(_pass, variants[i], params, finer, finer_local, convert)

@@ -32,13 +32,12 @@ DENSE = 256
 def loglik_function(problem: Problem, center: Params) -> Callable[[Problem, Params], Array]:
     """(problem, params) -> log-likelihood, differentiable in both to any order; statistics are taken about `center`."""
     center = jax.lax.stop_gradient(center)
-    last = len(problem.model.centered(center).variants(center)[1]) - 1
 
     def loglik(problem: Problem, params: Params) -> Array:
         return on_devices(problem, summed, (P(), P()), P())(center, params)
 
     def summed(problem: Problem, center: Params, params: Params) -> Array:
-        model = problem.model.centered(center).variants(center)[1][last]
+        model = problem.model.exact(center)
         packed = model.pack(model.natural(params))
 
         def term(block: Any) -> Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.data.sequences import rescaled_data
 from jaxem.data.validation import check_positive_int, is_traced
 from jaxem.engine.regularizer import regularizer
 from jaxem.engine.stop import Stop
@@ -182,7 +183,7 @@ def _bootstrap(
         affine = coordinates(model, data, weight, jnp)
     if affine is not None:
         volume = volume_lost(model, data, affine, float_dtype(data))
-        data = model.rescale_data(data, affine)
+        data = rescaled_data(data, affine)
         model, params = rescaled(model, params, affine)
     n, dtype = n_rows(data), float_dtype(data)
     side_by_side = n_samples if jax.default_backend() != "cpu" else min(n_samples, SIDE_BY_SIDE)

@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import ndtri
 
 from jaxem import constraints as sets
+from jaxem.data.sequences import label_shape
 from jaxem.data.validation import check_positive_int, check_same_shapes, check_weight, is_traced
 from jaxem.evaluate.curvature import Curvature
 from jaxem.fitting.checks import check_model, check_rows_finite, checked_labels
@@ -248,7 +249,7 @@ def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any
         weight = np.asarray(check_weight(weight, n), float_dtype(data))
     elif model.missing is None:
         check_rows_finite(data)
-    labels = checked_labels(labels, model.label_shape(data), model.n_labels)
+    labels = checked_labels(labels, label_shape(data), model.n_labels)
     template = model.template(data)
     if template is not None:
         check_same_shapes(params, template, "params")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.data.sequences import label_shape
 from jaxem.data.validation import check_positive_int, is_traced, numeric
 from jaxem.evaluate.cross_validation import split_options
 from jaxem.fitting.fit import fit
@@ -89,8 +90,8 @@ def unlabelled_weight(
     data = model.validate(data)
     n_folds = check_positive_int(n_folds, "n_folds", 2)
     labels, weights = numeric(labels, "labels"), np.asarray(candidates, float)
-    if labels.shape != model.label_shape(data) or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels must be integers of shape {model.label_shape(data)}; got {labels.dtype} {labels.shape}")
+    if labels.shape != label_shape(data) or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels must be integers of shape {label_shape(data)}; got {labels.dtype} {labels.shape}")
     if weights.ndim != 1 or not weights.size or not (weights >= 0).all():
         raise ValueError(f"candidates must be a list of non-negative weights; got {candidates}")
     counts = np.bincount(labels[labels >= 0], minlength=model.n_labels or 0)

@@ -40,6 +40,19 @@ class Family(Natural):
         """Parameters from first statistics. Default: the M-step."""
         return self.m_step(stats, template)
 
+    def own_start(self, mixture: Any, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params | None:
+        """Starting parameters of a mixture over this family, where they follow from no rows' components; None: they do.
+
+        Args:
+            mixture: a `Mixture` over this family.
+            strategy: of `jaxem.init`.
+            key: random key, or None.
+            data: the rows.
+            weight: (N,).
+        """
+        del mixture, strategy, key, data, weight
+        return None
+
     def features(self, data: Array) -> Array:
         """(N, D) real features in which initialisers measure distance; scaled to unit variance by default."""
         x = data.reshape(data.shape[0], -1).astype(jnp.result_type(float, data.dtype) if _is_integer(data) else data.dtype)

@@ -40,15 +40,20 @@ class Density(Family):
         """(n, K) log p(x_n | component k)."""
         return self.fn(params, data) if self.batched else jax.vmap(self.fn, (None, 0))(params, data)
 
-    def initialize(self, key: Array | None, data: PyTree, n_components: int) -> Params:
+    def _start(self, key: Array | None, data: PyTree) -> Params:
         """The starting values given, or drawn."""
-        del n_components
         dtype = float_dtype(data)
         start = self.init(jax.random.key(0) if key is None else key) if callable(self.init) else self.init
         return jax.tree.map(lambda x: jnp.asarray(x, dtype), start)
 
+    def own_start(self, mixture: Any, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
+        """The starting values given, whatever the strategy."""
+        del strategy, weight
+        return {**mixture.template(data), "components": self._start(key, data)}
+
     def template(self, data: PyTree, n_components: int) -> Params:
-        return self.initialize(None, data, n_components)
+        del n_components
+        return self._start(None, data)
 
     def validate(self, data: Any) -> Any:
         """Arrays of numbers, one for each row.
@@ -64,7 +69,7 @@ class Density(Family):
 
         data = jax.tree.map(leaf, data)
         rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((min(len(x), 3), *x.shape[1:]), x.dtype), data)
-        params = jax.eval_shape(lambda: self.initialize(None, data, 0))
+        params = jax.eval_shape(lambda: self._start(None, data))
         found = jax.eval_shape(self.log_density, params, rows)
         if getattr(found, "ndim", 0) != 2:
             wanted = "(params, rows) -> (n, K)" if self.batched else "(params, x) -> (K,), for one datum x"

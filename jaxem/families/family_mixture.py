@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,26 +37,15 @@ class FamilyMixture(Composite, Family):
     family: Family = Gaussian()
     prior: Dirichlet | None = None
 
-    @property
-    def constraints(self) -> dict[str, Any]:
-        return {"weights": sets.Simplex(), "parts": self.family.constraints}
-
-    @property
-    def m_step(self) -> Any:
-        return None if self.family.m_step is None else self._m_step
+    part: ClassVar[str] = "parts"
+    family_field: ClassVar[str] = "family"
+    own_constraints: ClassVar[dict[str, Any]] = {"weights": sets.Simplex()}
 
     def _m_step(self, stats: PyTree, params: Params) -> Params:
         counts = jnp.maximum(stats["log_weights"], 0)
         total = counts.sum(-1, keepdims=True)
         weights = jnp.where(total > 0, divided(counts, total), params["weights"])
-        return {"weights": weights, "parts": self.family.m_step(stats["parts"], params["parts"])}
-
-    @property
-    def parts(self) -> dict[str, Family]:
-        return {"parts": self.family}
-
-    def with_parts(self, parts: dict[str, Family]) -> FamilyMixture:
-        return FamilyMixture(self.n_parts, parts["parts"], self.prior)
+        return {**super()._m_step(stats, params), "weights": weights}
 
     def natural(self, params: Params) -> PyTree:
         """Leaves `log_weights` (K, M) and `parts`."""
@@ -74,11 +64,16 @@ class FamilyMixture(Composite, Family):
     def start(self, stats: PyTree, template: Params) -> Params:
         raise ValueError("init: labels tell nothing of the parts of a FamilyMixture; start from a key, or give parameters")
 
-    def grouped(self, weights: Array, parts: Params) -> Params:
-        """Parameters from a mixture of all K * M parts."""
-        weights = weights.reshape(-1, self.n_parts)
+    def own_start(self, mixture: Any, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params | None:
+        """From a mixture of all K * M parts."""
+        if not strategy.needs_key:
+            return None
+        fine = dataclasses.replace(mixture, n_components=mixture.n_components * self.n_parts, family=self.family)
+        found = fine.initialize_by(strategy, key, data, weight)
+        weights = found["weights"].reshape(-1, self.n_parts)
         total = weights.sum(-1, keepdims=True)
-        return {"weights": jnp.where(total > 0, divided(weights, total), 1 / self.n_parts), "parts": parts}
+        within = jnp.where(total > 0, divided(weights, total), 1 / self.n_parts)
+        return {"weights": total[:, 0], "components": {"weights": within, "parts": found["components"]}}
 
     def own_pseudo_stats(self, params: Params) -> dict[str, Array] | None:
         return None if self.prior is None else {"log_weights": self.prior.pseudo_counts(params["weights"])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -38,16 +39,18 @@ class Product(Composite, Family):
     missing: ClassVar[str] = "marginal"
 
     @property
-    def constraints(self) -> tuple[Any, ...]:
-        return tuple(family.constraints for family in self.families)
+    def parts(self) -> tuple[Family, ...]:
+        return self.families
 
-    @property
-    def m_step(self) -> Any:
-        """Closed where it is for every part."""
-        return None if any(family.m_step is None for family in self.families) else self._m_step
+    def with_parts(self, parts: Sequence[Family]) -> Product:
+        return Product(tuple(parts), self.columns)
 
-    def _m_step(self, stats: PyTree, params: Params) -> Params:
-        return tuple(f.m_step(s, p) for f, s, p in zip(self.families, stats, params, strict=True))
+    def split(self, tree: PyTree) -> Sequence[PyTree]:
+        return tree
+
+    def joined(self, tree: PyTree, parts: Sequence[PyTree]) -> PyTree:
+        del tree
+        return tuple(parts)
 
     def _part(self, family: Family, data: Array, columns: tuple[int, ...]) -> tuple[Array, Array]:
         """(n, d) columns of one part, with values in place of what it cannot miss, and (n,) where they are there."""
@@ -56,9 +59,6 @@ class Product(Composite, Family):
             return x, jnp.ones(x.shape[:1], bool)
         there = ~jnp.isnan(x).any(1)
         return jnp.where(there[:, None], x, ANYTHING), there
-
-    def natural(self, params: Params) -> PyTree:
-        return tuple(f.natural(p) for f, p in zip(self.families, params, strict=True))
 
     def scores(self, natural: PyTree, data: Array) -> Array:
         return self._over_parts(natural, data, hard=False)
@@ -75,7 +75,7 @@ class Product(Composite, Family):
         return sum(parts[1:], start=parts[0])
 
     def start(self, stats: PyTree, template: Params) -> Params:
-        return tuple(f.start(s, b) for f, s, b in zip(self.families, stats, template, strict=True))
+        return self.joined(template, self._each("start", stats, template))
 
     def completed(self, data: Array) -> tuple[Product, Array]:
         families = []
@@ -87,14 +87,10 @@ class Product(Composite, Family):
 
     def prepared(self, data: Any) -> Product:
         parts = zip(self.families, self.columns, strict=True)
-        return self.with_parts(f.prepared(np.asarray(data)[:, np.array(c)]) for f, c in parts)
+        return self.with_parts([f.prepared(np.asarray(data)[:, np.array(c)]) for f, c in parts])
 
-    @property
-    def parts(self) -> tuple[Family, ...]:
-        return self.families
-
-    def with_parts(self, parts: Any) -> Product:
-        return Product(tuple(parts), self.columns)
+    def coordinates(self, data: Any, xp: Any, present: Any = None) -> None:
+        """None: each part sees other columns."""
 
     def template(self, data: Array, n_components: int) -> Params:
         parts = zip(self.families, self.columns, strict=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,8 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.data.validation import is_traced
 from jaxem.families.base import Family
+from jaxem.families.composite import Composite
 from jaxem.families.gaussian import Gaussian
-from jaxem.numerics.affine import Affine
 from jaxem.numerics.special import gamma_normalizer, gamma_shape, stirling_rest
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params
@@ -25,7 +26,7 @@ DEGREES = (0.05, 1e4)
 
 
 @struct
-class StudentT(Family):
+class StudentT(Composite, Family):
     """Multivariate t density; parameters `mean` (K, D), `scale` and `df` (K,), the degrees of freedom.
 
     `scale` is a matrix as `Gaussian` has its covariance; the covariance is scale * df / (df - 2) where df > 2. Each
@@ -50,23 +51,28 @@ class StudentT(Family):
         """The density given u = 1, with the origin and the form that its statistics have."""
         return Gaussian(self.covariance, self.floor, missing=self.missing) if self.about is None else self.about
 
-    def _with(self, about: Gaussian) -> StudentT:
-        return dataclasses.replace(self, about=about)
+    family_field: ClassVar[str] = "about"
+
+    @property
+    def parts(self) -> tuple[Gaussian]:
+        return (self.gaussian,)
+
+    def split(self, tree: PyTree) -> tuple[PyTree]:
+        return (tree,)
+
+    def joined(self, tree: PyTree, parts: Sequence[PyTree]) -> PyTree:
+        return {**tree, **parts[0]}
+
+    def inner(self, params: Params) -> Params:
+        return {"mean": params["mean"], "covariance": params["scale"], "df": params["df"]}
+
+    def outer(self, params: Params) -> Params:
+        return {"mean": params["mean"], "scale": params["covariance"], "df": params["df"]}
 
     @property
     def constraints(self) -> dict[str, Any]:
         df = sets.Positive() if self.df is None else sets.Fixed()
         return {"mean": sets.Real(), "scale": self.gaussian.shape.constraint, "df": df}
-
-    def centered(self, params: Params) -> StudentT:
-        return self._with(self.gaussian.centered(_as_gaussian(params)))
-
-    def recentered(self, stats: PyTree, params: Params) -> PyTree:
-        return self.gaussian.recentered(stats, _as_gaussian(params))
-
-    def variants(self, params: Params) -> tuple[Array | int, tuple[StudentT, ...]]:
-        which, variants = self.gaussian.variants(_as_gaussian(params))
-        return which, tuple(self._with(form) for form in variants)
 
     def _degrees(self, like: Array) -> Array:
         return like if self.df is None else jnp.broadcast_to(jnp.asarray(self.df, like.dtype), like.shape)
@@ -74,7 +80,7 @@ class StudentT(Family):
     def natural(self, params: Params) -> dict[str, Array]:
         """Leaves of `Gaussian`, all but `log_det` times u; `half_df` (t = log u - u + 1) and `normalizer` (t = 1)."""
         half = self._degrees(params["df"]) / 2
-        return {**self.gaussian.natural(_as_gaussian(params)), "half_df": half, "normalizer": gamma_normalizer(half)}
+        return {**self.gaussian.natural(self.inner(params)), "half_df": half, "normalizer": gamma_normalizer(half)}
 
     def pack(self, natural: PyTree) -> PyTree:
         """The quadratic that multiplies u, packed by `Gaussian`, and what does not."""
@@ -102,29 +108,24 @@ class StudentT(Family):
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Moments weighted by u, and the shape of u's density; a component without data keeps its parameters."""
-        moments = self.gaussian.m_step(stats, _as_gaussian(params))
+        moments = self.gaussian.m_step(stats, self.inner(params))
         df = self._degrees(params["df"])
         if self.df is None:
             count = stats["normalizer"]
             statistic = stats["half_df"] / jnp.where(count > 0, count, 1)
             df = jnp.where(count > 0, 2 * gamma_shape(statistic, DEGREES[0] / 2, DEGREES[1] / 2), df)
-        return {"mean": moments["mean"], "scale": moments["covariance"], "df": df}
+        return self.outer({**moments, "df": df})
 
     def start(self, stats: PyTree, template: Params) -> Params:
         """Plain moments, which the statistics of natural parameters of zero are."""
-        moments = self.gaussian.m_step(stats, _as_gaussian(template))
+        moments = self.gaussian.m_step(stats, self.inner(template))
         # What a covariance exceeds the scale by, where it is finite.
         shrink = jnp.clip(1 - 2 / template["df"], 0.25).min()
         return {"mean": moments["mean"], "scale": moments["covariance"] * shrink, "df": template["df"]}
 
-    def at_floor(self, params: Params) -> dict[str, Array]:
-        found = self.gaussian.at_floor(_as_gaussian(params))
-        return {"mean": found["mean"], "scale": found["covariance"], "df": jnp.zeros(params["df"].shape, bool)}
-
     def template(self, data: Array, n_components: int) -> Params:
-        template = self.gaussian.template(data, n_components)
         df = self._degrees(jnp.full((n_components,), 10, data.dtype))
-        return {"mean": template["mean"], "scale": template["covariance"], "df": df}
+        return self.outer({**self.gaussian.template(data, n_components), "df": df})
 
     def validate(self, data: Any) -> Any:
         if self.df is not None and not is_traced(self.df):
@@ -140,21 +141,11 @@ class StudentT(Family):
         family, data = self.gaussian.completed(data)
         return dataclasses.replace(self, missing=None, about=family), data
 
-    def prepared(self, data: Any) -> StudentT:
-        return self._with(self.gaussian.prepared(data))
-
-    def coordinates(self, data: Any, xp: Any, present: Any = None) -> Affine:
-        return self.gaussian.coordinates(data, xp, present)
-
-    def rescale_params(self, params: Params, affine: Affine) -> Params:
-        changed = self.gaussian.rescale_params(_as_gaussian(params), affine)
-        return {"mean": changed["mean"], "scale": changed["covariance"], "df": params["df"]}
-
     def n_free_params(self, n_components: int, data: Array) -> int:
         return self.gaussian.n_free_params(n_components, data) + (n_components if self.df is None else 0)
 
     def impute(self, params: Params, data: Array) -> Array:
-        return self.gaussian.impute(_as_gaussian(params), data)
+        return self.gaussian.impute(self.inner(params), data)
 
     def sample(self, key: Array, params: Params, component: Array) -> Array:
         first, second = jax.random.split(key)
@@ -162,7 +153,3 @@ class StudentT(Family):
         noise = self.gaussian.sample(first, {"mean": jnp.zeros_like(mean), "covariance": params["scale"]}, component)
         u = jax.random.gamma(second, half, dtype=mean.dtype) / half
         return mean[component] + noise / jnp.sqrt(u)[:, None]
-
-
-def _as_gaussian(params: Params) -> Params:
-    return {"mean": params["mean"], "covariance": params["scale"]}

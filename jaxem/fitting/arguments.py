@@ -63,8 +63,6 @@ def task_of(
         regularizer=restrained,
         unroll=None if unroll is None else check_positive_int(unroll, "unroll", 0),
         mesh=mesh_of(mesh, data),
-        # A prior or penalty that is a function of the user's parameters must see them as they are.
-        standardize=standardize and not restrained.in_users_units and model.log_prior is None,
     )
     return Task(
         model=model,
@@ -77,6 +75,8 @@ def task_of(
         stop=stop,
         max_steps=max_steps,
         options=options,
+        # A prior or penalty that is a function of the user's parameters must see them as they are.
+        standardize=standardize and not restrained.in_users_units and model.log_prior is None,
     )
 
 

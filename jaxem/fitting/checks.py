@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxem import constraints as sets
 from jaxem import init as starts
+from jaxem.data.sequences import label_shape
 from jaxem.data.validation import (
     check_finite,
     check_positive_int,
@@ -92,7 +93,7 @@ def checked_init(model: Model, init: Any, data: PyTree, n_restarts: int, dtype: 
     """Starting parameters as float64 arrays, or the strategy; raises for wrong structure, shapes or values."""
     if init is None or (isinstance(init, starts.Init) and not isinstance(init, starts.Each)):
         if isinstance(init, starts.Labels):
-            init.check(model.label_shape(data), model.n_labels or 0)
+            init.check(label_shape(data), model.n_labels or 0)
         return init
     params = init.params if isinstance(init, starts.Each) else init
     given = jax.tree.map(lambda x: floating(numeric(x, "init"), "init"), params)
@@ -153,6 +154,6 @@ def checked(task: Task) -> Task:
         data=data,
         weight=weight,
         max_steps=np.int32(check_positive_int(task.max_steps, "max_steps", 0)),
-        labels=checked_labels(task.labels, task.model.label_shape(data), task.model.n_labels),
+        labels=checked_labels(task.labels, label_shape(data), task.model.n_labels),
         init=checked_init(task.model, task.init, data, task.options.n_restarts, dtype),
     )

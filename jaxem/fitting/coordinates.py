@@ -13,6 +13,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxem import init as starts
+from jaxem.data.sequences import rescaled_data
 from jaxem.engine.m_step import log_prior as model_log_prior
 from jaxem.fitting.task import Task
 from jaxem.model import Model
@@ -51,14 +52,14 @@ def _coordinates_jit(model, data, weight):
 def standardized(model: Model, data: PyTree, affine: Any, dtype: Any, mesh: Mesh | None) -> tuple[Array, PyTree]:
     """The log-volume that `affine` takes off, and the data in new coordinates, by arithmetic in float64."""
     if mesh is None:
-        return volume_lost(model, data, affine, dtype), model.rescale_data(jax.tree.map(np.asarray, data), affine)
+        return volume_lost(model, data, affine, dtype), rescaled_data(jax.tree.map(np.asarray, data), affine)
     with jax.enable_x64(True):
         return _standardized_jit(model, data, affine, dtype)
 
 
 @functools.partial(jax.jit, static_argnums=3)
 def _standardized_jit(model, data, affine, dtype):
-    new = jax.tree.map(lambda new, old: new.astype(old.dtype), model.rescale_data(data, affine), data)
+    new = jax.tree.map(lambda new, old: new.astype(old.dtype), rescaled_data(data, affine), data)
     return volume_lost(model, data, affine, dtype), new
 
 
@@ -128,17 +129,17 @@ def in_coordinates(task: Task) -> tuple[Task, Units]:
     """A task in coordinates in which rounding is least, and the units that it came in."""
     model, dtype, mesh, traced = task.model, task.dtype, task.options.mesh, task.traced
     affine = None
-    if task.options.standardize and traced:
+    if task.standardize and traced:
         # Any coordinates lead to the same fit: its derivatives need not go through the choice of them.
         affine = jax.lax.stop_gradient(coordinates(model, task.data, task.weight, jnp))
-    elif task.options.standardize:
+    elif task.standardize:
         affine = exact_coordinates(model, task.data, task.weight, mesh)
     units = Units(model, affine, dtype, traced)
-    task = dataclasses.replace(task, options=dataclasses.replace(task.options, standardize=False))
+    task = dataclasses.replace(task, standardize=False)
     if affine is None:
         return dataclasses.replace(task, volume=jnp.zeros((), dtype)), units
     if traced:
-        volume, data = volume_lost(model, task.data, affine, dtype), model.rescale_data(task.data, affine)
+        volume, data = volume_lost(model, task.data, affine, dtype), rescaled_data(task.data, affine)
     else:
         volume, data = standardized(model, task.data, affine, dtype, mesh)
     model, init = rescaled(model, task.init, affine)

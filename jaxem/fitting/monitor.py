@@ -27,6 +27,9 @@ from jaxem.storage.checkpoint import Checkpoint
 from jaxem.storage.fingerprint import fingerprint
 from jaxem.types import Result, Status
 
+#: Fields of a task whose fingerprints are not taken as they are: they hold what may differ in another process.
+OTHERWISE = ("options", "standardize", "volume")
+
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
@@ -135,21 +138,24 @@ class Monitor:
         """
         if self._checkpoint is None:
             return task
-        given = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in ("options", "volume")}
+        given = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in OTHERWISE}
         options = dataclasses.replace(task.options, mesh=None)
-        given |= {"options": options, "mesh": self._mesh and dict(self._mesh.shape)}
+        given |= {"options": (options, task.standardize), "mesh": self._mesh and dict(self._mesh.shape)}
         self.about["fit"] = {name: _everywhere(fingerprint(value), self._mesh) for name, value in given.items()}
         about = self._checkpoint.about()
         if about is None:
             return task
         others = [name for name, value in self.about["fit"].items() if about.get("fit", {}).get(name) != value]
+        here, there = (__version__, jax.__version__), (about["versions"]["jaxem"], about["versions"]["jax"])
+        versions = "written by jaxem {} with jax {}, this is jaxem {} with jax {}".format(*there, *here)
         if others:
             raise ValueError(
                 f"checkpoint: {self._checkpoint.directory} holds those of another fit: not the same {', '.join(others)};"
-                " name another directory, or remove this one to start afresh"
+                + (f" or they are of this fit, but not of this version: {versions};" if here != there else "")
+                + " name another directory, or remove this one to start afresh"
             )
-        if (about["versions"]["jaxem"], about["versions"]["jax"]) != (__version__, jax.__version__):
-            warnings.warn("the checkpoint is of another version of jaxem or jax: bits may differ", stacklevel=2)
+        if here != there:
+            warnings.warn(f"the checkpoint is of another version: {versions}; bits may differ", stacklevel=2)
         return dataclasses.replace(task, options=dataclasses.replace(task.options, layout=Layout(**about["layout"])))
 
     def restore(self, template: Any) -> tuple[dict[str, Any], PyTree] | None:

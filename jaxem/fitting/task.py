@@ -26,7 +26,6 @@ class Options:
     Attributes:
         n_restarts, block_size, rounds, unroll, mesh: as `fit` takes them.
         regularizer: its penalty, log_prior, frozen and tied in one piece.
-        standardize: whether coordinates are still to be chosen.
         memory_limit: bytes that it may take; None: all that is available.
         layout: how its work is cut up; None: still to be chosen.
     """
@@ -36,10 +35,9 @@ class Options:
     rounds: Rounds | None
     regularizer: Regularizer
     unroll: int | None = static(default=None)
-    mesh: Mesh | None = static(default=None)
-    standardize: bool = static(default=False)
     memory_limit: int | None = static(default=None)
     layout: Layout | None = None
+    mesh: Mesh | None = static(default=None)
 
 
 @struct
@@ -50,6 +48,7 @@ class Task:
         model, data, weight, labels, init, key, algorithm, max_steps: as `fit` takes them.
         stop: when a restart stops.
         options: what is compiled into it.
+        standardize: whether coordinates are still to be chosen.
         volume: what log-densities lost in the coordinates of the computation, () or (N,).
     """
 
@@ -63,6 +62,7 @@ class Task:
     stop: StopRule
     max_steps: Any
     options: Options
+    standardize: bool = static(default=False)
     volume: Any = 0.0
 
     @property

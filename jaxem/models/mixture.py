@@ -11,8 +11,6 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.data.validation import check_positive_int
 from jaxem.families.base import Family
-from jaxem.families.density import Density
-from jaxem.families.family_mixture import FamilyMixture
 from jaxem.families.gaussian import Gaussian
 from jaxem.init import Init, KMeansPlusPlus, Partitioned
 from jaxem.latents.mixture import label_bias, log_partition, posterior
@@ -45,7 +43,7 @@ class Mixture(Partitioned, FamilyModel):
     part: ClassVar[str] = "components"
     family_field: ClassVar[str] = "family"
     exchangeable: ClassVar[str] = "n_components"
-    latent_constraints: ClassVar[dict[str, Any]] = {"weights": sets.Simplex()}
+    own_constraints: ClassVar[dict[str, Any]] = {"weights": sets.Simplex()}
 
     @property
     def n_labels(self) -> int:
@@ -98,18 +96,12 @@ class Mixture(Partitioned, FamilyModel):
         return self.initialize_by(KMeansPlusPlus(), key, data, weight)
 
     def initialize_by(self, strategy: Init, key: Array | None, data: PyTree, weight: Array) -> Params:
-        family, k = self.family, self.n_components
-        if isinstance(family, Density):
-            return {**self.template(data), "components": family.initialize(key, data, k)}
-        if isinstance(family, FamilyMixture) and strategy.needs_key:
-            fine = Mixture(k * family.n_parts, family.family).initialize_by(strategy, key, data, weight)
-            components = family.grouped(fine["weights"], fine["components"])
-            return {"weights": fine["weights"].reshape(k, -1).sum(1), "components": components}
-        return super().initialize_by(strategy, key, data, weight)
+        own = self.family.own_start(self, strategy, key, data, weight)
+        return super().initialize_by(strategy, key, data, weight) if own is None else own
 
     def start(self, responsibilities: Array, data: PyTree, weight: Array, smooth: bool) -> Params:
         family, data = self.family.completed(data)
-        model, template = self._with(family), self.template(data)
+        model, template = self.with_parts([family]), self.template(data)
         # With all natural parameters at zero every score is equal: the posterior is what is given.
         natural = jax.tree.map(jnp.zeros_like, self.natural(template))
         packed, pull = jax.vjp(model.pack, natural)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -43,33 +44,20 @@ class Single(Composite, Model):
 
     needs_key: ClassVar[bool] = False
 
-    @property
-    def constraints(self) -> Any:
-        return self.family.constraints
+    family_field: ClassVar[str] = "family"
 
-    @property
-    def m_step(self) -> Any:
-        return None if self.family.m_step is None else self._m_step
+    def split(self, tree: PyTree) -> Sequence[PyTree]:
+        return (tree,)
 
-    def _m_step(self, stats: PyTree, params: Params) -> Params:
-        return _only(self.family.m_step(stats, _stacked(params)))
-
-    @property
-    def parts(self) -> Family:
-        return self.family
-
-    def with_parts(self, parts: Family) -> Single:
-        return Single(parts)
+    def joined(self, tree: PyTree, parts: Sequence[PyTree]) -> PyTree:
+        del tree
+        return parts[0]
 
     def inner(self, params: Params) -> Params:
         return _stacked(params)
 
     def outer(self, params: Params) -> Params:
         return _only(params)
-
-    def natural(self, params: Params) -> PyTree:
-        """Leaves of the family, K = 1."""
-        return self.family.natural(_stacked(params))
 
     @property
     def scores(self) -> Any:
@@ -80,9 +68,7 @@ class Single(Composite, Model):
         return self.family.log_density(_stacked(params), data)[:, 0]
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
-        if rows.scores is not None:
-            return rows.scores
-        return (self.family.hard_scores if rows.hard else self.family.scores)(natural, data)[0]
+        return self.family.scores(natural, data)[0] if rows.scores is None else rows.scores  # type: ignore[return-value]
 
     # --- the boundary of fit -----------------------------------------------------------------
     def validate(self, data: PyTree) -> PyTree:

@@ -18,8 +18,9 @@ import numpy as np
 
 from jaxem._version import __version__
 
-#: Of the layout of the file: a reader refuses what is newer than itself.
-FORMAT = 1
+#: Of the layout and the names in it: a reader refuses what is newer than itself. 1 named classes by paths, which moved
+#: (`jaxem.storage.names`).
+FORMAT = 2
 
 
 class FileError(ValueError):

@@ -17,6 +17,7 @@ from jaxem.numerics.leaves import leaf_names
 from jaxem.pytree import PyTree
 from jaxem.storage import archive, sharded
 from jaxem.storage.archive import FileError
+from jaxem.storage.names import leaf_now
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +133,7 @@ def _number(path: Path) -> int:
 def _filled(path: Path, template: PyTree, arrays: dict[str, Any]) -> PyTree:
     """The arrays in the template's structure; raises FileError unless names, shapes and dtypes are the template's."""
     names, leaves = leaf_names(template), jax.tree.leaves(template)
+    arrays = {leaf_now(name, names): x for name, x in arrays.items()}
     if set(names) != set(arrays):
         odd = sorted(set(names) ^ set(arrays))
         raise FileError(f"{path}: of another structure; not in both: {', '.join(odd[:5])}")

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxem.pytree import PyTree
+from jaxem.storage.names import first_path
 
 
 def fingerprint(tree: PyTree) -> str:
@@ -56,7 +57,9 @@ def described(x: Any, within: tuple[int, ...] = ()) -> str:
         return f"{{{each(x.items())}}}"
     if isinstance(x, types.CodeType):
         return f"{x.co_code.hex()} {x.co_names} {each(x.co_consts)}"
-    if isinstance(x, type | types.ModuleType | types.BuiltinFunctionType):
+    if isinstance(x, type):
+        return first_path(x)
+    if isinstance(x, types.ModuleType | types.BuiltinFunctionType):
         return f"{getattr(x, '__module__', '')}.{getattr(x, '__qualname__', x.__name__)}"
     if isinstance(x, types.MethodType):
         return f"{described(x.__func__, within)} of {described(x.__self__, within)}"

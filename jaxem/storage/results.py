@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxem.model import Model
-from jaxem.pytree import STRUCTS, struct_name
+from jaxem.pytree import STRUCTS
 from jaxem.storage import archive
 from jaxem.storage.archive import FileError
+from jaxem.storage.names import class_of, name_of
 from jaxem.types import Result
 
 
@@ -83,9 +84,9 @@ def _described(x: Any, name: str, arrays: dict[str, Any]) -> Any:
     if type(x) is dict and all(isinstance(key, str) for key in x):
         return {"dict": {key: inner(value, key) for key, value in x.items()}}
     cls: Any = type(x)
-    if (known := struct_name(cls)) in STRUCTS:
+    if cls in STRUCTS.values():
         fields = [f.name for f in dataclasses.fields(cls) if f.init]
-        return {"struct": known, "fields": {field: inner(getattr(x, field), field) for field in fields}}
+        return {"struct": name_of(cls), "fields": {field: inner(getattr(x, field), field) for field in fields}}
     raise TypeError(f"{name} is a {type(x).__qualname__}")
 
 
@@ -100,7 +101,7 @@ def _rebuilt(x: Any, arrays: dict[str, Any]) -> Any:
         case {"dict": items}:
             return {key: _rebuilt(item, arrays) for key, item in items.items()}
         case {"struct": name, "fields": fields}:
-            return STRUCTS[name](**{key: _rebuilt(item, arrays) for key, item in fields.items()})
+            return class_of(name)(**{key: _rebuilt(item, arrays) for key, item in fields.items()})
         case dict() | list():
             raise ValueError(f"unknown entry {x}")
     return x

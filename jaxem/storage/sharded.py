@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxem.storage.archive import FileError, write_bytes
+from jaxem.storage.names import leaf_now
 
 
 def require_orbax() -> Any:
@@ -73,7 +74,8 @@ def read(directory: Path, template: dict[str, Any]) -> dict[str, Any]:
         for path in sorted(directory.parent.glob(_digest_path(directory, "*").name)):
             for name, (dtype, shape, digests) in json.loads(path.read_bytes()).items():
                 known.setdefault(name, {}).update(digests)
-                target[name] = jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=_sharding(template.get(name)))
+                sharding = _sharding(template.get(leaf_now(name, template)))
+                target[name] = jax.ShapeDtypeStruct(shape, np.dtype(dtype), sharding=sharding)
         with orbax.StandardCheckpointer() as checkpointer:
             restored = checkpointer.restore(directory.absolute(), target)
         for name, x in restored.items():

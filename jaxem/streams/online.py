@@ -21,6 +21,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import init as starts
+from jaxem.data.sequences import rescaled_data
 from jaxem.data.validation import check_positive_int
 from jaxem.engine.ascent import climb_by
 from jaxem.engine.m_step import m_step
@@ -198,7 +199,7 @@ def _updated(state: OnlineState, batch: PyTree, weight: Array | None) -> tuple[O
     data = cast(jax.tree.map(jnp.asarray, batch), dtype)
     weight = jnp.ones((n_rows(data),), dtype) if weight is None else jnp.asarray(weight, dtype)
     data = replace_absent(data, weight)
-    data = data if state.affine is None else model.rescale_data(data, state.affine)
+    data = data if state.affine is None else rescaled_data(data, state.affine)
     loglik, found = _mean_statistics(model, state.current, data, weight, settings.local_rounds)
 
     step, begun = state.n_steps + 1, state.begun

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.data.sequences import rescaled_data
 from jaxem.engine.e_step import Expectation, e_step, unchanged, update_local, weighted_total
 from jaxem.engine.loop import Restart, advance
 from jaxem.engine.problem import Problem
@@ -143,7 +144,7 @@ def _e_steps(about: Pass, proposals: Params, blocks: Blocks, width: int) -> Expe
     """Of all restarts; data are changed to the coordinates of the computation, the log-likelihood is in their own."""
     model, affine, volume = about.problem.model, about.affine, jnp.zeros((), blocks.weight.dtype)
     blocks = dataclasses.replace(blocks, hard=about.problem.blocks.hard)
-    convert = unchanged if affine is None else lambda data: model.rescale_data(data, affine)
+    convert = unchanged if affine is None else lambda data: rescaled_data(data, affine)
     if affine is not None:
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks.data)
         lost = model.log_abs_det(rows, affine)

@@ -209,6 +209,63 @@ def test_a_component_at_its_floor_is_left_out(faithful, geyser):
     assert found.boundary[:6].tolist() == [True] * 3 + [False] * 3
 
 
+# --- floors: what lies at one is left out, the rest keeps its errors --------------------------------
+def test_one_exact_line_leaves_the_other_its_errors():
+    rng = np.random.default_rng(0)
+    inputs, first = rng.uniform(-1, 1, (200, 1)), rng.random(200) < 0.4
+    line = np.where(first, 1 + 2 * inputs[:, 0], 9 - inputs[:, 0] + 0.5 * rng.normal(size=200))
+    model, data = jaxem.Mixture(2, jaxem.LinearRegression(floor=1e-4)), {"y": line, "inputs": inputs}
+    init = {
+        "weights": np.array([0.4, 0.6]),
+        "components": {
+            "intercept": np.array([1.0, 9.0]), "coefficients": np.array([[2.0], [-1.0]]), "variance": np.array([1e-4, 0.25]),
+        },
+    }  # fmt: skip
+    result = jaxem.fit(model, data, init=init, stop=jaxem.Stop(None, None, 1e-12))
+    assert int(result.status) == jaxem.Status.DEGENERATE
+    errors = jaxem.standard_errors(jaxem.information(model, result, data))
+    np.testing.assert_array_equal(np.isnan(errors["components"]["variance"]), [True, False])
+    own = errors["components"]
+    # The lines lie far apart, so their errors are those of least squares: (Z^T Z)^-1 variance.
+    for k, rows in enumerate((first, ~first)):
+        z = np.stack([inputs[rows, 0], np.ones(rows.sum())], 1)
+        wanted = np.sqrt(np.diag(np.linalg.inv(z.T @ z)) * result.params["components"]["variance"][k])
+        np.testing.assert_allclose([own["coefficients"][k, 0], own["intercept"][k]], wanted, rtol=1e-6)
+    spread = result.params["components"]["variance"][1]
+    np.testing.assert_allclose(own["variance"][1], spread * math.sqrt(2 / (~first).sum()), rtol=1e-6)
+    np.testing.assert_allclose(errors["weights"], math.sqrt(first.mean() * (1 - first.mean()) / 200), rtol=1e-6)
+
+
+def test_an_exact_line_with_known_responses_keeps_the_errors_of_its_coefficients():
+    inputs = np.random.default_rng(0).normal(size=(50, 1))
+    y = 1 + 2 * inputs[:, 0]
+    model, params = jaxem.CensoredRegression(floor=1e-2), {"coefficients": np.array([2.0, 1.0]), "variance": np.array(1e-2)}
+    errors = jaxem.standard_errors(jaxem.information(model, params, {"lower": y, "upper": y, "inputs": inputs}))
+    z = np.concatenate([inputs, np.ones((50, 1))], 1)
+    np.testing.assert_allclose(errors["coefficients"], 0.1 * np.sqrt(np.diag(np.linalg.inv(z.T @ z))), rtol=1e-8)
+    assert np.isnan(errors["variance"])
+
+
+def test_one_noise_at_its_floor_leaves_the_others_their_errors():
+    rng = np.random.default_rng(0)
+    level = np.cumsum(rng.normal(size=(300, 1)), 0)
+    y = level + rng.normal(size=(300, 2)) * [0.0, 1.0]
+    fixed = {
+        "transition": np.eye(1),
+        "observation": np.ones((2, 1)),
+        "initial_mean": np.zeros(1),
+        "initial_covariance": np.eye(1),
+    }
+    model = jaxem.StateSpace(1, fixed=fixed, floor=1e-3)
+    params = {**fixed, "state_noise": np.array([[1.0]]), "observation_noise": np.array([1e-3, 1.0])}
+    found = jaxem.information(model, params, y)
+    errors = jaxem.standard_errors(found)
+    np.testing.assert_array_equal(np.isnan(errors["observation_noise"]), [True, False])
+    # The state is seen all but exactly: what is left of the noise is seen 300 times, and so are the steps.
+    np.testing.assert_allclose(errors["observation_noise"][1], math.sqrt(2 / 300), rtol=0.2)
+    np.testing.assert_allclose(errors["state_noise"], math.sqrt(2 / 300), rtol=0.2)
+
+
 def test_prior_is_part_of_it(deaths):
     """A Dirichlet prior on the weights adds its pseudo-counts to the complete data."""
     model = jaxem.Mixture(2, jaxem.Poisson(), jaxem.Dirichlet(51.0))

@@ -15,7 +15,6 @@ from jaxem import constraints as sets
 from jaxem.data.sequences import Sequences, as_sequences, with_observed
 from jaxem.data.validation import check_positive_int, numeric
 from jaxem.families.base import Family
-from jaxem.families.density import Density
 from jaxem.families.gaussian import Gaussian
 from jaxem.init import Init, KMeansPlusPlus, Labels, Startable
 from jaxem.latents import chain, long_chain
@@ -112,12 +111,8 @@ class HMM(ChainInference, Startable, FamilyModel):
         """Labels are 0 .. K - 1."""
         return self.n_states
 
-    def label_shape(self, data: PyTree) -> tuple[int, ...]:
-        """(B, T)."""
-        return as_sequences(data).shape
-
     @property
-    def latent_constraints(self) -> dict[str, Any]:
+    def own_constraints(self) -> dict[str, Any]:
         own = {"free": {"initial": sets.Simplex()}, "fixed": {"initial": sets.Fixed()}}.get(self.initial, {})
         return {**own, "transition": self.transition.constraint}
 
@@ -283,18 +278,15 @@ class HMM(ChainInference, Startable, FamilyModel):
         steps = seen if present is None else seen & present[:, None]
         return self.emission.coordinates(data.steps(), xp, steps.reshape(-1))
 
-    def rescale_data(self, data: PyTree, affine: Any) -> Sequences:
-        return as_sequences(data).map_steps(affine.data)
-
     def log_abs_det(self, data: PyTree, affine: Any) -> Array:
         data = as_sequences(data)
-        each = self.emission.log_abs_det(self.emission.windows(data).steps(), affine)
+        each: Any = self.emission.log_abs_det(self.emission.windows(data).steps(), affine)
         return (data.seen() * each.reshape(data.shape if np.ndim(each) else ())).sum(1)
 
     def prepared(self, data: PyTree) -> Any:
         if self.emission.missing is None:
             return self
-        return self._with(self.emission.prepared(self.emission.windows(as_sequences(data)).steps()))
+        return super().prepared(self.emission.windows(as_sequences(data)).steps())
 
     @property
     def needs_key(self) -> bool:  # type: ignore[override]
@@ -349,10 +341,8 @@ class HMM(ChainInference, Startable, FamilyModel):
         """
         model = self.exact(params)
         natural = model.pack(model.natural(params))
-        if isinstance(self.emission, Density):
-            scores = self.emission.log_density(params["emission"], x).T
-        else:
-            scores = model.emission.scores(natural["emission"], x)
+        own = self.emission.log_density
+        scores = model.emission.scores(natural["emission"], x) if own is None else own(params["emission"], x).T
         if belief is None:
             belief, log_prob = absorb(jnp.exp(natural["log_initial"])[:, None] * jnp.ones_like(scores), scores)
         else:

@@ -1,0 +1,1 @@
+"""Models whose latent values are a Gaussian chain. Helpers that only they need stand here."""

@@ -199,10 +199,10 @@ class LinearGaussian:
         return new if self.fixed_noise is None else jnp.where(known, jnp.asarray(self.fixed_noise, noise.dtype), new)
 
     def at_floor(self, noise: Array) -> Array:
-        """Whether free noise lies at its floor."""
-        _, free = self._split(noise)
+        """Which free entries lie at their floor (bools like the noise); of noise that is not diagonal all or none do."""
+        known, free = self._split(noise)
         floor = jnp.asarray(self.floor, noise.dtype)
-        return (free <= floor).any() if self.diagonal else Full().at_floor(free, floor).any()
+        return (free <= floor if self.diagonal else Full().at_floor(free, floor)) & jnp.logical_not(known)
 
     def check(self, name: str, noise_name: str) -> None:
         """Raise ValueError for known noise that no M-step can keep; `name` is that of the matrix."""

@@ -246,7 +246,7 @@ class StateSpace(StateInference, Model):
         return out
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
-        """Principal components of the data, moved at random if there is a key; see `state_start`."""
+        """Principal components of the data, moved at random if there is a key; see `start`."""
         return self.with_known(start(key, as_series(data), weight, self.template(data), self.fixed or {}))
 
     def n_free_params(self, data: PyTree) -> int:

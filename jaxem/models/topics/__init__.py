@@ -1,0 +1,1 @@
+"""Models whose latent values are the topics of words. Helpers that only they need stand here."""

@@ -1,4 +1,4 @@
-"""The picture's panels: every restart drawn once, and nothing that breaks them."""
+"""Every restart is drawn once, and nothing breaks the panels."""
 
 import dataclasses
 import io
@@ -15,7 +15,7 @@ matplotlib = pytest.importorskip("matplotlib")
 from matplotlib.collections import LineCollection  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from jaxem.plot import mixture as plot  # noqa: E402
+from jaxem.plot import restarts as plot  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_every_restart_is_drawn_once(result):
 
 
 def test_degenerate_restarts_have_another_dash(result):
-    others = np.arange(12) != plot._winner(result)
+    others = np.arange(12) != plot.winning_restart(result)
     status = np.where(others & (np.arange(12) % 2 == 0), Status.DEGENERATE, result.restarts.status)
     made = bundles(panel(plot.trace, with_restarts(result, status=status)))
     failed = made.pop("degenerate or failed")
@@ -64,12 +64,12 @@ def test_degenerate_restarts_have_another_dash(result):
 
 
 def test_a_step_that_went_wrong_is_not_drawn(result):
-    winner = plot._winner(result)
+    winner = plot.winning_restart(result)
     restart = (winner + 1) % 12
     status, history = np.array(result.restarts.status), np.array(result.restarts.history)
     n_steps = np.array(result.restarts.n_steps)
     status[restart], n_steps[restart], history[restart] = Status.NONFINITE, 0, np.nan  # the very start was no good
-    paths = plot._paths(with_restarts(result, status=status, n_steps=n_steps, history=history))
+    paths = plot.paths_of(with_restarts(result, status=status, n_steps=n_steps, history=history))
     assert len(paths[restart]) == 0 and len(paths[winner]) == int(result.n_steps) + 1
     panel(plot.trace, with_restarts(result, status=status, n_steps=n_steps, history=history))
 
@@ -81,7 +81,7 @@ def test_long_runs_show_their_last_thousand():
         result = jaxem.fit(
             jaxem.GaussianMixture(2, "spherical"), x, key=jax.random.key(0), n_restarts=2, max_steps=1_500, stop=never
         )
-    (path, _) = plot._paths(result)
+    (path, _) = plot.paths_of(result)
     assert path[0, 0] == 502 and path[-1, 0] == 1_501 and path[-1, 1] == float(result.restarts.objective[0])
     assert "the last 1,000 of each" in panel(plot.trace, result).get_xlabel()
 
@@ -92,32 +92,3 @@ def test_all_restarts_alike(result, status):
     alike = with_restarts(alike, status=np.full(12, status))
     panel(plot.trace, alike)
     assert "12 at the best" in panel(plot.finals, alike).get_title()
-
-
-@pytest.mark.parametrize("d", [1, pytest.param(2, marks=pytest.mark.published), 3])
-def test_the_whole_figure(d):
-    with jax.enable_x64(True):
-        x = clusters(50, d, 2)
-        kinds = ("tied", "diag") if d == 2 else ("diag",)
-        models = [jaxem.GaussianMixture(k, kind) for k in (1, 2) for kind in kinds]
-        selection = jaxem.select(models, x, key=jax.random.key(0), n_restarts=2)
-        figure = plot.selection_figure(x, selection, title="Data")
-    figure.savefig(io.BytesIO(), format="png")
-    assert len(figure.axes) == 4
-
-
-def test_states_are_bands_that_tile_the_axis():
-    axes = Figure().add_subplot()
-    plot.states(axes, [0, 0, 1, 1, 1, 0], [10.0, 11, 12, 13, 14, 16], ["low", "high"])
-    edges = [(round(p.get_x(), 6), round(p.get_x() + p.get_width(), 6)) for p in axes.patches]
-    assert edges == [(9.5, 11.5), (11.5, 15.0), (15.0, 17.0)] and axes.get_xlim() == (9.5, 17.0)
-    assert axes.patches[0].get_facecolor() == axes.patches[2].get_facecolor() != axes.patches[1].get_facecolor()
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["low", "high"]
-
-
-def test_transition_graph_draws_every_move_that_can_be():
-    axes = Figure().add_subplot()
-    plot.transition_graph(axes, [[0.9, 0.1, 0], [0, 0.8, 0.2], [0.001, 0, 0.999]], ["a", "b", "c"])
-    assert [text.get_text() for text in axes.texts] == ["0.90", "0.10", "0.80", "0.20", "1.00", "a", "b", "c"]
-    arrows = [p for p in axes.patches if type(p).__name__ == "FancyArrowPatch"]
-    assert len(arrows) == 2 and arrows[1].get_linewidth() > arrows[0].get_linewidth()

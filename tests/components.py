@@ -121,14 +121,18 @@ MATRICES = {
 }
 
 
+@jax.jit
+def scores_by_form(family, params, x):
+    forms = family.centered(params).variants(params)[1]
+    return [form.scores(form.pack(form.natural(params)), x).T for form in forms]
+
+
 def scores(family, params, x):
-    family = family.centered(params)
-    which = []
-    for form in family.variants(params)[1]:
-        which.append(np.asarray(form.scores(form.pack(form.natural(params)), jnp.asarray(x))).T)
+    """(N, K) log-densities, the same in every form of the family."""
+    which = scores_by_form(family, params, jnp.asarray(x))
     for other in which[1:]:
         np.testing.assert_allclose(other, which[0], atol=1e-10)
-    return which[0]
+    return np.asarray(which[0])
 
 
 def fit_one(family, x, **options):

@@ -75,6 +75,7 @@ ELSEWHERE = {
     "streams/batches.py": "streams/test_fit_stream.py",
     "streams/passes.py": "streams/test_fit_stream.py",
     "storage/archive.py": "storage/test_results.py",
+    "storage/export.py": "test_cli.py",
     "storage/fingerprint.py": "storage/test_checkpoint.py",
     "storage/sharded.py": "storage/test_checkpoint.py",
     # evaluate
@@ -113,4 +114,6 @@ COVERS = {
     "models/chains/test_published.py": "figures of papers and of hmmlearn",
     "models/state_space/test_published.py": "figures of papers and of statsmodels",
     "operators/test_published.py": "figures of papers and of other programs",
+    "storage/test_old_files.py": "files that older versions wrote",
+    "test_docs.py": "names in docstrings, README and notebooks",
 }

@@ -94,6 +94,7 @@ ELSEWHERE = {
 
 #: Test below tests/: what it covers beside, or instead of, a module of its name.
 COVERS = {
+    "test_docs.py": "what docstrings and pages name is there",
     "test_house.py": "imports, rooms, and this mirror",
     "test_notebooks.py": "every notebook",
     "algorithms/test_algorithms.py": "what every algorithm does on three problems",

@@ -67,7 +67,13 @@ def words(path: Path) -> str:
 
 
 def pages() -> list[Path]:
-    found = [*ROOT.rglob("*.py"), HOME / "README.md", *(HOME / "benchmarks").rglob("*.md"), *(HOME / "benchmarks").glob("*.py")]
+    found = [
+        *ROOT.rglob("*.py"),
+        HOME / "README.md",
+        HOME / "CHANGELOG.md",
+        *(HOME / "benchmarks").rglob("*.md"),
+        *(HOME / "benchmarks").glob("*.py"),
+    ]
     return sorted([*found, *(HOME / "notebooks").glob("*.ipynb"), *(HOME / "tests").rglob("*.py")])
 
 

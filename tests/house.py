@@ -75,6 +75,7 @@ ELSEWHERE = {
     "streams/batches.py": "streams/test_fit_stream.py",
     "streams/passes.py": "streams/test_fit_stream.py",
     "storage/archive.py": "storage/test_results.py",
+    "storage/export.py": "storage/test_old_files.py",
     "storage/fingerprint.py": "storage/test_checkpoint.py",
     "storage/sharded.py": "storage/test_checkpoint.py",
     # evaluate
@@ -93,6 +94,7 @@ ELSEWHERE = {
 
 #: Test below tests/: what it covers beside, or instead of, a module of its name.
 COVERS = {
+    "test_docs.py": "names in docstrings and texts",
     "test_house.py": "imports, rooms, and this mirror",
     "test_notebooks.py": "every notebook",
     "algorithms/test_algorithms.py": "what every algorithm does on three problems",
@@ -113,4 +115,5 @@ COVERS = {
     "models/chains/test_published.py": "figures of papers and of hmmlearn",
     "models/state_space/test_published.py": "figures of papers and of statsmodels",
     "operators/test_published.py": "figures of papers and of other programs",
+    "storage/test_old_files.py": "files of earlier versions",
 }

@@ -94,7 +94,7 @@ ELSEWHERE = {
 
 #: Test below tests/: what it covers beside, or instead of, a module of its name.
 COVERS = {
-    "test_docs.py": "what docstrings and pages name is there",
+    "test_docs.py": "names in docstrings and texts",
     "test_house.py": "imports, rooms, and this mirror",
     "test_notebooks.py": "every notebook",
     "algorithms/test_algorithms.py": "what every algorithm does on three problems",
@@ -115,6 +115,5 @@ COVERS = {
     "models/chains/test_published.py": "figures of papers and of hmmlearn",
     "models/state_space/test_published.py": "figures of papers and of statsmodels",
     "operators/test_published.py": "figures of papers and of other programs",
-    "storage/test_old_files.py": "files that older versions wrote",
-    "test_docs.py": "names in docstrings, README and notebooks",
+    "storage/test_old_files.py": "files of earlier versions",
 }

@@ -32,7 +32,12 @@ def lse(scores: Array, axis: int = 0) -> Array:
 
 def sum_out(scores: Array, axis: int = 0, hard: bool = False) -> Array:
     """Log-sum-exp over latent values along `axis`, or their maximum where assignments are `hard`."""
-    return scores.max(axis) if hard else lse(scores, axis)
+    if not hard:
+        return lse(scores, axis)
+    # Taken by its place: a maximum's own gradient asks which score equals it, and a compiler that computes scores twice
+    # may round them differently, so that none does.
+    best = jnp.expand_dims(scores.argmax(axis), axis)
+    return jnp.take_along_axis(scores, best, axis).squeeze(axis)
 
 
 def softmax(scores: Array, axis: int = 0) -> Array:

@@ -63,7 +63,11 @@ def test_a_strategy_needs_a_model_that_it_can_start(name):
                 door(init)
 
 
-@pytest.mark.parametrize("name", MODELS)
+#: One of each base is enough for every run.
+REST = ("HMM", "MultivariateNormal", "MarkovAutoregression", "PLSA", "Motif", "CensoredRegression", "WrightFisher")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.published) if n in REST else n for n in MODELS])
 def test_starts_from_numpy_arrays(name):
     """Outside jit, data and weights may be NumPy arrays."""
     model, data = MODELS[name]

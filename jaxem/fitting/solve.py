@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem import init as starts
@@ -28,10 +29,11 @@ from jaxem.types import Params, Restarts, Result
 def trimmed(result: Result, n: int | None = None) -> Result:
     """Histories without the steps that were not taken; per-datum parameters of the first `n` data."""
     result = dataclasses.replace(result, local=jax.tree.map(lambda x: x[:n], result.local))
-    taken = int(min(result.n_steps + 1, HISTORY))
-    longest = int(min(result.restarts.n_steps.max() + 1, HISTORY))
-    restarts = dataclasses.replace(result.restarts, history=result.restarts.history[:, :longest])
-    return dataclasses.replace(result, history=result.history[:taken], restarts=restarts)
+    # On the host: on a device each number of steps would be a program of its own.
+    steps = np.asarray(result.restarts.n_steps)
+    taken, longest = (min(int(n) + 1, HISTORY) for n in (result.n_steps, steps.max()))
+    restarts = dataclasses.replace(result.restarts, history=jnp.asarray(np.asarray(result.restarts.history)[:, :longest]))
+    return dataclasses.replace(result, history=jnp.asarray(np.asarray(result.history)[:taken]), restarts=restarts)
 
 
 def posed(task: Task, layout: Layout) -> Problem:

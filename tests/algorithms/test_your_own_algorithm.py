@@ -47,7 +47,7 @@ OPTIONS = {"key": jax.random.key(0), "n_restarts": 3, "stop": jaxem.Stop(loglik_
 
 
 def test_it_reaches_the_optimum_of_em_in_fewer_maps():
-    model = jaxem.GaussianMixture(2)
+    model = jaxem.GaussianMixture(2, "diag")
     em = jaxem.fit(model, overlapping(), **OPTIONS)
     relaxed = jaxem.fit(model, overlapping(), algorithm=OverRelaxed(), **OPTIONS)
     assert relaxed.converged and relaxed.n_steps < 0.65 * em.n_steps

@@ -32,7 +32,7 @@ class Aitken(jaxem.StopRule):
 
 # --------------------------------------------------------------------------------------------------
 KEY = jax.random.key(0)
-MODEL = jaxem.GaussianMixture(2)
+MODEL = jaxem.GaussianMixture(2, "diag")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -56,7 +56,7 @@ def test_a_result_means_the_same(name):
     single = name.endswith("float32")
     with jax.enable_x64(not single):
         result = read(name)
-        log_prob = result.model.log_prob(result.params, data_of(EXPECTED[name]["data"]))
+        log_prob = jax.jit(result.model.log_prob)(result.params, data_of(EXPECTED[name]["data"]))
         assert log_prob.dtype == (np.float32 if single else np.float64)
         close(log_prob, EXPECTED[name]["log_prob"], 1e-5 if single else 1e-10)
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.data.validation import is_traced
 from jaxem.pytree import PyTree
 from jaxem.types import Params, Rows
 
@@ -161,6 +162,17 @@ def _on_arrays(initialize: Callable[..., Params]) -> Callable[..., Params]:
     return converted
 
 
+def one_program(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A model's `method` of (params, data), compiled where it is called plainly: not operation by operation."""
+    compiled = jax.jit(method)
+
+    @functools.wraps(method)
+    def called(self: Any, params: Params, data: PyTree) -> Any:
+        return (method if is_traced(self, params, data) else compiled)(self, params, data)
+
+    return called
+
+
 class Model(Natural):
     """A latent-variable model. Subclasses are frozen dataclasses made pytrees by `jaxem.struct`.
 
@@ -208,6 +220,7 @@ class Model(Natural):
         return self.m_step is None
 
     # --- after the fit -----------------------------------------------------------------------
+    @one_program
     def log_prob(self, params: Params, data: PyTree) -> Array:
         """(N,) log p(x_n | params), or the bound."""
         model = self.exact(params)

@@ -14,6 +14,7 @@ from jaxem.families.base import Family
 from jaxem.families.gaussian import Gaussian
 from jaxem.init import Init, KMeansPlusPlus, Partitioned
 from jaxem.latents.mixture import label_bias, log_partition, posterior
+from jaxem.model import one_program
 from jaxem.models.family_model import FamilyModel
 from jaxem.numerics.blocks import choose_block_size, cut, fold
 from jaxem.numerics.linalg import PRECISION
@@ -123,11 +124,13 @@ class Mixture(Partitioned, FamilyModel):
         return {"weights": weights, "components": self.family.start(stats["components"], template["components"])}
 
     # --- after the fit -----------------------------------------------------------------------
+    @one_program
     def posterior(self, params: Params, data: PyTree) -> Array:
         """(N, K) responsibilities p(k | x_n)."""
         model = self.exact(params)
         return posterior(model.local_scores(model.pack(model.natural(params)), data, self.rows(params, data))).T
 
+    @one_program
     def predict(self, params: Params, data: PyTree) -> Array:
         """(N,) most probable component."""
         return self.posterior(params, data).argmax(1)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
@@ -28,6 +28,15 @@ FAITHFUL = ("duration of the eruption (minutes)", "waiting time to the next erup
 
 #: Tight, so that the printed digits of the log-likelihood are all true.
 STOP = Stop(loglik_rtol=1e-12)
+
+
+class _Table(NamedTuple):
+    """What is fitted, and what to call it."""
+
+    data: np.ndarray
+    names: list[str]  # of its columns, in files
+    labels: tuple[str, ...]  # of its columns, in the picture
+    title: str
 
 
 class UsageError(Exception):
@@ -53,17 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         args = _parser().parse_args(argv)
         _require_extras()
         if args.command == "demo":
-            names, data = ["eruptions", "waiting"], datasets.old_faithful()
-            labels, title = FAITHFUL, "Old Faithful: Gaussian mixtures chosen by BIC"
+            data, title = datasets.old_faithful(), "Old Faithful: Gaussian mixtures chosen by BIC"
+            table = _Table(data, ["eruptions", "waiting"], FAITHFUL, title)
         else:
             names, data = _read(args.file)
-            labels, title = tuple(names), f"{Path(args.file).name}: Gaussian mixtures chosen by BIC"
+            table = _Table(data, names, tuple(names), f"{Path(args.file).name}: Gaussian mixtures chosen by BIC")
         _check_rows(args, data)
         out = _directory(args.out)
         jax.config.update("jax_enable_x64", True)
         selection = _select(args, data)
-        _print(selection, data, title)
-        _write(out, selection, data, names, args, labels, title)
+        _print(selection, data, table.title)
+        _write(out, selection, table, args)
     except UsageError as error:
         print(f"jaxem: error: {error}", file=sys.stderr)
         return 2
@@ -235,13 +244,11 @@ def _cell(candidate: Candidate, best: Candidate) -> str:
     return f"[bold green]{score}\n{loglik}[/bold green]" if candidate is best else f"{score}\n[dim]{loglik}[/dim]"
 
 
-def _write(
-    out: Path, selection: Selection, data: np.ndarray, names: list[str], args: argparse.Namespace, labels: Any, title: str
-) -> None:
+def _write(out: Path, selection: Selection, table: _Table, args: argparse.Namespace) -> None:
     """parameters.npz and .json, responsibilities.csv, table.csv, picture.png."""
     from jaxem.plot import selection_figure
 
-    best = selection.best
+    data, best = table.data, selection.best
     result = best.result
     if result is None:
         raise FitError("every restart of every model failed")
@@ -249,7 +256,7 @@ def _write(
         "jaxem": __version__,
         "covariance": _kind(best),
         "n_components": _size(best),
-        "columns": names,
+        "columns": table.names,
         "n_rows": len(data),
         "loglik": float(result.loglik),
         "bic": best.score,
@@ -273,7 +280,7 @@ def _write(
         ["covariance", "components", "loglik", "n_params", "bic", "status", "n_steps", "chosen"],
         (_row(c, c is best) for c in selection.candidates),
     )
-    selection_figure(data, selection, labels=labels, title=title).savefig(out / "picture.png")
+    selection_figure(data, selection, labels=table.labels, title=table.title).savefig(out / "picture.png")
     print(f"written to {out}{os.sep}: parameters.npz, parameters.json, responsibilities.csv, table.csv, picture.png")
 
 

@@ -81,6 +81,7 @@ ELSEWHERE = {
     # evaluate
     "evaluate/curvature.py": "evaluate/test_information.py",
     "evaluate/em_rate.py": "evaluate/test_information.py",
+    "evaluate/refit.py": "evaluate/test_cross_validation.py",
     "evaluate/rotation.py": "models/test_factor_analysis.py",
     # check: broken models, each caught by the law named for it
     "check/case.py": "check/test_broken.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,24 @@ ROUNDING = 1e3
 def chart(model: Model, params: Params) -> tuple[Array, Callable[[Array], Params]]:
     """See `constraints.chart`."""
     return sets.chart(model.constraints, params)
+
+
+class Expected(NamedTuple):
+    """What one E-step expects, and of what.
+
+    Attributes:
+        params: where it was taken.
+        data: (n,) rows.
+        weight: (n,) of each.
+        stats: expected sufficient statistics.
+        local: per-datum parameters, rows; or None.
+    """
+
+    params: Params
+    data: PyTree
+    weight: Array
+    stats: PyTree
+    local: PyTree
 
 
 def rows_log_prob(model: Model, about: Params, params: Params, data: PyTree, local: PyTree) -> Array:
@@ -117,17 +135,17 @@ def log_prob(model: Model, params: Params, data: PyTree) -> Array:
 
 
 @quick_jit
-def m_step(model: Model, params: Params, data: PyTree, weight: Array, stats: PyTree, local: PyTree) -> Params:
+def m_step(model: Model, at: Expected) -> Params:
     """One M-step."""
-    blocks = one_block(data, weight)
-    climb = climb_by(None, 100, weight.sum())
-    return maximization.m_step(model, stats, params, blocks, jax.tree.map(lambda x: x[None], local), climb)
+    local = jax.tree.map(lambda x: x[None], at.local)
+    climb = climb_by(None, 100, at.weight.sum())
+    return maximization.m_step(model, at.stats, at.params, one_block(at.data, at.weight), local, climb)
 
 
-def q_of(model: Model, params: Params, data: PyTree, weight: Array, stats: PyTree, local: PyTree) -> Callable[[Params], Array]:
-    """The M-step's objective at the E-step of `params`."""
-    blocks = one_block(data, weight)
-    return maximization.q_function(model, stats, params, blocks, jax.tree.map(lambda x: x[None], local))
+def q_of(model: Model, at: Expected) -> Callable[[Params], Array]:
+    """The M-step's objective after an E-step."""
+    local = jax.tree.map(lambda x: x[None], at.local)
+    return maximization.q_function(model, at.stats, at.params, one_block(at.data, at.weight), local)
 
 
 def one_block(data: PyTree, weight: Array | None) -> Blocks:
@@ -249,9 +267,14 @@ class Case:
         return self.expectation()
 
     @functools.cached_property
+    def expected(self) -> Expected:
+        """The E-step at `params`, with all that an M-step needs."""
+        return Expected(self.params, self.data, self.weight, self.e[1], self.local)
+
+    @functools.cached_property
     def after(self) -> Params:
         """The M-step from `params`."""
-        return m_step(self.model, self.params, self.data, self.weight, self.e[1], self.local)
+        return m_step(self.model, self.expected)
 
     def sample(self, n: int, salt: int) -> PyTree:
         """N data from the model at `params`; where it can draw them only for given inputs, for those of the data in turn."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.check.case import ROUNDING, Case, chart, log_prob, q_of, quick_jit, row_gradients, rows_log_prob
+from jaxem.check.case import ROUNDING, Case, Expected, chart, log_prob, q_of, quick_jit, row_gradients, rows_log_prob
 from jaxem.check.report import Skip, compare, law, require
 from jaxem.engine.m_step import log_prior
+from jaxem.model import Model
 from jaxem.types import Rows
 
 #: Standard errors allowed of each coordinate of the mean score: by chance once in two million.
@@ -124,7 +126,7 @@ def minorisation(case: Case) -> None:
     steps = jnp.asarray(case.rng.normal(size=(24, vector.size)), vector.dtype)
     steps = steps * jnp.geomspace(0.01, 0.5, 24, dtype=vector.dtype)[:, None]
     steps = jnp.where(jnp.isfinite(vector), steps, 0)
-    loglik, q, size = _rises(case.model, case.params, case.data, case.weight, case.e[1], case.local, steps)
+    loglik, q, size = _rises(case.model, case.expected, steps)
     gap = np.asarray(loglik, np.float64) - np.asarray(q, np.float64)
     # Rounding of two sums of n terms, with the terms of a row's score up to 10 times the score.
     bound = 100 * case.eps * float(size)
@@ -138,9 +140,11 @@ def minorisation(case: Case) -> None:
 
 
 @quick_jit
-def _rises(model, params, data, weight, stats, local, steps):
+def _rises(model: Model, at: Expected, steps: Array) -> tuple[Array, Array, Array]:
+    """(S,) rises of the objective and of q after each step in free coordinates, and the size of what is summed."""
+    params, data, weight, _, local = at
     vector, back = chart(model, params)
-    q = q_of(model, params, data, weight, stats, local)
+    q = q_of(model, at)
 
     def objective(theta):
         return weight @ rows_log_prob(model, params, theta, data, local) + log_prior(model, theta)

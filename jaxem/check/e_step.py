@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxem.check.case import (
     ROUNDING,
     Case,
+    Expected,
     chart,
     derived_expectation,
     first_local,
@@ -37,14 +39,16 @@ def fisher(case: Case) -> None:
         raise Skip(DERIVED)
     _, gradient = row_gradients(case.model, case.params, case.data, case.local)
     gradient, weight = np.asarray(gradient, np.float64), np.asarray(case.weight, np.float64)
-    pulled = _pulled(case.model, case.params, case.data, case.weight, case.e[1], case.local)
+    pulled = _pulled(case.model, case.expected)
     # The pulled gradient cancels terms as large as statistics times derivatives of `natural`.
     bound = ROUNDING * case.eps * (weight @ np.abs(gradient) + weight.sum()).max()
     compare(pulled, weight @ gradient, bound, "<stats, d natural>, the gradient by Fisher's identity")
 
 
 @quick_jit
-def _pulled(model, params, data, weight, stats, local):
+def _pulled(model: Model, at: Expected) -> Array:
+    """(P,) <stats, d natural> in free coordinates."""
+    params, data, weight, stats, local = at
     about = model.centered(params)
     vector, back = chart(model, params)
     blocked = jax.tree.map(lambda x: x[None], local)
@@ -98,7 +102,7 @@ def local(case: Case) -> None:
     vector, _ = chart(model, case.params)
     direction = jnp.asarray(case.rng.normal(size=vector.shape), vector.dtype)
     h = case.eps ** (1 / 3)
-    up, down, expected = _total_derivative(model, case.params, case.data, case.weight, settled, direction, h)
+    up, down, expected = _total_derivative(model, case.params, case.data, case.weight, settled, direction=direction, h=h)
     size = float(case.weight.sum()) + float(jnp.abs(up))
     found, expected = float(up - down) / (2 * h), float(expected)
     # The finite difference has errors of size eps / h and h^2; the inner loop's own tolerance is at least 1e-3.
@@ -146,7 +150,7 @@ def _settled(model, params, data, previous):
 
 
 @quick_jit
-def _total_derivative(model, params, data, weight, local, direction, h):
+def _total_derivative(model, params, data, weight, local, *, direction, h):
     vector, back = chart(model, params)
     total = lambda v, rows: weighted_total(rows_log_prob(model, params, back(v), data, rows), weight)  # noqa: E731
     moved = lambda v: total(v, _updated(model, params, back(v), data, local, 50))  # noqa: E731

@@ -34,8 +34,15 @@ def _run(case: Case) -> tuple[loop.Restart, list[float]]:
 
 def _run_afresh(case: Case) -> tuple[loop.Restart, list[float]]:
     blocks = one_block(case.data, case.weight)
-    endless, offset = Stop(loglik_rtol=None), jnp.zeros((), case.dtype)
-    problem = Problem(case.model, blocks, EM(), endless, jnp.int32(STEPS + 1), offset, blocks.total_weight())
+    problem = Problem(
+        model=case.model,
+        blocks=blocks,
+        algorithm=EM(),
+        stop=Stop(loglik_rtol=None),
+        max_steps=jnp.int32(STEPS + 1),
+        offset=jnp.zeros((), case.dtype),
+        total_weight=blocks.total_weight(),
+    )
     restart = loop.new_restart(problem, case.params)
     values = []
     for _ in range(STEPS + 1):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.check.case import ROUNDING, Case, chart, q_of, quick_jit
+from jaxem.check.case import ROUNDING, Case, Expected, chart, q_of, quick_jit
 from jaxem.check.report import Skip, law, require
+from jaxem.model import Model
+from jaxem.types import Params
 
 
 @law("m-step-stationary")
@@ -27,8 +30,7 @@ def stationary(case: Case) -> None:
     mask = jax.tree.map(lambda m, sub: jax.tree.map(lambda _: m, sub), about.without_closed_form, case.params)
     free = sets.to_free(model.constraints, case.after)
     closed = np.concatenate([np.full(x.size, not m) for x, m in zip(jax.tree.leaves(free), jax.tree.leaves(mask), strict=True)])
-    at = (case.params, case.data, case.weight, case.e[1], case.local)
-    _, gradient, curvature = (np.asarray(x, np.float64) for x in _slope(model, case.after, *at))
+    gradient, curvature = (np.asarray(x, np.float64) for x in _slope(model, case.expected, case.after))
     # A gradient that rounding leaves moves the maximum by gradient / curvature: four digits of eps are allowed.
     total = float(case.weight.sum())
     bound = 10 * ROUNDING * case.eps * (np.abs(curvature) + 1e-2 * total)
@@ -44,28 +46,27 @@ def stationary(case: Case) -> None:
 
 
 @quick_jit
-def _slope(model, after, params, data, weight, stats, local):
-    q = q_of(model, params, data, weight, stats, local)
+def _slope(model: Model, at: Expected, after: Params) -> tuple[Array, Array]:
+    """(P,) first and second derivatives of q at `after`, in free coordinates."""
+    q = q_of(model, at)
     vector, back = chart(model, after)
-    value, gradient = jax.value_and_grad(lambda v: q(back(v)))(vector)
-    diagonal = jnp.diagonal(jax.jacrev(jax.grad(lambda v: q(back(v))))(vector))
-    return value, gradient, diagonal
+    gradient = jax.grad(lambda v: q(back(v)))
+    return gradient(vector), jnp.diagonal(jax.jacrev(gradient)(vector))
 
 
 @law("q-rises")
 def q_rises(case: Case) -> None:
     """The value of q does not fall at an M-step."""
-    values = _q_values(case.model, case.after, case.params, case.data, case.weight, case.e[1], case.local)
-    before, after = map(float, values)
+    before, after = map(float, _q_values(case.model, case.expected, case.after))
     # As the engine's own guard against a fall.
     slack = 100 * case.eps * (abs(before) + float(case.weight.sum()))
     require(after >= before - slack, f"q must not fall at an M-step; it falls from {before:.9g} to {after:.9g}")
 
 
 @quick_jit
-def _q_values(model, after, params, data, weight, stats, local):
-    q = q_of(model, params, data, weight, stats, local)
-    return q(params), q(after)
+def _q_values(model: Model, at: Expected, after: Params) -> tuple[Array, Array]:
+    q = q_of(model, at)
+    return q(at.params), q(after)
 
 
 @law("m-step-feasible")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,14 +13,12 @@ from jax import Array
 
 from jaxem.data.sequences import rescaled_data
 from jaxem.data.validation import check_positive_int, is_traced
-from jaxem.engine.regularizer import regularizer
 from jaxem.engine.stop import Stop
 from jaxem.evaluate.align import align, component_axes
-from jaxem.evaluate.cross_validation import split_options
 from jaxem.evaluate.information import checked
+from jaxem.evaluate.refit import Refit, refit_of
 from jaxem.fitting.checks import check_key, check_model
 from jaxem.fitting.coordinates import coordinates, rescaled, volume_lost
-from jaxem.fitting.fit import fit
 from jaxem.fitting.layout import rows_width
 from jaxem.model import Model
 from jaxem.numerics.blocks import choose_block_size, float_dtype, n_rows
@@ -145,10 +142,9 @@ def bootstrap(
     total = n_rows(data) if weight is None or method != "nonparametric" else round(float(np.sum(weight)))
     params = cast(jax.tree.map(jnp.asarray, params), float_dtype(data))
     options.setdefault("stop", DEFAULT_STOP)
-    options, structure = split_options(options)
-    run = partial(_bootstrap, n_samples=n_samples, method=method, total=total, structure=structure)
-    arguments = (model, params, data, weight, labels, key, options)
-    return run(*arguments) if is_traced(*arguments) else _bootstrap_jit(*arguments, **run.keywords)
+    refit = refit_of(model, data, weight=weight, labels=labels, key=key, init=params, **options)
+    run = _bootstrap if is_traced(refit) else _bootstrap_jit
+    return run(refit, n_samples=n_samples, method=method, total=total)
 
 
 def _repeated(data: PyTree, weight: Any) -> PyTree:
@@ -171,14 +167,11 @@ def _check_sampler(model: Model, params: Params, data: PyTree) -> None:
         raise TypeError(f"model.sample_like must give data shaped {shapes[1]} for method='parametric'; got {shapes[0]}")
 
 
-def _bootstrap(
-    model, params, data, weight, labels, key, options, n_samples: int, method: str, total: int, structure: tuple
-) -> Bootstrap:
-    settings = dict(structure)
-    weight = None if weight is None else jnp.asarray(weight, float_dtype(data))
-    estimate, original, affine, volume = params, model, None, 0.0
-    restrained = regularizer(options["penalty"], options["log_prior"], settings["frozen"], settings["tied"])
-    if settings.pop("standardize", True) and model.log_prior is None and not restrained.in_users_units:
+def _bootstrap(refit: Refit, *, n_samples: int, method: str, total: int) -> Bootstrap:
+    model, data, weight, estimate = refit.model, refit.data, refit.weight, refit.numbers["init"]
+    params, affine, volume = estimate, None, 0.0
+    structure = dict(refit.structure)
+    if structure.get("standardize", True) and model.log_prior is None and not refit.regularizer.in_users_units:
         # Once for all refits, rather than by each for its own data.
         affine = coordinates(model, data, weight, jnp)
     if affine is not None:
@@ -187,32 +180,35 @@ def _bootstrap(
         model, params = rescaled(model, params, affine)
     n, dtype = n_rows(data), float_dtype(data)
     side_by_side = n_samples if jax.default_backend() != "cpu" else min(n_samples, SIDE_BY_SIDE)
-    if settings.get("block_size") is None:
-        width = rows_width(model, params, data, labels, side_by_side)
-        settings["block_size"] = choose_block_size(n, width, dtype.itemsize, jax.default_backend())
+    block_size = structure.get("block_size")
+    if block_size is None:
+        width = rows_width(model, params, data, refit.labels, side_by_side)
+        block_size = choose_block_size(n, width, dtype.itemsize, jax.default_backend())
 
-    def refit(i: Array) -> tuple[Params, Array, Array]:
-        own = jax.random.fold_in(key, i)
+    def one(i: Array) -> tuple[Params, Array, Array]:
+        own = jax.random.fold_in(refit.key, i)
         rows, counts = data, jnp.ones((n,), dtype) if weight is None else weight
         if method == "parametric":
             rows = jax.tree.map(lambda x, like: x.astype(like.dtype), model.sample_like(own, params, data), data)
         else:
             counts = _exponential(own, weight, data) if method == "weighted" else _multinomial(own, weight, data, total)
-        result = fit(model, rows, key=own, init=params, weight=counts, labels=labels, standardize=False, **options, **settings)
+        result = refit.fitted(
+            model=model, data=rows, weight=counts, key=own, init=params, block_size=block_size, standardize=False
+        )
         return result.params, result.status, result.loglik + (volume * counts).sum()
 
-    refitted, status, loglik = _in_batches(refit, n_samples, side_by_side)
+    refitted, status, loglik = _in_batches(one, n_samples, side_by_side)
     axes = component_axes(model, data)
     if axes is not None and model.posterior is not None:
         reference = model.posterior(params, data)
         # One after another: (B, N, K) posteriors at once would be B times the memory.
         refitted = jax.lax.map(lambda p: align(model, p, reference, data, axes), refitted)
     if affine is not None:
-        refitted = jax.vmap(lambda p: original.rescale_params(p, affine.inverted()))(refitted)
+        refitted = jax.vmap(lambda p: refit.model.rescale_params(p, affine.inverted()))(refitted)
     return Bootstrap(refitted, status, loglik, estimate, method)
 
 
-_bootstrap_jit = jax.jit(_bootstrap, static_argnames=("n_samples", "method", "total", "structure"))
+_bootstrap_jit = jax.jit(_bootstrap, static_argnames=("n_samples", "method", "total"))
 
 
 def _in_batches(refit: Callable[[Array], PyTree], n: int, width: int) -> PyTree:

@@ -11,15 +11,11 @@ import numpy as np
 from jax import Array
 
 from jaxem.data.validation import check_positive_int, check_weight
-from jaxem.engine.regularizer import regularizer
-from jaxem.fitting.fit import fit
+from jaxem.evaluate.refit import Refit, refit_of
 from jaxem.model import Model
-from jaxem.numerics.blocks import float_dtype, n_rows
+from jaxem.numerics.blocks import n_rows
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params, Result
-
-#: Options of `fit` that are structure; the others are numbers, and a changed number compiles nothing again.
-_STRUCTURE = ("n_restarts", "block_size", "frozen", "tied", "standardize")
 
 
 @struct
@@ -79,37 +75,20 @@ def cross_validate(
     if n_folds > n:
         raise ValueError(f"n_folds must be at most N={n}; got {n_folds}")
     weight = np.ones(n) if weight is None else check_weight(weight, n)
-    options, structure = split_options(options)
     data = jax.tree.map(jnp.asarray, data)
-    return _cross_validate(model, data, jnp.asarray(weight, float_dtype(data)), key, options, structure, n_folds)
+    return _cross_validate(refit_of(model, data, weight=weight, key=key, **options), n_folds=n_folds)
 
 
-def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
-    """Options of `fit` as what jit traces, in which a changed number compiles nothing again, and what it compiles."""
-    options = dict(options)
-    if options.get("labels") is not None:
-        options["labels"] = jnp.asarray(options["labels"], jnp.int32)
-    if isinstance(options.get("init"), Result):
-        options["init"] = options["init"].params
-    # Names become tuples, which can be hashed, and plain functions pytrees, whose numbers are traced.
-    restrained = regularizer(*(options.get(name) for name in ("penalty", "log_prior", "frozen", "tied")))
-    options |= {"penalty": restrained.penalties, "log_prior": restrained.log_prior}
-    options |= {"frozen": restrained.frozen, "tied": restrained.tied}
-    structure = tuple((name, options.pop(name)) for name in _STRUCTURE if name in options)
-    return options, structure
-
-
-@partial(jax.jit, static_argnames=("structure", "n_folds"))
-def _cross_validate(
-    model: Model, data: PyTree, weight: Array, key: Array, options: dict[str, Any], structure: tuple, n_folds: int
-) -> CrossValidation:
+@partial(jax.jit, static_argnames="n_folds")
+def _cross_validate(refit: Refit, *, n_folds: int) -> CrossValidation:
+    model, data, weight, key = refit.model, refit.data, refit.weight, refit.key
     n = weight.shape[0]
     # A key that no restart uses: restart i has fold_in(key, i).
     fold = jax.random.permutation(jax.random.fold_in(key, 2**31 - 1), jnp.arange(n, dtype=jnp.int32) % n_folds)
     held_out = (fold == jnp.arange(n_folds)[:, None]) * weight
 
     def one(held: Array) -> Result:
-        return fit(model, data, key=key, weight=weight - held, **options, **dict(structure))
+        return refit.fitted(weight=weight - held)
 
     results = jax.vmap(one)(held_out)
 

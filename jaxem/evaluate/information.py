@@ -236,9 +236,11 @@ def information(
     params = params.params if isinstance(params, Result) else params
     with jax.default_matmul_precision("highest"):
         if is_traced(model, params, data, weight, labels):
-            return _information(model, params, jax.tree.map(jnp.asarray, data), weight, labels, method, block_size)
+            data = jax.tree.map(jnp.asarray, data)
+            return _information(model, params, data, weight, labels, method=method, block_size=block_size)
         data, weight, labels = checked(model, params, data, weight, labels)
-        return _information_jit(model.prepared(data), params, data, weight, labels, method, block_size)
+        model = model.prepared(data)
+        return _information_jit(model, params, data, weight, labels, method=method, block_size=block_size)
 
 
 def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any) -> tuple[PyTree, Any, PyTree]:
@@ -261,7 +263,7 @@ def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any
     return jax.tree.map(jnp.asarray, data), weight, labels
 
 
-def _information(model, params, data, weight, labels, method: str, block_size: int | None) -> Information:
+def _information(model, params, data, weight, labels, *, method: str, block_size: int | None) -> Information:
     params = cast(jax.tree.map(jnp.asarray, params), float_dtype(data))
     n = n_rows(data)
     size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(partial(sets.to_free, model.constraints), params)))
@@ -285,8 +287,16 @@ def _information(model, params, data, weight, labels, method: str, block_size: i
         matrix = about.observed()
         variability = about.outer() if method == "sandwich" else None
     score = about.score()
-    boundary = _boundary(model, params, data, weight, matrix, score)
-    return Information(matrix, score, complete, variability, boundary, params, model.constraints, method)
+    return Information(
+        matrix=matrix,
+        score=score,
+        complete=complete,
+        variability=variability,
+        boundary=_boundary(model, params, data, weight, matrix, score),
+        params=params,
+        constraints=model.constraints,
+        method=method,
+    )
 
 
 _information_jit = jax.jit(_information, static_argnames=("method", "block_size"))

@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxem.data.sequences import label_shape
 from jaxem.data.validation import check_positive_int, is_traced, numeric
-from jaxem.evaluate.cross_validation import split_options
+from jaxem.evaluate.refit import Refit, refit_of
 from jaxem.fitting.fit import fit
 from jaxem.model import Model
 from jaxem.pytree import PyTree, struct
@@ -102,27 +102,29 @@ def unlabelled_weight(
     for k in range(len(counts)):
         own = order[labels[order] == k]
         fold[own] = np.arange(len(own)) % n_folds
-    data, labels = jax.tree.map(jnp.asarray, data), jnp.asarray(labels, jnp.int32)
+    data = jax.tree.map(jnp.asarray, data)
     tried = jnp.asarray(weights, jnp.zeros(()).dtype)
-    options, structure = split_options(options)
-    accuracy, loglik = _held_out(model, data, labels, jnp.asarray(fold), tried, options, structure, n_folds)
+    refit = refit_of(model, data, weight=None, labels=labels, key=None, **options)
+    accuracy, loglik = _held_out(refit, jnp.asarray(fold), tried, n_folds=n_folds)
     chosen = tried[jnp.lexsort((-loglik, -accuracy))[0]]
-    return UnlabelledWeight(tried, accuracy, loglik, chosen, _refit(model, data, labels, chosen, options, structure))
+    return UnlabelledWeight(tried, accuracy, loglik, chosen, _refit(refit, chosen))
 
 
-@partial(jax.jit, static_argnames="structure")
-def _refit(model, data, labels, weight, options, structure) -> Result:
-    return fit_labelled(model, data, labels, weight, **options, **dict(structure))
+@jax.jit
+def _refit(refit: Refit, weight: Array) -> Result:
+    return refit.fitted(fit_labelled, weight=weight)
 
 
-@partial(jax.jit, static_argnames=("structure", "n_folds"))
-def _held_out(model, data, labels, fold, weights, options, structure, n_folds) -> tuple[Array, Array]:
+@partial(jax.jit, static_argnames="n_folds")
+def _held_out(refit: Refit, fold: Array, weights: Array, *, n_folds: int) -> tuple[Array, Array]:
+    labels = refit.labels
+
     def one(weight: Array, f: Array) -> tuple[Array, Array]:
         hidden = fold == f
         seen = jnp.where(hidden, -1, labels)
         # A hidden label leaves an unlabelled datum, as it would be when it comes to be predicted.
-        result = fit_labelled(model, data, seen, weight, **options, **dict(structure))
-        share = model.posterior(result.params, data)
+        result = refit.fitted(fit_labelled, labels=seen, weight=weight)
+        share = refit.model.posterior(result.params, refit.data)
         right = share.argmax(1) == labels
         tiny = jnp.finfo(share.dtype).tiny
         own = jnp.log(jnp.maximum(jnp.take_along_axis(share, jnp.maximum(labels, 0)[:, None], 1)[:, 0], tiny))

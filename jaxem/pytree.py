@@ -55,3 +55,11 @@ def struct(cls: _Class) -> _Class:
     if cls.__module__.startswith("jaxem."):
         STRUCTS[struct_name(cls)] = cls
     return cls
+
+
+def check_struct(x: Any, name: str) -> None:
+    """Raise TypeError for what is no registered dataclass: jit would not take it, in words that help nobody."""
+    leaves = jax.tree.leaves(x)
+    if "__dataclass_fields__" not in type(x).__dict__ or (len(leaves) == 1 and leaves[0] is x):
+        wanted = "must be a frozen dataclass registered as a pytree; decorate it with @jaxem.struct"
+        raise TypeError(f"{name} class {type(x).__name__} {wanted}")

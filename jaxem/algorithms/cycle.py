@@ -52,11 +52,11 @@ class TwoMapsAndJump(Accelerator):
 
     def begin_jumper(self, dtype: Any, n_params: int) -> PyTree:
         """What the rule for jumps remembers at first."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `begin_jumper`")
 
     def jump(self, first: Array, second: Array, third: Array, jumper: PyTree) -> tuple[Array, PyTree]:
         """(P,) from the third of three points, each the EM map of the one before; zero for none."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `jump`")
 
     def learn(self, jumper: PyTree, kept: Array, failed: Array) -> PyTree:
         """The rule's memory after a jump was kept, or failed, or neither."""

@@ -36,6 +36,10 @@ class Squarem(TwoMapsAndJump):
     growth: float | Array = 4.0
     algorithm: Algorithm = EM()
 
+    def __post_init__(self) -> None:
+        if self.scheme not in (1, 2, 3):
+            raise ValueError(f"Squarem: scheme must be 1, 2 or 3; got {self.scheme!r}")
+
     def begin_jumper(self, dtype: Any, n_params: int) -> StepLength:
         del n_params
         return StepLength(jnp.ones((), dtype), jnp.array(False))

@@ -9,7 +9,7 @@ from jax import Array
 
 from jaxem.engine.e_step import Expectation, e_step, update_local
 from jaxem.engine.problem import Point, Problem, objective
-from jaxem.engine.stop import Step, reason, trouble
+from jaxem.engine.stop import Step, first_memory, reason, trouble
 from jaxem.numerics.trees import tree_where
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params, Status, StopReason
@@ -67,7 +67,7 @@ def new_restart(problem: Problem, params: Params) -> Restart:
         began=local,
         trial=jnp.array(False),
         memory=problem.algorithm.begin(problem, params),
-        seen=problem.stop.begin(params, lowest),
+        seen=first_memory(problem.stop, params, lowest, problem.constraints(params)),
         n_steps=jnp.int32(-1),
         status=jnp.int32(Status.RUNNING),
         stop=jnp.int32(StopReason.NONE),

@@ -118,7 +118,7 @@ class Algorithm:
 
     def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
         """The M-step at `point`, and the memory after it."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `map`")
 
     def next(self, problem: Problem, point: Point, memory: PyTree) -> Move:
         """The next parameters. Default: the EM map."""

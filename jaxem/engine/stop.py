@@ -13,7 +13,7 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.data.validation import check_tolerance
 from jaxem.numerics.trees import all_finite
-from jaxem.pytree import PyTree, struct
+from jaxem.pytree import PyTree, check_struct, struct
 from jaxem.types import Params, Status, StopReason
 
 
@@ -65,7 +65,7 @@ class StopRule:
 
     def reason(self, step: Step) -> Array:
         """Whether to stop after `step`: a bool, reported as `StopReason.RULE`, or an int32 `StopReason`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define `reason`")
 
     def remember(self, step: Step) -> PyTree:
         """What to remember after `step`; asked for moves that the restart made, jumps among them."""
@@ -151,9 +151,47 @@ class AnyOf(StopRule):
 
 
 def reason(rule: StopRule, step: Step) -> Array:
-    """int32 `StopReason` of `rule`."""
+    """int32 `StopReason` of `rule`.
+
+    Raises:
+        TypeError: for a rule that gives neither one bool nor one integer.
+    """
     found = jnp.asarray(rule.reason(step))
-    return jnp.where(found, jnp.int32(StopReason.RULE), jnp.int32(StopReason.NONE)) if found.dtype == bool else found
+    if found.shape or not (found.dtype == bool or jnp.issubdtype(found.dtype, jnp.integer)):
+        got = f"{found.dtype} of shape {found.shape}"
+        raise TypeError(f"{type(rule).__name__}.reason must give one bool or one jaxem.StopReason; got {got}")
+    if found.dtype == bool:
+        return jnp.where(found, jnp.int32(StopReason.RULE), jnp.int32(StopReason.NONE))
+    found = found.astype(jnp.int32)
+    if isinstance(rule, Stop | AnyOf):
+        return found
+    return jnp.where((found < 0) | (found > max(StopReason)), jnp.int32(StopReason.RULE), found)
+
+
+def first_memory(rule: StopRule, params: Params, objective: Array, constraints: PyTree) -> PyTree:
+    """What `rule` remembers before the first move.
+
+    Raises:
+        TypeError: for a rule that later remembers something of another structure, shape or dtype.
+    """
+    memory = rule.begin(params, objective)
+    for one, first in zip(rule.rules, memory, strict=True) if isinstance(rule, AnyOf) else [(rule, memory)]:
+        if type(one).remember is StopRule.remember:
+            continue
+
+        def later(params: Params, objective: Array, memory: PyTree, one: StopRule = one) -> PyTree:
+            step = Step(
+                old_params=params, params=params, old_objective=objective, objective=objective, magnitude=objective,
+                constraints=constraints, trial=objective > 0, memory=memory,
+            )  # fmt: skip
+            return one.remember(step)
+
+        wanted, given = jax.eval_shape(lambda m: m, first), jax.eval_shape(later, params, objective, first)
+        kinds = [jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", tree) for tree in (wanted, given)]
+        if jax.tree.structure(wanted) != jax.tree.structure(given) or kinds[0] != kinds[1]:
+            name = type(one).__name__
+            raise TypeError(f"{name}.remember must give what {name}.begin gives, {kinds[0]}; got {kinds[1]}")
+    return memory
 
 
 def one_rule(stop: Any) -> StopRule:
@@ -168,7 +206,10 @@ def one_rule(stop: Any) -> StopRule:
         if not isinstance(rule, StopRule):
             got = f"the class {rule.__name__}" if isinstance(rule, type) else type(rule).__name__
             raise TypeError(f"stop must be a jaxem.Stop or another jaxem.StopRule, or several of them; got {got}")
+        check_struct(rule, "stop")
         rule.check()
+    if not rules:
+        raise ValueError("stop must hold a rule at least; got none")
     return rules[0] if len(rules) == 1 else AnyOf(rules)
 
 

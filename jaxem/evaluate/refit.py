@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxem.engine.regularizer import Regularizer, regularizer
+from jaxem.engine.stop import one_rule
+from jaxem.fitting.checks import check_algorithm
 from jaxem.fitting.fit import fit
 from jaxem.model import Model
 from jaxem.numerics.blocks import float_dtype
@@ -64,9 +66,13 @@ def refit_of(
     tied: Any = None,
     **options: Any,
 ) -> Refit:
-    """The `Refit` of arguments of `fit`."""
+    """The `Refit` of arguments of `fit`; raises TypeError or ValueError for those that no fit could use."""
     if isinstance(options.get("init"), Result):
         options["init"] = options["init"].params
+    if "stop" in options:
+        options["stop"] = one_rule(options["stop"])
+    if "algorithm" in options:
+        check_algorithm(options["algorithm"])
     return Refit(
         model=model,
         data=data,

@@ -26,7 +26,7 @@ from jaxem.fitting.task import Task
 from jaxem.model import Model
 from jaxem.numerics.blocks import float_dtype, n_rows
 from jaxem.numerics.trees import cast
-from jaxem.pytree import PyTree
+from jaxem.pytree import PyTree, check_struct
 from jaxem.types import FitError, Result, Status
 
 
@@ -34,11 +34,7 @@ def check_model(model: Any) -> None:
     """Raise TypeError for what is no model, or no registered dataclass."""
     if not isinstance(model, Model):
         raise TypeError(f"model must be a jaxem.Model; got {type(model).__name__}")
-    cls = type(model)
-    leaves = jax.tree.leaves(model)
-    if "__dataclass_fields__" not in cls.__dict__ or (len(leaves) == 1 and leaves[0] is model):
-        wanted = "must be a frozen dataclass registered as a pytree; decorate it with @jaxem.struct"
-        raise TypeError(f"model class {cls.__name__} {wanted}")
+    check_struct(model, "model")
 
 
 def check_algorithm(algorithm: Any) -> None:
@@ -46,12 +42,17 @@ def check_algorithm(algorithm: Any) -> None:
     if not isinstance(algorithm, Algorithm):
         got = f"the class {algorithm.__name__}" if isinstance(algorithm, type) else type(algorithm).__name__
         raise TypeError(f"algorithm must be a jaxem.Algorithm, e.g. jaxem.EM(); got {got}")
+    check_struct(algorithm, "algorithm")
 
 
 def check_init(model: Model, init: Any) -> None:
-    """Raise TypeError for a strategy that the model cannot start from."""
+    """Raise TypeError for a strategy that the model cannot start from, and for one by its class or in a word."""
     if isinstance(init, starts.Init):
+        check_struct(init, "init")
         init.check_model(model)
+    elif isinstance(init, type | str):
+        got = f"the class {init.__name__}" if isinstance(init, type) else repr(init)
+        raise TypeError(f"init must be parameters, a Result or a strategy, e.g. jaxem.init.KMeans(); got {got}")
 
 
 def check_key(model: Model, init: Any, key: Any) -> None:

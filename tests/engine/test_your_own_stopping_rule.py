@@ -1,5 +1,7 @@
 """A stopping rule by public names alone: Aitken's, on the limit that the objective is heading for."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,3 +144,66 @@ def test_what_is_no_rule(stop):
 def test_settings_are_checked_in_any_place():
     with pytest.raises(ValueError, match=r"stop.param_rtol must be None or a non-negative number"):
         jaxem.fit(MODEL, overlapping(), key=KEY, stop=(Aitken(), jaxem.Stop(param_rtol=-1)))
+
+
+def test_several_rules_are_one_at_least():
+    with pytest.raises(ValueError, match="stop must hold a rule at least"):
+        jaxem.fit(MODEL, overlapping(), key=KEY, stop=[])
+
+
+@jaxem.struct
+class Given(jaxem.StopRule):
+    """A rule of whatever is given."""
+
+    reasons: Callable = jaxem.static(default=lambda step: step.objective > 1e9)
+    first: Callable = jaxem.static(default=lambda objective: ())
+    later: Callable = jaxem.static(default=lambda step: ())
+
+    def begin(self, params, objective):
+        return self.first(objective)
+
+    def reason(self, step):
+        return self.reasons(step)
+
+    def remember(self, step):
+        return self.later(step)
+
+
+@pytest.mark.parametrize(
+    "rule, message",
+    [
+        (
+            Given(lambda step: step.objective - step.old_objective),
+            r"Given.reason must give one bool .* got float64 of shape \(\)",
+        ),
+        (Given(lambda step: jnp.zeros(2, bool)), r"Given.reason must give one bool .* got bool of shape \(2,\)"),
+        (Given(first=lambda value: jnp.zeros(3)), r"Given.remember must give what Given.begin gives, float64\[3\]; got \(\)"),
+        (
+            Given(first=lambda value: jnp.int32(0), later=lambda step: step.objective),
+            r"Given.remember must give what Given.begin gives, int32\[\]; got float64\[\]",
+        ),
+    ],
+)
+def test_a_rule_that_does_not_fit_is_named(rule, message):
+    for stop in (rule, (jaxem.Stop(), rule)):
+        with pytest.raises(TypeError, match=message):
+            jaxem.fit(MODEL, overlapping(), key=KEY, stop=stop)
+
+
+def test_a_reason_of_ones_own_is_a_rule():
+    assert jaxem.fit(MODEL, overlapping(), key=KEY, stop=Given(lambda step: jnp.int32(99))).stop_reason == "rule"
+
+
+class Bare(jaxem.StopRule):
+    """Not decorated."""
+
+
+@pytest.mark.parametrize("call", [jaxem.fit, jaxem.cross_validate, jaxem.bootstrap])
+def test_every_door_checks_the_rule(call):
+    more = (jaxem.fit(MODEL, overlapping(), key=KEY, max_steps=0).params,) if call is jaxem.bootstrap else ()
+    with pytest.raises(TypeError, match=r"stop must be a jaxem\.Stop or another"):
+        call(MODEL, *more, overlapping(), key=KEY, stop=jaxem.Stop)
+    with pytest.raises(TypeError, match="stop class Bare must be a frozen dataclass"):
+        call(MODEL, *more, overlapping(), key=KEY, stop=Bare())
+    with pytest.raises(ValueError, match=r"stop\.loglik_rtol must be None or a non-negative number"):
+        call(MODEL, *more, overlapping(), key=KEY, stop=jaxem.Stop(-1.0))

@@ -31,6 +31,10 @@ def with_nan():
     return x
 
 
+class Bare(jaxem.EM):
+    """Not decorated."""
+
+
 CASES = {
     "one-dimensional": (dict(data=X[:, 0]), ValueError, r"data must have shape \(N, D\); got shape \(20,\).*x\[:, None\]"),
     "three-dimensional": (dict(data=X[None]), ValueError, r"data must have shape \(N, D\)"),
@@ -83,6 +87,9 @@ CASES = {
         ValueError,
         "init: weights must be non-negative with a sum of 1",
     ),
+    "init a class": (dict(init=jaxem.init.KMeans), TypeError, r"init must be parameters, .*; got the class KMeans"),
+    "init a word": (dict(init="kmeans"), TypeError, r"init must be parameters, .*; got 'kmeans'"),
+    "bare algorithm": (dict(algorithm=Bare()), TypeError, "algorithm class Bare must be a frozen dataclass"),
     "init labels": (dict(init=jaxem.init.Labels(np.full(20, 2))), ValueError, "init labels must be"),
     "each": (dict(init=jaxem.init.Each(GOOD), n_restarts=3), ValueError, "must lead with n_restarts=3"),
     "not a model": (dict(model=3), TypeError, "model must be a jaxem.Model; got int"),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.model import undefined
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params
 
@@ -22,7 +23,7 @@ class Startable:
 
     def initialize_by(self, strategy: Init, key: Array | None, data: PyTree, weight: Array) -> Params:
         """Starting parameters of one restart by a strategy."""
-        raise NotImplementedError
+        raise undefined(self, "initialize_by")
 
 
 class Partitioned(Startable):
@@ -33,21 +34,40 @@ class Partitioned(Startable):
 
     def features(self, data: PyTree) -> Array:
         """(N, D) real features in which strategies measure distance."""
-        raise NotImplementedError
+        raise undefined(self, "features")
 
     def start(self, responsibilities: Array, data: PyTree, weight: Array, smooth: bool) -> Params:
         """Parameters from labels (N,) or responsibilities (N, K).
 
         Args:
-            responsibilities: integers (N,) or floats (N, K).
+            responsibilities: integers (N,) in 0..K-1, or floats (N, K).
             data: the rows.
             weight: (N,).
             smooth: add to each component one row's worth of the statistics of all, so that none is empty or flat.
         """
-        raise NotImplementedError
+        raise undefined(self, "start")
 
     def initialize_by(self, strategy: Init, key: Array | None, data: PyTree, weight: Array) -> Params:
-        return self.start(strategy.responsibilities(self, key, data, weight), data, weight, strategy.smooth)
+        """Those of `start`, from the rows' components by the strategy.
+
+        Raises:
+            TypeError: for components that are neither integers nor floats.
+            ValueError: for components of a shape that fits neither labels nor responsibilities.
+        """
+        found = strategy.responsibilities(self, key, data, weight)
+        _check_shape(type(strategy).__name__, found, weight.shape[0], self.n_components)
+        return self.start(jnp.asarray(found), data, weight, strategy.smooth)
+
+
+def _check_shape(name: str, found: Any, n: int, k: int) -> None:
+    """Raise unless `found` has the type and shape of labels (n,) or responsibilities (n, k): all that tracers show."""
+    wanted = f"init={name} must give labels, integers of shape ({n},), or responsibilities, floats of shape ({n}, {k})"
+    dtype = getattr(found, "dtype", np.dtype(object))
+    integers = jnp.issubdtype(dtype, jnp.integer)
+    if not integers and not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{wanted}; got {dtype if hasattr(found, 'dtype') else type(found).__name__}")
+    if found.shape != ((n,) if integers else (n, k)):
+        raise ValueError(f"{wanted}; got {dtype} of shape {found.shape}")
 
 
 class Init:
@@ -59,8 +79,11 @@ class Init:
     smooth: ClassVar[bool] = True
 
     def partition(self, key: Any, x: Array, weight: Array, k: int) -> Array:
-        """(N,) component of each row of the features x (N, D), 0..K-1; or (N, K) responsibilities."""
-        raise NotImplementedError
+        """(N,) component of each row of the features x (N, D); or (N, K) responsibilities, floats.
+
+        Components are integers in 0..K-1. That is not checked: under jit there are no values to look at.
+        """
+        raise undefined(self, "partition")
 
     def responsibilities(self, model: Partitioned, key: Array | None, data: PyTree, weight: Array) -> Array:
         """The same of the data themselves."""
@@ -79,11 +102,16 @@ class Init:
 
     def check_model(self, model: Any) -> None:
         """Raise TypeError for a model that this cannot start. A strategy with an `initialize` of its own takes any."""
-        if type(self).initialize is Init.initialize and not isinstance(model, Startable):
-            raise TypeError(
-                f"init={type(self).__name__} parts the data among components, from which {type(model).__name__} cannot"
-                " start; it takes parameters, an earlier Result, jaxem.init.Each, or None for a start of its own"
-            )
+        if type(self).initialize is not Init.initialize or isinstance(model, Startable):
+            return
+        name, kind = type(self).__name__, type(model).__name__
+        if hasattr(model, "initialize_by"):
+            raise TypeError(f"init={name}: {kind} defines `initialize_by`; it must inherit jaxem.init.Startable to be asked")
+        raise TypeError(
+            f"init={name} parts the data among components, from which {kind} cannot start; it takes parameters, an earlier"
+            " Result, jaxem.init.Each, or None for a start of its own (a model that strategies can start inherits"
+            " jaxem.init.Partitioned or Startable)"
+        )
 
 
 def nearest(x: Array, centers: Array) -> Array:

@@ -32,8 +32,13 @@ RENAMED = {
     "log_volume": "`log_abs_det`",
     "ascended": "`without_closed_form`",
     "latent_pseudo_stats": "`own_pseudo_stats`",
-    "degenerate": "`at_floor`, from which it follows",
+    "degenerate": "`at_floor`",
 }
+
+
+def undefined(owner: Any, hook: str) -> NotImplementedError:
+    """What to raise for a required hook that the class of `owner` leaves out."""
+    return NotImplementedError(f"{type(owner).__name__} must define `{hook}`")
 
 
 class Natural:
@@ -55,16 +60,17 @@ class Natural:
         """Refuse hooks that nothing would call.
 
         Raises:
-            TypeError: for a method or property with the name of such a hook.
+            TypeError: for whatever bears the name of such a hook: a method, a property, a value, a field; inherited too.
         """
         super().__init_subclass__(**kwargs)
-        for name, value in vars(cls).items():
-            if name in RENAMED and (callable(value) or isinstance(value, property)):
+        fields = vars(cls).get("__annotations__", {})
+        for name in RENAMED:
+            if name in fields or getattr(cls, name, None) is not getattr(Natural, name, None):
                 raise TypeError(f"{cls.__name__} defines `{name}`, which nothing calls; define {RENAMED[name]} instead")
 
     def natural(self, params: Params) -> PyTree:
         """Natural parameters, shared by all data."""
-        raise NotImplementedError
+        raise undefined(self, "natural")
 
     def pseudo_stats(self, params: Params) -> PyTree | None:
         """Conjugate prior as statistics shaped like `natural`: log-prior = <pseudo_stats, natural>.
@@ -163,12 +169,16 @@ def _on_arrays(initialize: Callable[..., Params]) -> Callable[..., Params]:
 
 
 def one_program(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A model's `method` of (params, data), compiled where it is called plainly: not operation by operation."""
+    """A model's `method` of (params, data), compiled where it is called plainly: not operation by operation.
+
+    A model that is no pytree runs as it is: jit would take it for an array.
+    """
     compiled = jax.jit(method)
 
     @functools.wraps(method)
     def called(self: Any, params: Params, data: PyTree) -> Any:
-        return (method if is_traced(self, params, data) else compiled)(self, params, data)
+        plain = is_traced(self, params, data) or jax.tree_util.all_leaves((self,))
+        return (method if plain else compiled)(self, params, data)
 
     return called
 
@@ -203,11 +213,11 @@ class Model(Natural):
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         """(n,) log p(x_n | natural), or a bound. `natural` is what `pack` made of the natural parameters."""
-        raise NotImplementedError
+        raise undefined(self, "log_marginal")
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
         """Starting parameters of one restart from data as `validate` leaves them."""
-        raise NotImplementedError
+        raise undefined(self, "initialize")
 
     def template(self, data: PyTree) -> Params | None:
         """Valid parameters of the shapes that `data` call for, against which `init` is checked; None: no check."""
@@ -231,11 +241,11 @@ class Model(Natural):
 
     def n_free_params(self, data: PyTree) -> int:
         """Number of free parameters, as AIC and BIC count them."""
-        raise NotImplementedError
+        raise undefined(self, "n_free_params")
 
     def sample(self, key: Array, params: Params, n: int) -> PyTree:
         """n data drawn from the model, in the shape of the data."""
-        raise NotImplementedError
+        raise undefined(self, "sample")
 
     # --- rare: what few models need ----------------------------------------------------------
     #: (params, data, weight, rows) -> (loglik, stats), where faster or steadier than the derived one; else None.

@@ -125,3 +125,75 @@ def test_a_strategy_with_a_start_of_its_own_takes_any_model():
 
     found = jaxem.fit(jaxem.FactorAnalysis(1), X, key=KEY, init=Shared(), max_steps=0, standardize=False).params
     np.testing.assert_allclose(found["mean"], 7)
+
+
+@jaxem.struct
+class Given(jaxem.Init):
+    """Whatever it is given."""
+
+    what: object
+
+    def partition(self, key, x, weight, k):
+        return self.what
+
+
+WRONG = {
+    "too few labels": (jnp.zeros(7, jnp.int32), ValueError, r"int32 of shape \(7,\)"),
+    "labels as floats": (jnp.zeros(30), ValueError, r"float32 of shape \(30,\)"),
+    "labels in a column": (jnp.zeros((30, 1), jnp.int32), ValueError, r"int32 of shape \(30, 1\)"),
+    "too many components": (jnp.full((30, 3), 1 / 3), ValueError, r"float32 of shape \(30, 3\)"),
+    "bools": (jnp.zeros(30, bool), TypeError, "bool"),
+    "nothing": (None, TypeError, "NoneType"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_partition_of_another_shape_is_told(name):
+    found, error, got = WRONG[name]
+    wanted = r"init=Given must give labels, integers of shape \(30,\), or responsibilities, floats of shape \(30, 2\); got "
+    weight = np.ones(30, np.float32)
+    with pytest.raises(error, match=wanted + got):
+        Given(found).initialize(MODELS["Mixture"][0], KEY, X, weight)
+    with pytest.raises(error, match=wanted + got):  # where there are only shapes
+        jax.eval_shape(lambda init: init.initialize(MODELS["Mixture"][0], KEY, X, weight), Given(found))
+
+
+def test_a_model_with_initialize_by_must_be_startable():
+    class Mine(jaxem.Model):
+        def initialize_by(self, strategy, key, data, weight):
+            return {}
+
+    with pytest.raises(TypeError, match=r"init=KMeans: Mine defines `initialize_by`; it must inherit jaxem.init.Startable"):
+        jaxem.init.KMeans().check_model(Mine())
+    with pytest.raises(TypeError, match=r"inherits jaxem.init.Partitioned or Startable"):
+        jaxem.init.KMeans().check_model(jaxem.FactorAnalysis(1))
+
+
+# --- families with a start of their own ------------------------------------------------------
+SHIFTED = jaxem.density(lambda p, x: -jnp.square(x[0] - p["mean"]), init={"mean": jnp.array([4.0])})
+PARTS = jaxem.FamilyMixture(2, jaxem.Gaussian("diag"))
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_a_single_density_starts_as_its_family_says(key):
+    found = jaxem.fit(jaxem.Single(SHIFTED), X, key=key, max_steps=0).params
+    np.testing.assert_allclose(found["mean"], 4)
+
+
+@pytest.mark.parametrize("family", [PARTS, jaxem.density(lambda p, x: -jnp.square(x - p["m"]).sum()[None], init={"m": X[0]})])
+def test_what_has_no_axis_of_components_is_no_single_density(family):
+    with pytest.raises(ValueError, match=rf"axis of components.* {type(family).__name__}'s .* use jaxem.Mixture\(1, family\)"):
+        jaxem.fit(jaxem.Single(family), X, key=KEY)
+    assert np.isfinite(jaxem.fit(jaxem.Mixture(1, family), X, key=KEY, max_steps=0).loglik)
+
+
+def test_what_starts_no_mixture_of_parts_is_told():
+    model, weight = jaxem.Mixture(2, PARTS), np.ones(30, np.float32)
+    with pytest.raises(
+        ValueError, match=r"a start without a key tells nothing of the parts of a FamilyMixture; draw .* by a key"
+    ):
+        model.initialize(None, X, weight)
+    with pytest.raises(
+        ValueError, match=r"init=Quantiles tells nothing of the parts of a FamilyMixture; draw a start by a key"
+    ):
+        jaxem.fit(model, X, key=KEY, init=jaxem.init.Quantiles())

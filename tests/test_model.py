@@ -1,8 +1,10 @@
 """The protocol: hooks by their names of old are refused, what follows from others follows."""
 
+import functools
 import re
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxem
@@ -25,14 +27,75 @@ def test_as_a_property_too():
                 return True
 
 
-def test_data_by_such_names_are_the_users_own():
-    @jaxem.struct
-    class Mine(jaxem.Model):
-        at: float = 1.0
-        forms = ("a", "b")
-        changed = None
+class Mixin:
+    def degenerate(self, params):
+        return True
 
-    assert Mine().at == 1.0 and Mine.forms == ("a", "b")
+
+SILENT = {
+    "inherited": ("degenerate", (Mixin, jaxem.Mixture), {}),
+    "value": ("ascended", (jaxem.Model,), {"ascended": {"mean": True}}),
+    "cached_property": ("blank", (jaxem.Family,), {"blank": functools.cached_property(lambda self: 1)}),
+    "classmethod": ("at", (jaxem.Model,), {"at": classmethod(lambda cls, params: cls)}),
+    "field": ("forms", (jaxem.Model,), {"__annotations__": {"forms": "int"}}),
+    "field with a default": ("moved", (jaxem.Model,), {"moved": 1.0, "__annotations__": {"moved": "float"}}),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_whatever_bears_such_a_name_is_refused(name):
+    old, bases, namespace = SILENT[name]
+    with pytest.raises(TypeError, match=f"Mine defines `{old}`, which nothing calls"):
+        type("Mine", bases, namespace)
+
+
+@pytest.mark.parametrize("owner, hook, n", [(jaxem.Model(), "natural", 1), (jaxem.Model(), "log_marginal", 3),
+                                            (jaxem.Family(), "scores", 2), (jaxem.Family(), "template", 2),
+                                            (jaxem.init.Startable(), "initialize_by", 4),
+                                            (jaxem.Init(), "partition", 4)])  # fmt: skip
+def test_a_required_hook_is_told(owner, hook, n):
+    with pytest.raises(NotImplementedError, match=f"{type(owner).__name__} must define `{hook}`"):
+        getattr(owner, hook)(*[None] * n)
+
+
+def test_a_family_without_a_start_is_told():
+    class Mine(jaxem.Family):
+        pass
+
+    with pytest.raises(TypeError, match="Mine tells no start: define `start` or `m_step`, or give init=params"):
+        Mine().start({}, {})
+
+
+def test_a_model_that_is_no_pytree_runs_as_it_is():
+    class Mine(jaxem.Model):
+        def natural(self, params):
+            return params
+
+        def log_marginal(self, natural, data, rows):
+            return natural["mean"] * data
+
+    np.testing.assert_allclose(Mine().log_prob({"mean": jnp.array(2.0)}, jnp.arange(3.0)), [0, 2, 4])
+
+
+@jaxem.struct
+class Stretched(jaxem.Gaussian):
+    def log_abs_det(self, data, affine):
+        return 7.0 + super().log_abs_det(data, affine)
+
+
+@pytest.mark.parametrize("missing", [None, "marginal"])
+def test_the_family_says_what_new_coordinates_lose(missing):
+    x = np.array([[0.0, 1.0], [2.0, 5.0], [3.0, 3.0]])
+    if missing:
+        x[1, 0] = np.nan
+    own, plain = Stretched("diag", missing=missing), jaxem.Gaussian("diag", missing=missing)
+    affine = plain.coordinates(x, np)
+    loss = plain.log_abs_det(x, affine)
+    assert np.shape(loss) == ((3,) if missing else ())
+    for wrapped in (jaxem.Mixture(2, own), jaxem.Single(own)):
+        np.testing.assert_allclose(wrapped.log_abs_det(x, affine), loss + 7)
+    for wrapped in (jaxem.Mixture(2, plain), jaxem.Single(plain)):
+        np.testing.assert_allclose(wrapped.log_abs_det(x, affine), loss)
 
 
 @pytest.mark.parametrize("found, wanted", [([False, False], False), ([False, True], True)])

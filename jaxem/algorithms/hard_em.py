@@ -31,7 +31,7 @@ class HardEM(EM):
         """Nothing to remember.
 
         Raises:
-            TypeError: for a model without discrete latent values.
+            TypeError: for a model without discrete latent values, or that does not hand `rows.hard` on.
         """
 
         def operations(hard: bool) -> list[str]:
@@ -41,5 +41,8 @@ class HardEM(EM):
 
         if operations(hard=True) == operations(hard=False):
             kind = type(problem.model).__name__
-            raise TypeError(f"HardEM needs a model with discrete latent values summed out by jaxem.latents; got {kind}")
+            raise TypeError(
+                "HardEM needs a model with discrete latent values that hands `rows.hard` (for log_marginal: a keyword"
+                f" `hard`) on to jaxem.latents; got {kind}"
+            )
         return ()

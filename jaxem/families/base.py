@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.data.sequences import Sequences
-from jaxem.model import Natural
+from jaxem.model import Natural, undefined
 from jaxem.pytree import PyTree
 from jaxem.types import Params
 
@@ -26,7 +26,7 @@ class Family(Natural):
 
     def scores(self, natural: PyTree, data: Array) -> Array:
         """(K, n) log p(x_n | component k) from packed natural parameters; components first, data last."""
-        raise NotImplementedError
+        raise undefined(self, "scores")
 
     def hard_scores(self, natural: PyTree, data: Array) -> Array:
         """As `scores`, with latent values of the family's own at their most probable. Default: it has none."""
@@ -34,10 +34,16 @@ class Family(Natural):
 
     def template(self, data: Array, n_components: int) -> Params:
         """Valid parameters that know nothing, of the shapes that `data` call for."""
-        raise NotImplementedError
+        raise undefined(self, "template")
 
     def start(self, stats: PyTree, template: Params) -> Params:
-        """Parameters from first statistics. Default: the M-step."""
+        """Parameters from first statistics. Default: the M-step.
+
+        Raises:
+            TypeError: for a family that has neither.
+        """
+        if self.m_step is None:
+            raise TypeError(f"{type(self).__name__} tells no start: define `start` or `m_step`, or give init=params")
         return self.m_step(stats, template)
 
     def own_start(self, mixture: Any, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params | None:
@@ -65,15 +71,15 @@ class Family(Natural):
 
     def n_free_params(self, n_components: int, data: Array) -> int:
         """Free parameters of all components."""
-        raise NotImplementedError
+        raise undefined(self, "n_free_params")
 
     def impute(self, params: Params, data: Array) -> Array:
         """(K, n, D) rows in which each component put the conditional means of what is missing."""
-        raise NotImplementedError
+        raise undefined(self, "impute")
 
     def sample(self, key: Array, params: Params, component: Array) -> Array:
         """One datum for each entry of `component` (n,)."""
-        raise NotImplementedError
+        raise undefined(self, "sample")
 
     # --- for chains --------------------------------------------------------------------------
     #: Steps at the start of a sequence that are taken as given.

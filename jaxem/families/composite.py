@@ -122,6 +122,9 @@ class Composite(Natural):
     def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> Any:
         return self.parts[0].coordinates(data, xp, present)
 
+    def log_abs_det(self, data: PyTree, affine: Any) -> Array | float:
+        return self.parts[0].log_abs_det(data, affine)
+
     def rescaled(self, affine: Any) -> Any:
         return self.with_parts([part.rescaled(affine) for part in self.parts])
 

@@ -62,12 +62,19 @@ class FamilyMixture(Composite, Family):
         return sum_out(scores.reshape(*weights.shape, -1) + weights[..., None], 1, hard)
 
     def start(self, stats: PyTree, template: Params) -> Params:
-        raise ValueError("init: labels tell nothing of the parts of a FamilyMixture; start from a key, or give parameters")
+        raise ValueError("init: labels tell nothing of the parts of a FamilyMixture; give parameters")
 
-    def own_start(self, mixture: Any, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params | None:
-        """From a mixture of all K * M parts."""
-        if not strategy.needs_key:
-            return None
+    def own_start(self, mixture: Any, strategy: Any, key: Array | None, data: PyTree, weight: Array) -> Params:
+        """From a mixture of all K * M parts.
+
+        Raises:
+            ValueError: for a start without chance.
+        """
+        if key is None or not strategy.needs_key:
+            given = "a start without a key" if strategy.needs_key else f"init={type(strategy).__name__}"
+            raise ValueError(
+                f"{given} tells nothing of the parts of a FamilyMixture; draw a start by a key, or give parameters"
+            )
         fine = dataclasses.replace(mixture, n_components=mixture.n_components * self.n_parts, family=self.family)
         found = fine.initialize_by(strategy, key, data, weight)
         weights = found["weights"].reshape(-1, self.n_parts)

@@ -13,6 +13,7 @@ from jaxem.families.base import Family
 from jaxem.families.composite import Composite
 from jaxem.families.gaussian import Gaussian
 from jaxem.families.student_t import StudentT
+from jaxem.init import KMeansPlusPlus
 from jaxem.model import Model
 from jaxem.models.mixture import Mixture
 from jaxem.pytree import PyTree, struct
@@ -34,10 +35,12 @@ class Single(Composite, Model):
 
     Parameters: the family's, without the axis of components. Data: whatever the family takes.
     Starting values are the M-step from all rows, gaps filled by the means of their columns; with a key each row
-    counts a random amount there (exponential weights), which breaks the symmetry of a saddle.
+    counts a random amount there (exponential weights), which breaks the symmetry of a saddle. A family with a start of its
+    own (`Family.own_start`, as that of a `density`) takes that.
 
     Attributes:
-        family: the density; not with tied covariances, of which there is nothing to tie.
+        family: the density, all of whose parameters lead with the axis of components: not with tied covariances, of which
+            there is nothing to tie.
     """
 
     family: Family
@@ -74,16 +77,26 @@ class Single(Composite, Model):
     def validate(self, data: PyTree) -> PyTree:
         if getattr(self.family, "covariance", None) == "tied":
             raise ValueError("covariance must be 'full', 'diag' or 'spherical' for a single density; got 'tied'")
-        return self.family.validate(data)
+        data = self.family.validate(data)
+        shapes = jax.eval_shape(lambda: self.family.template(data, 1))
+        if any(x.shape[:1] != (1,) for x in jax.tree.leaves(shapes)):
+            kind = type(self.family).__name__
+            raise ValueError(f"Single leaves out the axis of components, with which not all of {kind}'s parameters lead;"
+                             " use jaxem.Mixture(1, family)")  # fmt: skip
+        return data
 
     def template(self, data: PyTree) -> Params:
         return _only(self.family.template(data, 1))
 
     def initialize(self, key: Array | None, data: PyTree, weight: Array) -> Params:
+        mixture = Mixture(1, self.family)
+        own = self.family.own_start(mixture, KMeansPlusPlus(), key, data, weight)
+        if own is not None:
+            return _only(own["components"])
         if key is not None:
             weight = weight * jax.random.exponential(key, weight.shape, weight.dtype)
         rows = jnp.zeros(weight.shape, jnp.int32)
-        return _only(Mixture(1, self.family).start(rows, data, weight, smooth=False)["components"])
+        return _only(mixture.start(rows, data, weight, smooth=False)["components"])
 
     # --- after the fit -----------------------------------------------------------------------
     def impute(self, params: Params, data: PyTree) -> Array:

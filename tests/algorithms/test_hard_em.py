@@ -56,7 +56,8 @@ def test_a_users_function_takes_the_keyword(x64):
 
 def test_a_users_function_that_does_not_is_refused():
     model = jaxem.log_marginal(log_marginal=lambda natural, data: mixture.log_partition(scores(natural, data)), **USER)
-    with pytest.raises(TypeError, match=r"HardEM needs a model with discrete latent values .* got LogMarginal"):
+    told = r"discrete latent values that hands `rows.hard` \(for log_marginal: a keyword `hard`\) on to jaxem.latents; got LogMarginal"
+    with pytest.raises(TypeError, match=f"HardEM needs a model with {told}"):
         jaxem.fit(model, COUNTS.astype(np.float32), algorithm=jaxem.HardEM())
 
 

@@ -121,7 +121,7 @@ def test_decreased_keeps_the_last_sound_state(x64):
 
 
 def test_a_restart_in_trouble_spoils_no_other(x64):
-    x = clusters(200, 2, 3)
+    x = clusters(300, 2, 3)
     good, bad = start(x, seed=1), start(x, seed=2)
     bad["components"]["mean"] = bad["components"]["mean"] + 1e200  # finite, and its likelihood is not
     both = jax.tree.map(lambda *leaf: np.stack(leaf), bad, good)

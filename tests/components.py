@@ -123,12 +123,12 @@ MATRICES = {
 
 @jax.jit
 def scores_by_form(family, params, x):
-    forms = family.centered(params).variants(params)[1]
-    return [form.scores(form.pack(form.natural(params)), x).T for form in forms]
+    variants = family.centered(params).variants(params)[1]
+    return [variant.scores(variant.pack(variant.natural(params)), x).T for variant in variants]
 
 
 def scores(family, params, x):
-    """(N, K) log-densities, the same in every form of the family."""
+    """(N, K) log-densities, the same in every variant of the family."""
     which = scores_by_form(family, params, jnp.asarray(x))
     for other in which[1:]:
         np.testing.assert_allclose(other, which[0], atol=1e-10)

@@ -63,7 +63,6 @@ ELSEWHERE = {
     "algorithms/quasi_newton.py": "algorithms/test_jump.py",
     "algorithms/squarem.py": "algorithms/test_jump.py",
     # fitting
-    "fitting/arguments.py": "fitting/test_fit.py",
     "fitting/arithmetic.py": "fitting/test_plan.py",
     "fitting/layout.py": "fitting/test_plan.py",
     "fitting/progress.py": "fitting/test_monitor.py",

@@ -20,7 +20,7 @@ DERIVED = {
     "local": "the model has no local",
     "device-count": "there is only one device",
 }
-ONE_FORM = {"variants-agree": "the model has one form"}
+ONE_VARIANT = {"variants-agree": "the model has one variant"}
 NO_COORDINATES = {"change-of-coordinates": "the model offers no coordinates"}
 NO_POSTERIOR = {"posterior-rows-sum-to-one": "the model has no posterior"}
 MOMENTS = {"posterior-rows-sum-to-one": "its posterior is not one array of probabilities"}

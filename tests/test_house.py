@@ -143,6 +143,39 @@ def test_files_are_short_and_the_engine_reads_in_one_sitting():
     assert sum(map(n_lines, (ROOT / "engine").glob("*.py"))) <= 2_000
 
 
+def many_by_position(path: Path, most: int = 6) -> list[str]:
+    """Definitions and calls of more positional arguments than a reader keeps apart; `self` does not count, nor `*args`."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            names = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args)]
+            count = len(names) - (names[:1] in (["self"], ["cls"]))
+        elif isinstance(node, ast.Call):
+            count = sum(not isinstance(arg, ast.Starred) for arg in node.args)
+        else:
+            continue
+        if count > most:
+            found.append(f"{path.name}, line {node.lineno}: {count} arguments by position")
+    return found
+
+
+def test_few_arguments_go_by_position():
+    assert not [line for path in sorted(ROOT.rglob("*.py")) for line in many_by_position(path)]
+
+
+def test_many_arguments_by_position_are_seen(tmp_path):
+    lines = [
+        "def f(a, b, c, d, e, g, *, h): f(1, 2, 3, 4, 5, 6, h=7)",
+        "def f(a, b, c, d, e, g, h): pass",
+        "class A:",
+        "    def f(self, a, b, c, d, e, g): f(1, 2, 3, 4, 5, 6, *a)",
+        "    def g(cls, a, b, c, /, d, e, g, h): pass",
+        "lambda a, b, c, d, e, g, h: f(1, 2, 3, 4, 5, 6, 7)",
+    ]
+    (path := tmp_path / "many.py").write_text("\n".join(lines))
+    assert sorted(line.split(":")[0] for line in many_by_position(path)) == [f"many.py, line {n}" for n in (2, 5, 6, 6)]
+
+
 def test_pytree_is_defined_once():
     def defines(path: Path) -> bool:
         nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Laws of the density: finite, normalised, convex in the natural parameters, the same in every form and coordinate."""
+"""Laws of the density: finite, normalised, convex in the natural parameters, the same in every variant and coordinate."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def variants_agree(case: Case) -> None:
     which, variants = about.variants(case.params)
     elsewhere = model.centered(case.start)
     if len(variants) == 1 and _same(about, model) and _same(elsewhere, model):
-        raise Skip("the model has one form")
+        raise Skip("the model has one variant")
     reference = rows_log_prob(model, case.params, case.params, case.data, case.local)
     scores = model.scores(case.params, case.data) if model.scores else None
     rows = Rows(local=case.local, scores=scores)
     # Scores are sums of terms that may be 100 times the result, and cancel.
     bound = 10 * ROUNDING * case.eps * (1 + float(jnp.abs(reference).max()))
     # Cheaper variants than `which` are not claimed to be accurate here.
-    others = {f"form {i}": form for i, form in enumerate(variants) if i >= int(which)}
+    others = {f"variant {i}": variant for i, variant in enumerate(variants) if i >= int(which)}
     others |= {"the model about other parameters": model.exact(case.start), "the model as given": model}
     for name, other in others.items():
         got = other.log_marginal(other.pack(other.natural(case.params)), case.data, rows)
@@ -97,16 +97,16 @@ def _same(one, other) -> bool:
 
 @law("change-of-coordinates")
 def change_of_coordinates(case: Case) -> None:
-    """In the coordinates of the computation densities differ by the change of volume, log-priors by a constant."""
+    """In the coordinates of the computation densities differ by `log_abs_det`, log-priors by a constant."""
     if case.affine is None:
         raise Skip("the model offers no coordinates")
     inside = np.asarray(log_prob(case.model, case.params, case.data), np.float64)
     outside = log_prob(case.original, case.original_params, case.original_data)
-    volume = np.asarray(case.model.log_abs_det(case.data, case.affine), np.float64)
+    lost = np.asarray(case.model.log_abs_det(case.data, case.affine), np.float64)
     # Uncentred data lose as many digits as their offset is larger than their spread.
     offset = float(np.abs(np.asarray(case.affine.shift)).max(initial=0) / np.abs(np.asarray(case.affine.inverse)).max())
     bound = ROUNDING * case.eps * (1 + np.abs(inside).max()) * (1 + offset) ** 2
-    compare(outside, inside + volume, bound, "log_prob in the data's own units")
+    compare(outside, inside + lost, bound, "log_prob in the data's own units")
     back = jax.tree.map(lambda x: np.asarray(x, np.float64), case.affine).inverted()
     moved = case.nearby(case.params, 0.3)
     moved_original = jax.tree.map(

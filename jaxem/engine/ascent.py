@@ -45,21 +45,21 @@ def ascend(
     q: Callable[[Params], Array],
     params: Params,
     constraints: PyTree,
-    ascended: PyTree,
+    among: PyTree,
     climb: Climb,
     shared: Callable[[Params], Params] = lambda params: params,
 ) -> Params:
-    """Ascend q over the leaves marked in the prefix tree `ascended`, in free coordinates; never falls.
+    """Ascend q over the leaves marked in the prefix tree `among`, in free coordinates; never falls.
 
     Args:
         q: objective.
         params: where to start; also gives shapes, fixed values and structural zeros.
         constraints: prefix tree of constraints.
-        ascended: prefix tree of bools.
+        among: prefix tree of bools.
         climb: by what and how far; it ends sooner where the gradient vanishes.
-        shared: hands the values of ascended leaves to those tied to them.
+        shared: hands the values of these leaves to those tied to them.
     """
-    mask = jax.tree.leaves(sets.spread(ascended, params))
+    mask = jax.tree.leaves(sets.spread(among, params))
     if not any(mask):
         return params
     leaves, structure = jax.tree.flatten(sets.to_free(constraints, params))

@@ -18,7 +18,7 @@ from jaxem.evaluate.align import align, component_axes
 from jaxem.evaluate.information import checked
 from jaxem.evaluate.refit import Refit, refit_of
 from jaxem.fitting.checks import check_key, check_model
-from jaxem.fitting.coordinates import coordinates, rescaled, volume_lost
+from jaxem.fitting.coordinates import coordinates, log_abs_det, rescaled
 from jaxem.fitting.layout import rows_width
 from jaxem.model import Model
 from jaxem.numerics.blocks import choose_block_size, float_dtype, n_rows
@@ -169,13 +169,13 @@ def _check_sampler(model: Model, params: Params, data: PyTree) -> None:
 
 def _bootstrap(refit: Refit, *, n_samples: int, method: str, total: int) -> Bootstrap:
     model, data, weight, estimate = refit.model, refit.data, refit.weight, refit.numbers["init"]
-    params, affine, volume = estimate, None, 0.0
+    params, affine, lost = estimate, None, 0.0
     structure = dict(refit.structure)
     if structure.get("standardize", True) and model.log_prior is None and not refit.regularizer.in_users_units:
         # Once for all refits, rather than by each for its own data.
         affine = coordinates(model, data, weight, jnp)
     if affine is not None:
-        volume = volume_lost(model, data, affine, float_dtype(data))
+        lost = log_abs_det(model, data, affine, float_dtype(data))
         data = rescaled_data(data, affine)
         model, params = rescaled(model, params, affine)
     n, dtype = n_rows(data), float_dtype(data)
@@ -195,7 +195,7 @@ def _bootstrap(refit: Refit, *, n_samples: int, method: str, total: int) -> Boot
         result = refit.fitted(
             model=model, data=rows, weight=counts, key=own, init=params, block_size=block_size, standardize=False
         )
-        return result.params, result.status, result.loglik + (volume * counts).sum()
+        return result.params, result.status, result.loglik + (lost * counts).sum()
 
     refitted, status, loglik = _in_batches(one, n_samples, side_by_side)
     axes = component_axes(model, data)

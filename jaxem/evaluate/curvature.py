@@ -26,7 +26,7 @@ class Curvature:
     """The log-likelihood about one point of a model.
 
     Attributes:
-        model: the model about `params`, in its most accurate form.
+        model: the model about `params`, in its most accurate variant.
         vector: (P,) free coordinates of `params`.
         back: the way from free coordinates to parameters.
     """

@@ -2,7 +2,7 @@
 
 Statistics are moments of whitened residuals y = factor^-1 (x - mean) about each component's current
 parameters (`centered`), so that neither offsets nor narrow clusters cancel in the M-step. Local scores come in
-two forms of equal law: one matrix product W.Phi with the features (1, x, x x^T), fastest; and squared
+two variants of equal law: one matrix product W.Phi with the features (1, x, x x^T), fastest; and squared
 residuals |A x + b|^2, needed once a cluster is narrow against the spread of the data.
 """
 

@@ -50,9 +50,9 @@ def _coordinates_jit(model, data, weight):
 
 
 def standardized(model: Model, data: PyTree, affine: Any, dtype: Any, mesh: Mesh | None) -> tuple[Array, PyTree]:
-    """The log-volume that `affine` takes off, and the data in new coordinates, by arithmetic in float64."""
+    """`log_abs_det`, and the data in new coordinates, by arithmetic in float64."""
     if mesh is None:
-        return volume_lost(model, data, affine, dtype), rescaled_data(jax.tree.map(np.asarray, data), affine)
+        return log_abs_det(model, data, affine, dtype), rescaled_data(jax.tree.map(np.asarray, data), affine)
     with jax.enable_x64(True):
         return _standardized_jit(model, data, affine, dtype)
 
@@ -60,26 +60,26 @@ def standardized(model: Model, data: PyTree, affine: Any, dtype: Any, mesh: Mesh
 @functools.partial(jax.jit, static_argnums=3)
 def _standardized_jit(model, data, affine, dtype):
     new = jax.tree.map(lambda new, old: new.astype(old.dtype), rescaled_data(data, affine), data)
-    return volume_lost(model, data, affine, dtype), new
+    return log_abs_det(model, data, affine, dtype), new
 
 
 def rescaled(model: Model, init: Any, affine: Any) -> tuple[Model, Any]:
     """The model and its starting values in new coordinates."""
     if isinstance(init, starts.Each):
-        init = starts.Each(_each_changed(model, init.params, affine))
+        init = starts.Each(_each_rescaled(model, init.params, affine))
     elif init is not None and not isinstance(init, starts.Init):
         init = model.rescale_params(init, affine)
     return model.rescaled(affine), init
 
 
-def _each_changed(model: Model, params: Params, affine: Any) -> Params:
+def _each_rescaled(model: Model, params: Params, affine: Any) -> Params:
     count = len(jax.tree.leaves(params)[0])
     each = [model.rescale_params(jax.tree.map(lambda x, i=i: x[i], params), affine) for i in range(count)]
     return jax.tree.map(lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).stack(x), *each)
 
 
-def volume_lost(model: Model, data: PyTree, affine: Any, dtype: Any) -> Array:
-    """What log-densities lose in new coordinates, () or (N,)."""
+def log_abs_det(model: Model, data: PyTree, affine: Any, dtype: Any) -> Array:
+    """What log-densities lose in new coordinates, log |det| of the change to them: () or (N,)."""
     return jnp.asarray(model.log_abs_det(data, affine), dtype)
 
 
@@ -137,12 +137,12 @@ def in_coordinates(task: Task) -> tuple[Task, Units]:
     units = Units(model, affine, dtype, traced)
     task = dataclasses.replace(task, standardize=False)
     if affine is None:
-        return dataclasses.replace(task, volume=jnp.zeros((), dtype)), units
+        return dataclasses.replace(task, log_abs_det=jnp.zeros((), dtype)), units
     if traced:
-        volume, data = volume_lost(model, task.data, affine, dtype), rescaled_data(task.data, affine)
+        lost, data = log_abs_det(model, task.data, affine, dtype), rescaled_data(task.data, affine)
     else:
-        volume, data = standardized(model, task.data, affine, dtype, mesh)
+        lost, data = standardized(model, task.data, affine, dtype, mesh)
     model, init = rescaled(model, task.init, affine)
     if not traced:
         model, init = cast(model, dtype), cast(init, dtype)
-    return dataclasses.replace(task, model=model, init=init, data=data, volume=volume), units
+    return dataclasses.replace(task, model=model, init=init, data=data, log_abs_det=lost), units

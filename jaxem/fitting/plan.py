@@ -34,7 +34,7 @@ class Plan:
         block_size: rows of one block of the E-step.
         n_blocks: blocks.
         restart_batch: restarts stepped together.
-        flops: floating-point operations of one EM map of one restart. Of two forms of an E-step the dearer counts;
+        flops: floating-point operations of one EM map of one restart. Of two variants of an E-step the dearer counts;
             of a loop whose rounds are not known, as in an M-step by Optax, one round.
         data_bytes: the data as they are given.
         start_bytes: what the fit holds at most, beyond the data given, while it starts: the data on the device and
@@ -136,7 +136,7 @@ def _shapes(task: Task) -> Task:
         labels=None if task.labels is None else jax.tree.map(_shape, task.labels),
         init=cast(task.init, dtype),
         max_steps=jax.ShapeDtypeStruct((), jnp.int32),
-        volume=jax.ShapeDtypeStruct((), dtype),
+        log_abs_det=jax.ShapeDtypeStruct((), dtype),
         options=dataclasses.replace(task.options, memory_limit=memory_limit()),
     )
 

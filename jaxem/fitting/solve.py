@@ -42,11 +42,11 @@ def posed(task: Task, layout: Layout) -> Problem:
     blocks = cut_on(options.mesh, task.data, task.weight, task.labels, layout.block_size)
     blocks = dataclasses.replace(blocks, hard=task.algorithm.hard)
     total = blocks.total_weight()
-    volume = jnp.asarray(task.volume, blocks.weight.dtype)
-    if volume.ndim == 0:
-        offset = volume * total
+    lost = jnp.asarray(task.log_abs_det, blocks.weight.dtype)
+    if lost.ndim == 0:
+        offset = lost * total
     else:  # data differ in size
-        offset = volume.sum() if task.weight is None else weighted_total(volume, task.weight)
+        offset = lost.sum() if task.weight is None else weighted_total(lost, task.weight)
     return Problem(
         model=task.model,
         blocks=blocks,

@@ -49,7 +49,7 @@ class Task:
         stop: when a restart stops.
         options: what is compiled into it.
         standardize: whether coordinates are still to be chosen.
-        volume: what log-densities lost in the coordinates of the computation, () or (N,).
+        log_abs_det: what log-densities lost in the coordinates of the computation, () or (N,).
     """
 
     model: Model
@@ -63,7 +63,7 @@ class Task:
     max_steps: Any
     options: Options
     standardize: bool = static(default=False)
-    volume: Any = 0.0
+    log_abs_det: Any = 0.0
 
     @property
     def n(self) -> int:

@@ -232,7 +232,7 @@ def _reachable(message: Array, mass: Array) -> Array:
 
 
 def smooth_chains(
-    transition: Array, scores: Array, valid: Array, linked: Array, predicted: Array, coming: Array, last: Array
+    transition: Array, scores: Array, *, valid: Array, linked: Array, predicted: Array, coming: Array, last: Array
 ) -> tuple[Smoothed, Array]:
     """Each chain by itself.
 
@@ -318,15 +318,16 @@ def _smooth(n_blocks: int, initial: Array, transition: Array, scores: Array, val
     first = jnp.broadcast_to(initial[:, None], (k, n, r))
     linked = valid.at[0].set(False)
     if n_blocks == 1:
-        found, _ = smooth_chains(transition, scores, valid, linked, first, jnp.zeros_like(first), jnp.ones_like(first))
+        none, last = jnp.zeros_like(first), jnp.ones_like(first)
+        found, _ = smooth_chains(transition, scores, valid=valid, linked=linked, predicted=first, coming=none, last=last)
         return _with_moves(found)
     length = -(-n_steps // n_blocks)
     cut = lambda x: _cut(x, n_blocks, length)  # noqa: E731
     scores, valid, linked = cut(scores), cut(valid), cut(linked)
-    maps, log_scale = _block_maps(transition, scores, linked)
-    coming, messages = _between_blocks(first, maps, log_scale, scores, valid, transition, n_blocks)
+    maps = tuple(_by_block(x, n_blocks) for x in _block_maps(transition, scores, linked))
+    coming, last = _between_blocks(first, *maps, scores, valid, transition)
     predicted = _times(transition.swapaxes(0, 1), coming).at[:, :n].set(first)
-    found, _ = smooth_chains(transition, scores, valid, linked, predicted, coming, messages)
+    found, _ = smooth_chains(transition, scores, valid=valid, linked=linked, predicted=predicted, coming=coming, last=last)
     return _with_moves(jax.tree.map(lambda x: _join(x, n_blocks, n_steps), found))
 
 
@@ -398,10 +399,12 @@ def _block_maps(transition: Array, scores: Array, linked: Array) -> tuple[Array,
     return jnp.swapaxes(after, 0, 1), total
 
 
-def _between_blocks(first, maps, log_scale, scores, valid, transition, n_blocks) -> tuple[Array, Array]:
-    """Beliefs before every block (zero before the first), and messages at the end of every block: (K, B * n, r) each."""
+def _between_blocks(first, maps, log_scale, scores, valid, transition) -> tuple[Array, Array]:
+    """Beliefs before every block (zero before the first), and messages at the end of every block: (K, B * n, r) each.
+
+    `maps` and `log_scale` are as from `_block_maps`, blocks first.
+    """
     k, n, r = first.shape
-    maps, log_scale = _by_block(maps, n_blocks), _by_block(log_scale, n_blocks)
     turned = transition.swapaxes(0, 1)
 
     # The first block starts from `first` instead of a belief before it.

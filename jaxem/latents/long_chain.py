@@ -37,6 +37,7 @@ def log_partition(
     score: Callable[[PyTree, PyTree], Array],
     inputs: PyTree,
     steps: PyTree,
+    *,
     valid: Array,
     length: int,
 ) -> Array:
@@ -61,7 +62,7 @@ def log_partition(
         return jnp.moveaxis(x.reshape(n, n_segments, length, *x.shape[2:]), 1, 0)
 
     valid = cut(jnp.asarray(valid)) & (index < n_steps)
-    return _log_partition(score, log_initial, log_transition, inputs, jax.tree.map(cut, steps), valid, valid & (index > 0))
+    return _log_partition(score, log_initial, log_transition, inputs, jax.tree.map(cut, steps), (valid, valid & (index > 0)))
 
 
 def _local(score: Callable, inputs: PyTree, steps: PyTree, valid: Array) -> Array:
@@ -86,14 +87,14 @@ def _ahead(score: Callable, log_initial: Array, log_transition: Array, inputs: P
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _log_partition(score, log_initial, log_transition, inputs, steps, valid, linked) -> Array:
-    del linked
+def _log_partition(score, log_initial, log_transition, inputs, steps, which) -> Array:
+    valid, _ = which  # of the steps, and those that follow one
     return _ahead(score, log_initial, log_transition, inputs, steps, valid)[0]
 
 
 @partial(_log_partition.defjvp, symbolic_zeros=True)
 def _(score, primals, tangents):
-    log_initial, log_transition, inputs, steps, valid, linked = primals
+    log_initial, log_transition, inputs, steps, (valid, linked) = primals
     d_initial, d_log_transition, d_inputs, d_steps = (_live(t) for t in tangents[:4])
     total, coming, predicted = _ahead(score, log_initial, log_transition, inputs, steps, valid)
     transition = jnp.exp(log_transition)
@@ -106,8 +107,9 @@ def _(score, primals, tangents):
         steps, d_steps, valid, linked, coming, predicted, is_first = now
         scores, d_scores = _jvp(partial(_local, score, valid=valid), (inputs, steps), (*d_inputs, *d_steps))
         found, before = smooth_chains(
-            transition[..., None], scores[..., None], valid.T[..., None], linked.T[..., None], predicted, coming, message
-        )
+            transition[..., None], scores[..., None], valid=valid.T[..., None], linked=linked.T[..., None],
+            predicted=predicted, coming=coming, last=message,
+        )  # fmt: skip
         found = jax.tree.map(lambda x: x[..., 0], found)
         tangent = (found.visits * d_scores).sum((0, 1))
         tangent += sum(pairs_times(found.before, c, found.after) for c in change)

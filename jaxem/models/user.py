@@ -252,7 +252,10 @@ def log_joint(
         raise ValueError(f"natural and linear must be given together; got {'linear' if natural is None else 'natural'} alone")
     if m_step is not None and natural is None:
         raise ValueError("m_step must come with natural and linear, whose expected statistics it gets; got none")
-    return LogJoint(fn, natural, linear, m_step, batched, _as_tree(init), constraints)
+    return LogJoint(
+        fn=fn, natural_fn=natural, linear_fn=linear, m_step_fn=m_step, batched=batched, init=_as_tree(init),
+        constraints=constraints,
+    )  # fmt: skip
 
 
 def log_marginal(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import types
 from typing import Any
 
@@ -11,6 +12,11 @@ import numpy as np
 
 from jaxem.pytree import PyTree
 from jaxem.storage.names import first_path
+
+#: Packages whose classes go by their paths: what they do is in their versions, and old checkpoints know no more of them.
+BY_PATH = sys.stdlib_module_names | {"jaxem", "jax", "jaxlib", "numpy", "optax"}
+#: Beginnings of names in a class that are about its text rather than what it does.
+TEXT = ("__doc__", "__firstlineno__", "__static_attributes__", "__annot", "__conditional_annotations__")
 
 
 def fingerprint(tree: PyTree) -> str:
@@ -37,9 +43,14 @@ def _parts(leaf: Any) -> list[np.ndarray]:
 
 
 def described(x: Any, within: tuple[int, ...] = ()) -> str:
-    """Structure in words that name no address in memory: classes and functions by name, code and closures by value."""
+    """Structure in words that name no address in memory.
+
+    Classes and functions go by name, code and closures by value; so do the methods and defaults of a user's class.
+    """
     if isinstance(x, str | int | float | complex | bool | bytes | type(None)):
         return repr(x)
+    if isinstance(x, type) and (id(x) in within or _by_path(x)):
+        return first_path(x)
     if id(x) in within:
         return "..."
     within = (*within, id(x))
@@ -58,7 +69,9 @@ def described(x: Any, within: tuple[int, ...] = ()) -> str:
     if isinstance(x, types.CodeType):
         return f"{x.co_code.hex()} {x.co_names} {each(x.co_consts)}"
     if isinstance(x, type):
-        return first_path(x)
+        return f"{first_path(x)} {each(_members(x))} of {each(x.__bases__)}"
+    if isinstance(x, property):
+        return f"property {each((x.fget, x.fset, x.fdel))}"
     if isinstance(x, types.ModuleType | types.BuiltinFunctionType):
         return f"{getattr(x, '__module__', '')}.{getattr(x, '__qualname__', x.__name__)}"
     if isinstance(x, types.MethodType):
@@ -71,5 +84,14 @@ def described(x: Any, within: tuple[int, ...] = ()) -> str:
     if isinstance(x, np.ndarray | np.generic | jax.Array) or not jax.tree_util.all_leaves([x]):
         return fingerprint(x)
     if hasattr(x, "__dict__"):
-        return f"{described(type(x))} {described(vars(x), within)}"
-    return described(type(x))
+        return f"{described(type(x), within)} {described(vars(x), within)}"
+    return described(type(x), within)
+
+
+def _by_path(cls: type) -> bool:
+    return str(cls.__module__).split(".")[0] in BY_PATH
+
+
+def _members(cls: type) -> list[tuple[str, Any]]:
+    """What a class defines itself, by name."""
+    return sorted((name, x) for name, x in vars(cls).items() if not name.startswith(TEXT))

@@ -142,18 +142,18 @@ def cold_e_step(
 
 def _e_steps(about: Pass, proposals: Params, blocks: Blocks, width: int) -> Expectation:
     """Of all restarts; data are changed to the coordinates of the computation, the log-likelihood is in their own."""
-    model, affine, volume = about.problem.model, about.affine, jnp.zeros((), blocks.weight.dtype)
+    model, affine, offset = about.problem.model, about.affine, jnp.zeros((), blocks.weight.dtype)
     blocks = dataclasses.replace(blocks, hard=about.problem.blocks.hard)
     convert = unchanged if affine is None else lambda data: rescaled_data(data, affine)
     if affine is not None:
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), blocks.data)
         lost = model.log_abs_det(rows, affine)
         weight = blocks.weight.reshape(-1) if jnp.ndim(lost) else blocks.weight.sum(1)
-        volume = weighted_total(jnp.broadcast_to(lost, weight.shape).astype(volume.dtype), weight)
+        offset = weighted_total(jnp.broadcast_to(lost, weight.shape).astype(offset.dtype), weight)
 
     def one(params: Params) -> Expectation:
         found = cold_e_step(model, params, blocks, about.local_rounds, convert)
-        return dataclasses.replace(found, loglik=found.loglik + volume)
+        return dataclasses.replace(found, loglik=found.loglik + offset)
 
     return jax.lax.map(one, proposals, batch_size=width)
 

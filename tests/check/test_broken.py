@@ -245,7 +245,7 @@ class WideSingle(jaxem.Poisson):
 
 @struct
 class WrongFactor(jaxem.Gaussian):
-    """Forgets the change of volume of its own origin."""
+    """Miscounts log |det| of its own origin."""
 
     def natural(self, params):
         eta = jaxem.Gaussian.natural(self, params)

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import BY_OPTAX, MOMENTS, NO_COORDINATES, NO_POSTERIOR, NO_SAMPLE, ONE_FORM, assert_laws
+from support import BY_OPTAX, MOMENTS, NO_COORDINATES, NO_POSTERIOR, NO_SAMPLE, ONE_VARIANT, assert_laws
 from support import DERIVED as OF_ALL
 
 import jaxem
 
 pytestmark = [pytest.mark.laws, pytest.mark.usefixtures("same_numbers")]
 RNG = np.random.default_rng(0)
-DERIVED = OF_ALL | ONE_FORM | NO_COORDINATES
+DERIVED = OF_ALL | ONE_VARIANT | NO_COORDINATES
 
 
 def proportions_of_a_table():

@@ -21,7 +21,7 @@ def whole(log_initial, log_transition, mean, x, valid):
 
 
 def segmented(length):
-    return lambda i, a, mean, x, valid: long_chain.log_partition(i, a, score, mean, x, valid, length)
+    return lambda i, a, mean, x, valid: long_chain.log_partition(i, a, score, mean, x, valid=valid, length=length)
 
 
 def problem(dtype, k=3, lengths=(37, 20, 1)):

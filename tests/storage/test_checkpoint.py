@@ -142,8 +142,12 @@ def test_a_fingerprint_is_the_same_in_another_process():
     code = "import test_checkpoint as t, jaxem, optax, jax.numpy as jnp\n"
     code += "from jaxem.storage.fingerprint import fingerprint\n"
     code += "u = jaxem.log_joint(t.scaled(2.0), init={'m': jnp.zeros(())})\n"
+    code += "u = (u, t.Once(), t.MoreCounts())\n"
     code += "print(fingerprint((u, jaxem.GEM(optax.adam(.1)), jaxem.HMM(3, jaxem.Poisson()), {'a', 'b'}.issuperset)))"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*map(str, Path(__file__).parents[:2]), os.environ.get("PYTHONPATH", "")]),
+    }
     seen = {
         subprocess.run([sys.executable, "-c", code], env={**env, "PYTHONHASHSEED": seed}, capture_output=True, text=True).stdout
         for seed in ("1", "2")
@@ -182,6 +186,62 @@ def test_a_checkpoint_of_another_fit_is_refused(x64, tmp_path):
     for case, size, what in (("em", (61, 2), "data"), ("em", (60, 3), "max_steps"), ("squarem", (60, 2), "algorithm")):
         with pytest.raises(ValueError, match=f"another fit: not the same {what};"):
             fit(case, tmp_path, *size)
+
+
+@jaxem.struct
+class Once(jaxem.StopRule):
+    """A rule of one's own."""
+
+    gain: float = 1e-3
+
+    def reason(self, step):
+        return step.objective - step.old_objective <= self.gain
+
+
+@jaxem.struct
+class Counts(jaxem.Poisson):
+    """A family of one's own, one class above jaxem's."""
+
+    @property
+    def least(self):
+        return 1e-3
+
+    def m_step(self, stats, params):
+        return {"rate": jnp.maximum(super().m_step(stats, params)["rate"], self.least)}
+
+
+@jaxem.struct
+class MoreCounts(Counts):
+    """What it does stands above."""
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "new", "what"),
+    [
+        (Once, "reason", lambda self, step: step.objective - step.old_objective <= 2 * self.gain, "stop"),
+        (Counts, "m_step", lambda self, stats, params: params, "model"),
+        (Counts, "least", property(lambda self: 1e-2), "model"),
+    ],
+)
+def test_a_checkpoint_of_an_edited_class_is_refused(tmp_path, monkeypatch, cls, name, new, what):
+    def again():
+        x = np.random.default_rng(0).poisson([2, 9], (30, 2)).ravel()
+        model = jaxem.Mixture(2, Counts())
+        return jaxem.fit(model, x, key=jax.random.key(0), stop=Once(), max_steps=3, checkpoint=tmp_path)
+
+    assert same(again(), again())
+    monkeypatch.setattr(cls, name, new)
+    with pytest.raises(ValueError, match=f"another fit: not the same {what};"):
+        again()
+
+
+def test_a_fingerprint_sees_the_classes_above_and_no_text(monkeypatch):
+    before = fingerprint((MoreCounts(), jaxem.Poisson()))
+    monkeypatch.setattr(Once, "reason", lambda self, step: True)
+    monkeypatch.setattr(Counts, "__doc__", "Said otherwise.")
+    assert fingerprint((MoreCounts(), jaxem.Poisson())) == before
+    monkeypatch.setattr(Counts, "near", 0.1, raising=False)
+    assert fingerprint((MoreCounts(), jaxem.Poisson())) != before
 
 
 def test_a_damaged_checkpoint_costs_a_few_steps(x64, tmp_path, monkeypatch):

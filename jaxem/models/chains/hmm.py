@@ -172,7 +172,7 @@ class HMM(ChainInference, Startable, FamilyModel):
             return chain.log_partition(*found.astuple(), hard=rows.hard)
         inputs, steps = (self.emission, natural["emission"]), self._steps(data, rows)
         args = natural["log_initial"], natural["log_transition"]
-        return long_chain.log_partition(*args, step_scores, inputs, steps, valid, length)
+        return long_chain.log_partition(*args, step_scores, inputs, steps, valid=valid, length=length)
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Relative counts; the family's closed form where it has one."""

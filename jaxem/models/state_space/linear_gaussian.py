@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxem import constraints as sets
 from jaxem.families.covariance import Full
 from jaxem.numerics.linalg import PRECISION, eye_like, inverse_spd, least_squares, transpose
 from jaxem.numerics.logs import divided
@@ -61,12 +60,6 @@ class LinearGaussian:
     @property
     def diagonal(self) -> bool:
         return self.noise == "diag"
-
-    @property
-    def noise_constraint(self) -> sets.Real:
-        """The set that S lives in."""
-        whole = sets.Positive() if self.diagonal else sets.SPD()
-        return whole if self.fixed_noise is None else sets.Partly(whole, self.fixed_noise)
 
     @property
     def is_maximum(self) -> bool:

@@ -324,8 +324,8 @@ def _smooth(n_blocks: int, initial: Array, transition: Array, scores: Array, val
     length = -(-n_steps // n_blocks)
     cut = lambda x: _cut(x, n_blocks, length)  # noqa: E731
     scores, valid, linked = cut(scores), cut(valid), cut(linked)
-    maps = tuple(_by_block(x, n_blocks) for x in _block_maps(transition, scores, linked))
-    coming, last = _between_blocks(first, *maps, scores, valid, transition)
+    maps, log_scale = (_by_block(x, n_blocks) for x in _block_maps(transition, scores, linked))
+    coming, last = _between_blocks(first, maps, log_scale, scores, valid, transition)
     predicted = _times(transition.swapaxes(0, 1), coming).at[:, :n].set(first)
     found, _ = smooth_chains(transition, scores, valid=valid, linked=linked, predicted=predicted, coming=coming, last=last)
     return _with_moves(jax.tree.map(lambda x: _join(x, n_blocks, n_steps), found))

@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxem.algorithms.jump import Accelerator, State
 from jaxem.engine.problem import Move, Point, Problem
+from jaxem.model import undefined
 from jaxem.numerics.trees import tree_where
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params
@@ -52,11 +53,11 @@ class TwoMapsAndJump(Accelerator):
 
     def begin_jumper(self, dtype: Any, n_params: int) -> PyTree:
         """What the rule for jumps remembers at first."""
-        raise NotImplementedError(f"{type(self).__name__} must define `begin_jumper`")
+        raise undefined(self, "begin_jumper")
 
     def jump(self, first: Array, second: Array, third: Array, jumper: PyTree) -> tuple[Array, PyTree]:
         """(P,) from the third of three points, each the EM map of the one before; zero for none."""
-        raise NotImplementedError(f"{type(self).__name__} must define `jump`")
+        raise undefined(self, "jump")
 
     def learn(self, jumper: PyTree, kept: Array, failed: Array) -> PyTree:
         """The rule's memory after a jump was kept, or failed, or neither."""

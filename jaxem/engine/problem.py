@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jaxem.engine.m_step import log_prior, q_function
 from jaxem.engine.regularizer import Regularizer
 from jaxem.engine.stop import StopRule
-from jaxem.model import Model
+from jaxem.model import Model, undefined
 from jaxem.numerics.blocks import Blocks
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params
@@ -118,7 +118,7 @@ class Algorithm:
 
     def map(self, problem: Problem, point: Point, memory: PyTree) -> tuple[Params, PyTree]:
         """The M-step at `point`, and the memory after it."""
-        raise NotImplementedError(f"{type(self).__name__} must define `map`")
+        raise undefined(self, "map")
 
     def next(self, problem: Problem, point: Point, memory: PyTree) -> Move:
         """The next parameters. Default: the EM map."""

@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.data.validation import check_tolerance
+from jaxem.model import undefined
 from jaxem.numerics.trees import all_finite
 from jaxem.pytree import PyTree, check_struct, struct
 from jaxem.types import Params, Status, StopReason
@@ -65,7 +66,7 @@ class StopRule:
 
     def reason(self, step: Step) -> Array:
         """Whether to stop after `step`: a bool, reported as `StopReason.RULE`, or an int32 `StopReason`."""
-        raise NotImplementedError(f"{type(self).__name__} must define `reason`")
+        raise undefined(self, "reason")
 
     def remember(self, step: Step) -> PyTree:
         """What to remember after `step`; asked for moves that the restart made, jumps among them."""

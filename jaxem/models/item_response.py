@@ -96,8 +96,8 @@ class ItemResponse(Model):
         """Of the abilities."""
         nodes, _ = self._nodes(params["intercept"].dtype)
         share = posterior(self._scores(self.natural(params), data))
-        mean = nodes @ share
-        return Moments(mean, jnp.maximum((nodes * nodes) @ share - mean * mean, 0))
+        mean = jnp.matmul(nodes, share, precision=PRECISION)
+        return Moments(mean, (jnp.square(nodes[:, None] - mean) * share).sum(0))
 
     def n_free_params(self, data: Array) -> int:
         return data.shape[1] + (1 if self.rasch else data.shape[1])

@@ -231,6 +231,8 @@ def _print(selection: Selection, data: np.ndarray, title: str) -> None:
         return
     plural = "s" if _size(best) > 1 else ""
     console.print(f"chosen: [bold]{_kind(best)}, {_size(best)} component{plural}[/bold] ({_status(best)})", soft_wrap=True)
+    if ending := best.result.ending:
+        console.print(ending, soft_wrap=True)
     console.print(
         f"BIC {best.score:.5f}, log-likelihood {float(best.result.loglik):.9f}, {best.n_free_params} parameters,"
         f" {len(data)} rows", soft_wrap=True,

@@ -81,7 +81,14 @@ class Natural:
         return None
 
     def at_floor(self, params: Params) -> PyTree:
-        """Bools shaped like `params`: which entries lie at a floor. Default: none."""
+        """Bools shaped like `params`: which entries lie at a floor, below which the likelihood has no bound. Default: none."""
+        return jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), bool), params)
+
+    def at_limit(self, params: Params) -> PyTree:
+        """Bools shaped like `params`: which lie where the likelihood stays bounded and has no inner maximum. Default: none.
+
+        A limit is a model of its own, such as Poisson for a negative binomial, and a place to converge to.
+        """
         return jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), bool), params)
 
     def validate(self, data: Any) -> Any:
@@ -114,6 +121,11 @@ class Natural:
         """Equals in law that differ in arithmetic, cheapest first, and the index of the one safe at `params`."""
         del params
         return 0, (self,)
+
+    def floored(self, data: PyTree, weight: Array | None) -> Any:
+        """This with the floors that are None, which leaves them to the data, as numbers; called once a fit."""
+        del data, weight
+        return self
 
     def prepared(self, data: PyTree) -> Any:
         """This with what the data share, read from validated data on the host: a table of missing patterns."""

@@ -31,6 +31,10 @@ class Status(enum.IntEnum):
     INTERRUPTED = 6
 
 
+#: How badly a status ends; those that are not here end alike, and the objective decides among them.
+TIERS = {Status.DECREASED: 1, Status.DEGENERATE: 2, Status.NONFINITE: 3}
+
+
 class StopReason(enum.IntEnum):
     """Which stopping criterion fired."""
 
@@ -74,6 +78,27 @@ class Moments:
 
 class FitError(RuntimeError):
     """Every restart of a fit failed; the message counts them by status."""
+
+
+#: What it means that even the best restart ended so.
+ENDINGS = {
+    Status.RUNNING: "the fit goes on",
+    Status.MAX_STEPS: "no stopping criterion was met in max_steps; raise it",
+    Status.NONFINITE: "the objective became infinite or NaN; these are the last parameters before",
+    Status.DEGENERATE: "a component collapsed to its floor in every restart, where the likelihood has no bound and means nothing",
+    Status.DECREASED: "the objective fell by more than rounding explains; these are the last parameters before",
+    Status.INTERRUPTED: "the fit was stopped from outside before a criterion was met",
+}
+
+
+def limits(model: Any, params: Params) -> list[str]:
+    """Names of the leaves that lie at a limit of the model (see `Model.at_limit`), with how many of their entries do."""
+    out = []
+    for path, at in jax.tree_util.tree_leaves_with_path(model.at_limit(params)):
+        if n := int(np.sum(np.asarray(at))):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            out.append(f"{name} ({n} of {np.size(at)})" if np.size(at) > 1 else name)
+    return out
 
 
 @struct
@@ -131,16 +156,29 @@ class Result:
         """Name of the criterion that fired, in lower case; 'none' where none did. For one concrete fit."""
         return StopReason(int(self.stop)).name.lower()
 
+    @property
+    def ending(self) -> str:
+        """What it means that the winning restart is not CONVERGED, in a line; empty where it is. For one concrete fit."""
+        status = Status(int(self.status))
+        return f"{status.name}: {ENDINGS[status]}" if status in ENDINGS else ""
+
+    def _limits(self) -> str:
+        """Which leaves lie at a limit of the model, in a line; empty where none does."""
+        found = limits(self.model, self.params)
+        return f"at a limit, which is no trouble: {', '.join(found)}" if found else ""
+
     def __str__(self) -> str:
         if isinstance(self.loglik, jax.core.Tracer) or np.ndim(self.loglik):
             return repr(self)
         counts = {s.name: int(np.sum(np.asarray(self.restarts.status) == s)) for s in Status}
         restarts = ", ".join(f"{n} {name}" for name, n in counts.items() if n)
+        told = [text for text in (self.ending, self._limits()) if text]
         lines = [
             f"{type(self.model).__name__}: {Status(int(self.status)).name} after {int(self.n_steps)} steps"
             f" (stopped by {self.stop_reason})",
             f"log-likelihood {float(self.loglik):.6f}   objective {float(self.objective):.6f}",
             f"restarts: {restarts}",
+            *told,
         ]
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
             text = np.array2string(np.asarray(leaf), precision=4, suppress_small=True, threshold=40)

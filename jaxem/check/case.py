@@ -18,6 +18,7 @@ from jaxem.data.validation import check_same_shapes, check_weight
 from jaxem.engine import m_step as maximization
 from jaxem.engine.ascent import climb_by
 from jaxem.engine.e_step import e_step, update_local, weighted_total
+from jaxem.fitting.coordinates import floored
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, cut, float_dtype, n_rows
 from jaxem.numerics.trees import cast
@@ -203,6 +204,7 @@ class Case:
         rows = np.sort(rng.choice(present, min(len(present), MAX_ROWS), replace=False))
         data = jax.tree.map(lambda x: np.asarray(x)[rows], data)
 
+        model = floored(model, jax.tree.map(jnp.asarray, data), jnp.asarray(weight[rows], dtype))
         self.original, self.original_data, self.original_params = model, jax.tree.map(jnp.asarray, data), None
         self.affine = model.coordinates(data, np)
         if self.affine is not None:

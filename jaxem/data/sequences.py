@@ -69,6 +69,12 @@ class Sequences:
         return Sequences(jax.tree.map(change, self.x), self.length, self.observed)
 
 
+def step_weight(data: Sequences, weight: Array | None) -> Array:
+    """(B * T,) weights of the steps, zero where nothing was observed; `weight` (B,), or None for all ones."""
+    seen = jnp.asarray(data.seen())
+    return (seen if weight is None else seen * weight[:, None]).reshape(-1)
+
+
 def sequences(parts: Sequence[Any], round_to: int = 1) -> Sequences:
     """Ragged sequences as one structure.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxem.engine.e_step import Expectation, e_step, update_local
 from jaxem.engine.problem import Point, Problem, objective
 from jaxem.engine.stop import Step, first_memory, reason, trouble
-from jaxem.numerics.trees import tree_where
+from jaxem.numerics.trees import inner, tree_where
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params, Status, StopReason
 
@@ -90,8 +91,9 @@ def advance(problem: Problem, restart: Restart, expectation: Expectation, on: Ar
     """
     value = objective(problem, restart.proposal, expectation.loglik).astype(restart.objective.dtype)
     magnitude = value + problem.offset
-    rounding = problem.algorithm.rounding
-    status = trouble(restart.objective, value, magnitude, restart.proposal, problem.total_weight, rounding)
+    slack = problem.algorithm.rounding * (jnp.abs(magnitude) + problem.total_weight)
+    slack = jnp.finfo(value.dtype).eps * (slack + terms(problem, restart.proposal, expectation.stats))
+    status = trouble(restart.objective, value, slack, restart.proposal)
     sound, finite = status == Status.RUNNING, status != Status.NONFINITE
     accepted = sound & (~restart.trial | (value >= restart.objective))
     # A trial that fails is no trouble: the restart stays where it is, and the algorithm turns back.
@@ -154,10 +156,18 @@ def advance(problem: Problem, restart: Restart, expectation: Expectation, on: Ar
     return dataclasses.replace(new, history=restart.history.at[slot].set(value, mode="drop"))
 
 
+def terms(problem: Problem, params: Params, stats: PyTree) -> Array:
+    """Sum of the magnitudes of what adds up to a log-likelihood, <|stats|, |natural|>: its rounding is that of its terms."""
+    natural = problem.model.centered(params).natural(params)
+    return inner(*jax.tree.map(jnp.abs, (stats, natural)))
+
+
 def finish(problem: Problem, restart: Restart) -> Restart:
-    """The restart after its last step: one that ended with a component at its floor is DEGENERATE."""
-    ended = (restart.status == Status.CONVERGED) | (restart.status == Status.MAX_STEPS)
-    floor = ended & problem.model.degenerate(restart.params)
+    """The restart after its last step: one whose objective is finite, with a component at its floor, is DEGENERATE.
+
+    However it ended: near a floor a fall may be all rounding, and an objective without bound is not to be waited for.
+    """
+    floor = (restart.status != Status.NONFINITE) & problem.model.degenerate(restart.params)
     return dataclasses.replace(restart, status=jnp.where(floor, jnp.int32(Status.DEGENERATE), restart.status))
 
 

@@ -14,7 +14,7 @@ from jax import Array
 from jaxem.engine.loop import Restart, finish, step
 from jaxem.engine.problem import Problem
 from jaxem.pytree import static, struct
-from jaxem.types import Status
+from jaxem.types import TIERS, Status
 
 #: More steps than any fit takes.
 NEVER = np.iinfo(np.int32).max
@@ -186,10 +186,6 @@ def race(
     for stage in range(1, len(stages(queue.restarts.status.shape[0], rounds))):
         queue = run(problem, promoted(queue, width, rounds, stage))
     return queue.restarts
-
-
-#: For statuses that are not regular ends: higher is worse.
-TIERS = {Status.DECREASED: 1, Status.DEGENERATE: 2, Status.NONFINITE: 3}
 
 
 def tier(status: Array) -> Array:

@@ -214,12 +214,8 @@ def one_rule(stop: Any) -> StopRule:
     return rules[0] if len(rules) == 1 else AnyOf(rules)
 
 
-def trouble(old: Array, new: Array, magnitude: Array, params: Params, total_weight: Array, rounding: int = 100) -> Array:
-    """int32 `Status`: RUNNING, or what is wrong with a step from objective `old` to `new`.
-
-    `rounding` is the number of rounding units by which it may fall.
-    """
-    slack = rounding * jnp.finfo(new.dtype).eps * (jnp.abs(magnitude) + total_weight)
+def trouble(old: Array, new: Array, slack: Array, params: Params) -> Array:
+    """int32 `Status`: RUNNING, or what is wrong with a step from objective `old` to `new`, which may fall by `slack`."""
     status = jnp.where(new < old - slack, jnp.int32(Status.DECREASED), jnp.int32(Status.RUNNING))
     finite = jnp.isfinite(new) & all_finite(params)
     return jnp.where(finite, status, jnp.int32(Status.NONFINITE))

@@ -18,7 +18,7 @@ from jaxem.evaluate.align import align, component_axes
 from jaxem.evaluate.information import checked
 from jaxem.evaluate.refit import Refit, refit_of
 from jaxem.fitting.checks import check_key, check_model
-from jaxem.fitting.coordinates import coordinates, log_abs_det, rescaled
+from jaxem.fitting.coordinates import coordinates, floored, log_abs_det, rescaled
 from jaxem.fitting.layout import rows_width
 from jaxem.model import Model
 from jaxem.numerics.blocks import choose_block_size, float_dtype, n_rows
@@ -169,7 +169,7 @@ def _check_sampler(model: Model, params: Params, data: PyTree) -> None:
 
 def _bootstrap(refit: Refit, *, n_samples: int, method: str, total: int) -> Bootstrap:
     model, data, weight, estimate = refit.model, refit.data, refit.weight, refit.numbers["init"]
-    params, affine, lost = estimate, None, 0.0
+    model, params, affine, lost = floored(model, data, weight), estimate, None, 0.0  # one floor for all refits
     structure = dict(refit.structure)
     if structure.get("standardize", True) and model.log_prior is None and not refit.regularizer.in_users_units:
         # Once for all refits, rather than by each for its own data.

@@ -17,7 +17,7 @@ from jaxem.data.sequences import label_shape
 from jaxem.data.validation import check_positive_int, check_same_shapes, check_weight, is_traced
 from jaxem.evaluate.curvature import Curvature
 from jaxem.fitting.checks import check_model, check_rows_finite, checked_labels
-from jaxem.fitting.coordinates import coordinates
+from jaxem.fitting.coordinates import coordinates, floored
 from jaxem.fitting.layout import rows_width
 from jaxem.model import Model
 from jaxem.numerics.blocks import choose_block_size, cut, float_dtype, n_rows
@@ -304,11 +304,12 @@ _information_jit = jax.jit(_information, static_argnames=("method", "block_size"
 
 def _boundary(model: Model, params: Params, data: PyTree, weight: Any, matrix: Array, score: Array) -> Array:
     """(P,) see `Information.boundary`."""
-    affine = coordinates(model, data, weight, jnp)
+    model, affine = floored(model, data, weight), coordinates(model, data, weight, jnp)
     if affine is None:
         floor = model.at_floor(params)
     else:  # floors are relative to the spread of the data
         floor = model.rescaled(affine).at_floor(model.rescale_params(params, affine))
+    floor = jax.tree.map(jnp.logical_or, floor, model.at_limit(params))
     full = sets.broadcast(model.constraints, params)
     is_set = lambda x: isinstance(x, sets.Real)  # noqa: E731
     edge = jax.tree.map(lambda c, x, f: c.edge(x, f), full, params, floor, is_leaf=is_set)

@@ -19,7 +19,7 @@ from jaxem.fitting.fit import fit
 from jaxem.model import Model
 from jaxem.numerics.blocks import n_rows
 from jaxem.pytree import PyTree
-from jaxem.types import FitError, Result, Status
+from jaxem.types import TIERS, FitError, Result, Status
 
 
 def aic(result: Result, data: PyTree) -> Array:
@@ -104,7 +104,12 @@ class Candidate:
     @property
     def degenerate(self) -> bool:
         """Whether even the best restart ended with a component at its floor, so that its likelihood means nothing."""
-        return self.result is None or int(self.result.status) == Status.DEGENERATE
+        return self.tier >= TIERS[Status.DEGENERATE]
+
+    @property
+    def tier(self) -> int:
+        """How badly even the best restart ended, as `jaxem.types.TIERS` has it."""
+        return TIERS[Status.NONFINITE] if self.result is None else TIERS.get(Status(int(self.result.status)), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +126,8 @@ class Selection:
 
     @property
     def best(self) -> Candidate:
-        """The candidate of least score; a degenerate one only where there is no other."""
-        return min(self.candidates, key=lambda c: (c.degenerate, c.score))
+        """The candidate of least score among those that ended best: a degenerate one only where there is no other."""
+        return min(self.candidates, key=lambda c: (c.tier, c.score))
 
     def __str__(self) -> str:
         best = self.best
@@ -131,6 +136,8 @@ class Selection:
             loglik, status = (float("nan"), "FAILED") if c.result is None else (float(c.result.loglik), _status(c.result))
             mark = "*" if c is best else " "
             lines.append(f"{loglik:>16.4f} {c.n_free_params:>11d} {c.score:>14.4f}{mark} {status:<13} {_describe(c.model)}")
+        if best.result is not None and (ending := best.result.ending):
+            lines.append(f"chosen {ending}")
         return "\n".join(lines)
 
 

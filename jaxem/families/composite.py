@@ -116,6 +116,19 @@ class Composite(Natural):
         params = self.inner(params)
         return self.outer(self.joined(super().at_floor(params), self._each("at_floor", params)))
 
+    def at_limit(self, params: Params) -> PyTree:
+        params = self.inner(params)
+        return self.outer(self.joined(super().at_limit(params), self._each("at_limit", params)))
+
+    def floored(self, data: PyTree, weight: Array | None) -> Any:
+        return self._with_floors([data for _ in self.parts], weight)
+
+    def _with_floors(self, seen: Sequence[PyTree], weight: Array | None) -> Any:
+        """With every part's floors, from the data that it sees."""
+        parts = self.parts
+        new = [part.floored(data, weight) for part, data in zip(parts, seen, strict=True)]
+        return self if all(n is part for n, part in zip(new, parts, strict=True)) else self.with_parts(new)
+
     def prepared(self, data: PyTree) -> Any:
         return self.with_parts([part.prepared(data) for part in self.parts])
 

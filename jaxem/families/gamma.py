@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from jax.scipy.special import gammaln
 from jaxem import constraints as sets
 from jaxem.data.validation import check_finite, check_rows, floating, vector_or_matrix
 from jaxem.families.base import Family, columns
+from jaxem.numerics.floors import NEAR, least_variance
 from jaxem.numerics.linalg import PRECISION
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params
@@ -20,7 +22,14 @@ from jaxem.types import Params
 
 @struct
 class Gamma(Family):
-    """Gamma density; parameters `shape` and `rate` (1 / units of x), (K,) for data (N,), (K, D) for (N, D)."""
+    """Gamma density; parameters `shape` and `rate` (1 / units of x), (K,) for data (N,), (K, D) for (N, D).
+
+    Attributes:
+        floor: least variance, shape / rate^2, in the squared units of x, a number or one for each column; a component at it
+            makes a restart DEGENERATE. None: 1e-8 times the variance of each column.
+    """
+
+    floor: float | Array | None = None
 
     @property
     def constraints(self) -> dict[str, Any]:
@@ -28,8 +37,29 @@ class Gamma(Family):
 
     def natural(self, params: Params) -> dict[str, Array]:
         """Leaves `log` (t = log x), `linear` (t = x) and `normalizer` (t = 1)."""
-        shape, rate = params["shape"], params["rate"]
+        shape, rate = self._clipped(params)
         return {"log": shape - 1, "linear": -rate, "normalizer": shape * jnp.log(rate) - gammaln(shape)}
+
+    def _clipped(self, params: Params) -> tuple[Array, Array]:
+        """Shape and rate; beyond the greatest shape of a mean those there, so that an ascent gains nothing by going on."""
+        shape, rate = params["shape"], params["rate"]
+        if self.floor is None:
+            return shape, rate
+        excess = jnp.maximum(shape / self._greatest(params), 1)
+        return shape / excess, rate / excess
+
+    def _greatest(self, params: Params) -> Array:
+        """Shapes at which the variance is at its floor, and no greater than data in their dtype can tell from a point."""
+        mean = params["shape"] / params["rate"]
+        floor = jnp.maximum(jnp.asarray(self.floor, mean.dtype), jnp.finfo(mean.dtype).tiny)
+        return jnp.minimum(jnp.square(mean / jnp.sqrt(floor)), 1 / (4 * jnp.finfo(mean.dtype).eps))
+
+    def at_floor(self, params: Params) -> dict[str, Array]:
+        found = super().at_floor(params)
+        return found if self.floor is None else {**found, "shape": params["shape"] >= self._greatest(params) / NEAR}
+
+    def floored(self, data: Array, weight: Array | None) -> Gamma:
+        return self if self.floor is not None else dataclasses.replace(self, floor=least_variance(data, weight))
 
     def scores(self, natural: PyTree, data: Array) -> Array:
         x = columns(data)

@@ -90,6 +90,10 @@ class NegativeBinomial(Family):
             "size": jnp.where(present, gamma_shape(statistic, *SIZES), params["size"]),
         }
 
+    def at_limit(self, params: Params) -> dict[str, Array]:
+        """Sizes at which the density is Poisson's."""
+        return {**super().at_limit(params), "size": params["size"] >= 0.999 * SIZES[1]}
+
     def start(self, stats: PyTree, template: Params) -> Params:
         """Moments; the statistics are those of natural parameters of zero."""
         count = stats["normalizer"]

@@ -85,6 +85,9 @@ class Product(Composite, Family):
             data = data.at[:, np.array(columns)].set(x)
         return self.with_parts(families), data
 
+    def floored(self, data: Any, weight: Array | None) -> Product:
+        return self._with_floors([data[:, np.array(c)] for c in self.columns], weight)
+
     def prepared(self, data: Any) -> Product:
         parts = zip(self.families, self.columns, strict=True)
         return self.with_parts([f.prepared(np.asarray(data)[:, np.array(c)]) for f, c in parts])

@@ -19,6 +19,7 @@ from jaxem import constraints as sets
 from jaxem.data.sequences import Sequences, lagged
 from jaxem.data.validation import check_finite, check_size, floating, numeric
 from jaxem.families.base import Family
+from jaxem.numerics.floors import known_floor, least_variance
 from jaxem.numerics.linalg import PRECISION, least_squares
 from jaxem.numerics.logs import divided
 from jaxem.pytree import PyTree, static, struct
@@ -36,13 +37,14 @@ class LinearRegression(Family):
         switching_intercept: whether each component has its own intercept.
         switching_coefficients: whether each component has its own coefficients.
         switching_variance: whether each component has its own variance.
-        floor: least variance, in the squared units of y.
+        floor: least variance, in the squared units of y; a component at it makes a restart DEGENERATE. None: 1e-8 times
+            the variance of y.
     """
 
     switching_intercept: bool = static(default=True)
     switching_coefficients: bool = static(default=True)
     switching_variance: bool = static(default=True)
-    floor: float | Array = 0.0
+    floor: float | Array | None = None
     origin: Any = None
 
     @property
@@ -143,7 +145,7 @@ class LinearRegression(Family):
         return {
             "intercept": lines[:, -1] if self.switching_intercept else lines[shared, -1],
             "coefficients": lines[:, :-1] if self.switching_coefficients else lines[shared, :-1],
-            "variance": jnp.maximum(variance, self.floor + jnp.finfo(variance.dtype).tiny),
+            "variance": jnp.maximum(variance, known_floor(self.floor) + jnp.finfo(variance.dtype).tiny),
         }
 
     def template(self, data: PyTree, n_components: int) -> Params:
@@ -156,7 +158,10 @@ class LinearRegression(Family):
         }
 
     def at_floor(self, params: Params) -> dict[str, Array]:
-        return {**super().at_floor(params), "variance": params["variance"] <= self.floor}
+        return {**super().at_floor(params), "variance": params["variance"] <= known_floor(self.floor)}
+
+    def floored(self, data: PyTree, weight: Array | None) -> LinearRegression:
+        return self if self.floor is not None else dataclasses.replace(self, floor=least_variance(data["y"], weight))
 
     def validate(self, data: Any) -> Any:
         """A dict of `y` (N,) and `inputs` (N, P).

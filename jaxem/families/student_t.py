@@ -116,6 +116,11 @@ class StudentT(Composite, Family):
             df = jnp.where(count > 0, 2 * gamma_shape(statistic, DEGREES[0] / 2, DEGREES[1] / 2), df)
         return self.outer({**moments, "df": df})
 
+    def at_limit(self, params: Params) -> dict[str, Array]:
+        """Degrees of freedom at which the density is Gaussian."""
+        free = self.df is None
+        return {**super().at_limit(params), "df": (params["df"] >= 0.999 * DEGREES[1]) & free}
+
     def start(self, stats: PyTree, template: Params) -> Params:
         """Plain moments, which the statistics of natural parameters of zero are."""
         moments = self.gaussian.m_step(stats, self.inner(template))

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from jaxem import init as starts
 from jaxem.data.sequences import rescaled_data
+from jaxem.data.validation import is_traced
 from jaxem.engine.m_step import log_prior as model_log_prior
 from jaxem.fitting.task import Task
 from jaxem.model import Model
@@ -61,6 +62,21 @@ def standardized(model: Model, data: PyTree, affine: Any, dtype: Any, mesh: Mesh
 def _standardized_jit(model, data, affine, dtype):
     new = jax.tree.map(lambda new, old: new.astype(old.dtype), rescaled_data(data, affine), data)
     return log_abs_det(model, data, affine, dtype), new
+
+
+def floored(model: Model, data: PyTree, weight: Any) -> Model:
+    """The model with its floors as numbers (see `Natural.floored`), in traced code."""
+    found = jax.eval_shape(_floored, model, data, weight)
+    if jax.tree.structure(found) == jax.tree.structure(model):  # none was left to the data
+        return model
+    return (_floored if is_traced(model, data, weight) else _floored_jit)(model, data, weight)
+
+
+def _floored(model: Model, data: PyTree, weight: Any) -> Model:
+    return model.floored(jax.tree.map(jnp.asarray, data), weight)
+
+
+_floored_jit = jax.jit(_floored)
 
 
 def rescaled(model: Model, init: Any, affine: Any) -> tuple[Model, Any]:
@@ -126,8 +142,9 @@ class Units:
 
 
 def in_coordinates(task: Task) -> tuple[Task, Units]:
-    """A task in coordinates in which rounding is least, and the units that it came in."""
-    model, dtype, mesh, traced = task.model, task.dtype, task.options.mesh, task.traced
+    """A task in coordinates in which rounding is least, its floors numbers, and the units that it came in."""
+    model, dtype, mesh, traced = floored(task.model, task.data, task.weight), task.dtype, task.options.mesh, task.traced
+    task = dataclasses.replace(task, model=model)
     affine = None
     if task.standardize and traced:
         # Any coordinates lead to the same fit: its derivatives need not go through the choice of them.

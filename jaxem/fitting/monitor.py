@@ -18,14 +18,13 @@ from jax.sharding import Mesh
 
 from jaxem._version import __version__
 from jaxem.distributed import agreed, gathered, spans_processes
-from jaxem.engine.restarts import TIERS
 from jaxem.fitting.layout import Layout
 from jaxem.fitting.progress import ProgressLine, clock
 from jaxem.fitting.task import Task
 from jaxem.pytree import PyTree
 from jaxem.storage.checkpoint import Checkpoint
 from jaxem.storage.fingerprint import fingerprint
-from jaxem.types import Result, Status
+from jaxem.types import TIERS, Result, Status
 
 #: Fields of a task whose fingerprints are not taken as they are: they hold what may differ in another process.
 OTHERWISE = ("options", "standardize", "log_abs_det")

@@ -15,6 +15,7 @@ from jaxem import constraints as sets
 from jaxem.data.validation import check_finite, check_rows, check_size, floating, numeric
 from jaxem.model import Model
 from jaxem.models.normal_response import normal_m_step, normal_natural
+from jaxem.numerics.floors import known_floor, least_variance
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.special import log_normal_mass
 from jaxem.pytree import PyTree, struct
@@ -35,10 +36,11 @@ class CensoredRegression(Model):
     Data: a dict of `lower` and `upper` (N,); and perhaps `inputs` (N, P); `above` and `below` (N,), where truncated.
 
     Attributes:
-        floor: least variance, in the squared units of y.
+        floor: least variance, in the squared units of y; where it is reached a restart is DEGENERATE. None: 1e-8 times the
+            variance of the y that are known, zero where none is: then the likelihood is bounded.
     """
 
-    floor: float | Array = 0.0
+    floor: float | Array | None = None
     origin: Any = None
 
     constraints: ClassVar[Any] = {"coefficients": sets.Real(), "variance": sets.Positive()}
@@ -83,11 +85,19 @@ class CensoredRegression(Model):
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Least squares on expected moments."""
-        change, variance = normal_m_step(stats, params["variance"], self.floor)
+        change, variance = normal_m_step(stats, params["variance"], known_floor(self.floor))
         return {"coefficients": change if self.origin is None else self.origin + change, "variance": variance}
 
     def at_floor(self, params: Params) -> dict[str, Array]:
-        return {**super().at_floor(params), "variance": params["variance"] <= self.floor}
+        return {**super().at_floor(params), "variance": params["variance"] <= known_floor(self.floor)}
+
+    def floored(self, data: PyTree, weight: Array | None) -> CensoredRegression:
+        if self.floor is not None:
+            return self
+        known = data["lower"] == data["upper"]
+        present = known if weight is None else known & (weight > 0)
+        least = least_variance(jnp.where(known, data["lower"], jnp.nan), weight)
+        return dataclasses.replace(self, floor=jnp.where(present.any(), least, 0))
 
     def validate(self, data: Any) -> dict[str, np.ndarray]:
         """Floats of the right shapes.
@@ -145,7 +155,7 @@ class CensoredRegression(Model):
             "log_scale": weight.sum(),
         }
         spread = weight @ jnp.square(y - weight @ y / weight.sum()) / weight.sum()
-        coefficients, variance = normal_m_step(stats, jnp.ones((), y.dtype), self.floor)
+        coefficients, variance = normal_m_step(stats, jnp.ones((), y.dtype), known_floor(self.floor))
         return {"coefficients": coefficients, "variance": jnp.maximum(variance, jnp.where(spread > 0, spread / 100, 1))}
 
     def posterior(self, params: Params, data: PyTree) -> Moments:

@@ -26,6 +26,8 @@ NOISES = ("diag", "isotropic")
 START = (0.05, 0.95)
 #: Factor of its floor at which noise counts as there: on its way to zero it falls as 1 / step, and EM stops before.
 NEAR = 10
+#: The same where a factor is one column's own: the others leave more than 49 times its noise open of what it shares.
+OWN_NEAR, OWN = 200, 0.98
 #: Rounding units, relative to a column's variance, below which no noise goes: its densities would be all rounding.
 ROUNDING = 1e3
 #: Least share of its noise that a factor explains at the start: loadings of zero would stay there.
@@ -178,7 +180,14 @@ class FactorAnalysis(Model):
 
     def at_floor(self, params: Params) -> dict[str, Array]:
         nowhere = {name: jnp.zeros(params[name].shape, bool) for name in ("loadings", "mean")}
-        return {**nowhere, "noise": params["noise"] <= NEAR * self._least(params["noise"])}
+        noise, least = params["noise"], self._least(params["noise"])
+        near = noise <= NEAR * least
+        if self.noise == "diag":
+            root = params["loadings"] / jnp.sqrt(noise)[:, None]
+            inverse = inverse_lower(cholesky(jnp.eye(self.n_factors, dtype=noise.dtype) + _product(root.T, root)))
+            own = jnp.square(_product(root, inverse.T)).sum(1)  # of a column's part in the factors, what it alone tells
+            near = near | ((noise <= OWN_NEAR * least) & (own > OWN))
+        return {**nowhere, "noise": near}
 
     # --- the boundary of fit -----------------------------------------------------------------
     def validate(self, data: Any) -> np.ndarray:

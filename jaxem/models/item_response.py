@@ -17,6 +17,11 @@ from jaxem.numerics.linalg import PRECISION
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Moments, Params, Rows
 
+#: Slope at which an item has become a step, and logit at which an answer is certain, to all that data tell: a quarter of a
+#: standard deviation of ability takes the odds from 1:20 to 20:1, steeper than the nodes of the quadrature can show.
+#: Published slopes stay below 5.
+STEEP = 25.0
+
 
 @struct
 class ItemResponse(Model):
@@ -51,6 +56,15 @@ class ItemResponse(Model):
         nodes, _ = self._nodes(params["intercept"].dtype)
         logit = jnp.broadcast_to(params["slope"], params["intercept"].shape)[:, None] * nodes + params["intercept"][:, None]
         return {"log_right": jax.nn.log_sigmoid(logit), "log_wrong": jax.nn.log_sigmoid(-logit)}
+
+    def at_floor(self, params: Params) -> dict[str, Array]:
+        """Slopes that have run off: items that tell the same, of which one tells where the other stands."""
+        return {**super().at_floor(params), "slope": jnp.abs(params["slope"]) >= STEEP}
+
+    def at_limit(self, params: Params) -> dict[str, Array]:
+        """Intercepts of items that all got right, or none."""
+        far = jnp.abs(params["intercept"]) >= STEEP * jnp.maximum(1, jnp.abs(params["slope"]))
+        return {**super().at_limit(params), "intercept": far}
 
     def _scores(self, natural: PyTree, data: Array) -> Array:
         """(Q, n) log-weight of each node."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from jaxem import constraints as sets
 from jaxem.data.validation import check_size, floating, numeric
 from jaxem.model import Model
 from jaxem.models.normal_response import normal_m_step, normal_natural
+from jaxem.numerics.floors import RELATIVE, known_floor, least_variance
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.logs import divided
 from jaxem.pytree import PyTree, struct
@@ -27,7 +29,13 @@ class RandomIntercept(Model):
     Parameters: `coefficients` (P + 1,), the intercept last; `level_variance` and `noise_variance`.
     Data: (N, T) responses, a row for each group, NaN where a group has fewer; or a dict of `y` (N, T) and
     `inputs` (N, T, P).
+
+    Attributes:
+        floor: least noise variance, in the squared units of y; where it is reached a restart is DEGENERATE. None: 1e-8
+            times the variance of y. A level variance of zero is a model without levels, and no collapse.
     """
+
+    floor: float | Array | None = None
 
     constraints: ClassVar[Any] = {
         "coefficients": sets.Real(),
@@ -63,11 +71,25 @@ class RandomIntercept(Model):
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Least squares on what the levels leave, and their mean square (Laird and Ware 1982, section 4)."""
-        coefficients, noise = normal_m_step(stats["noise"], params["noise_variance"])
+        coefficients, noise = normal_m_step(stats["noise"], params["noise_variance"], known_floor(self.floor))
         count = stats["level_log"]
         level = jnp.where(count > 0, divided(stats["level_square"], count), params["level_variance"])
         tiny = jnp.finfo(level.dtype).tiny
         return {"coefficients": coefficients, "level_variance": jnp.maximum(level, tiny), "noise_variance": noise}
+
+    def at_floor(self, params: Params) -> dict[str, Array]:
+        return {**super().at_floor(params), "noise_variance": params["noise_variance"] <= known_floor(self.floor)}
+
+    def at_limit(self, params: Params) -> dict[str, Array]:
+        lost = params["level_variance"] <= RELATIVE * params["noise_variance"]
+        return {**super().at_limit(params), "level_variance": lost}
+
+    def floored(self, data: PyTree, weight: Array | None) -> RandomIntercept:
+        if self.floor is not None:
+            return self
+        y = data["y"] if isinstance(data, dict) else data
+        each = None if weight is None else jnp.repeat(weight, y.shape[1])
+        return dataclasses.replace(self, floor=least_variance(y.reshape(-1), each))
 
     def validate(self, data: Any) -> PyTree:
         """Floats of the right shapes.

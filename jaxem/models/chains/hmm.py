@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.data.sequences import Sequences, as_sequences, with_observed
+from jaxem.data.sequences import Sequences, as_sequences, step_weight, with_observed
 from jaxem.data.validation import check_positive_int, numeric
 from jaxem.families.base import Family
 from jaxem.families.gaussian import Gaussian
@@ -144,6 +144,10 @@ class HMM(ChainInference, Startable, FamilyModel):
         """(B, T, K) log-densities of an emission without finite statistics."""
         data = self.emission.windows(as_sequences(data, single=False))
         return super().density_scores(params, data.steps()).reshape(*data.shape, self.n_states)
+
+    def floored(self, data: Sequences, weight: Array | None) -> HMM:
+        data = self.emission.windows(as_sequences(data, single=False))
+        return self._with_floors([data.steps()], step_weight(data, weight))
 
     def _steps(self, data: Sequences, rows: Rows) -> tuple[PyTree, Any, Any]:
         """What `step_scores` reads: steps, which are observed, and labels."""

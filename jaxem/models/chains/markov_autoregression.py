@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.data.sequences import Sequences, as_sequences, lagged, with_observed
+from jaxem.data.sequences import Sequences, as_sequences, lagged, step_weight, with_observed
 from jaxem.data.validation import check_finite, check_positive_int, floating, numeric
 from jaxem.families.regression import LinearRegression
 from jaxem.init import KMeansPlusPlus
@@ -21,6 +21,7 @@ from jaxem.model import Model
 from jaxem.models.chains.inference import Chain, ChainInference
 from jaxem.models.chains.transition import Transition
 from jaxem.models.mixture import Mixture
+from jaxem.numerics.floors import NEAR, known_floor
 from jaxem.numerics.logs import safe_log
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Rows
@@ -41,6 +42,7 @@ class MarkovAutoregression(ChainInference, Model):
         n_regimes: K.
         order: number of lags, P.
         switching_variance: whether each regime has a variance of its own.
+        regression: of a step on its lags; its `floor` is that of the variances.
     """
 
     n_regimes: int = static(default=2)
@@ -62,8 +64,18 @@ class MarkovAutoregression(ChainInference, Model):
         """Parameters of the regression in every joint state."""
         mean, lag = params["mean"][self.regimes], params["coefficients"]
         now = self.regimes[:, 0]
-        variance = params["variance"][now] if self.switching_variance else jnp.broadcast_to(params["variance"], now.shape)
+        # Below the floor the density stays as it is there: an ascent gains nothing by going on.
+        least = jnp.maximum(params["variance"], known_floor(self.regression.floor))
+        variance = least[now] if self.switching_variance else jnp.broadcast_to(least, now.shape)
         return {"intercept": mean[:, 0] - mean[:, 1:] @ lag, "coefficients": lag, "variance": variance}
+
+    def at_floor(self, params: Params) -> dict[str, Array]:
+        near = params["variance"] <= NEAR * known_floor(self.regression.floor)
+        return {**super().at_floor(params), "variance": near}
+
+    def floored(self, data: PyTree, weight: Array | None) -> MarkovAutoregression:
+        data = lagged(as_sequences(data, single=False), self.order)
+        return dataclasses.replace(self, regression=self.regression.floored(data.steps(), step_weight(data, weight)))
 
     def centered(self, params: Params) -> MarkovAutoregression:
         return dataclasses.replace(self, regression=self.regression.centered(self.lines(params)))

@@ -47,7 +47,7 @@ class LinearGaussian:
         noise: "full" or "diag".
         fixed: (D, W) known entries of M, NaN where free; None: all free.
         fixed_noise: known entries of S in its shape, NaN where free; None: all free. Rows of variance zero are exact.
-        floor: least variance, or eigenvalue, of free noise.
+        floor: least variance, or eigenvalue, of free noise: a number, or (D,), of which full noise takes the least.
         origin: (D, W) about which the statistics are; None: zero.
     """
 
@@ -181,21 +181,26 @@ class LinearGaussian:
         if self.fixed_noise is None:
             return False, noise
         known = ~jnp.isnan(jnp.asarray(self.fixed_noise))
-        neutral = 2 * self.floor + 1
+        neutral = 2 * jnp.max(jnp.asarray(self.floor)) + 1
         return known, jnp.where(known, neutral if self.diagonal else neutral * eye_like(noise), noise)
 
     def _floored(self, noise: Array) -> Array:
         """Noise with its floor and its known entries."""
         known, free = self._split(noise)
         tiny = jnp.finfo(noise.dtype).tiny
-        new = jnp.maximum(free, self.floor + tiny) if self.diagonal else Full().clip(free, jnp.asarray(self.floor, noise.dtype))
+        floor = jnp.asarray(self.floor, noise.dtype)
+        new = jnp.maximum(free, floor + tiny) if self.diagonal else Full().clip(free, floor.min())
         return new if self.fixed_noise is None else jnp.where(known, jnp.asarray(self.fixed_noise, noise.dtype), new)
+
+    def free(self, noise: Array) -> Array:
+        """Which entries of the noise are free (bools like it)."""
+        return jnp.broadcast_to(jnp.logical_not(self._split(noise)[0]), noise.shape)
 
     def at_floor(self, noise: Array) -> Array:
         """Which free entries lie at their floor (bools like the noise); of noise that is not diagonal all or none do."""
         known, free = self._split(noise)
         floor = jnp.asarray(self.floor, noise.dtype)
-        return (free <= floor if self.diagonal else Full().at_floor(free, floor)) & jnp.logical_not(known)
+        return (free <= floor if self.diagonal else Full().at_floor(free, floor.min())) & jnp.logical_not(known)
 
     def check(self, name: str, noise_name: str) -> None:
         """Raise ValueError for known noise that no M-step can keep; `name` is that of the matrix."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -21,6 +22,8 @@ from jaxem.models.state_space.linear_gaussian import NOISES, LinearGaussian, Sys
 from jaxem.models.state_space.moments import observed_chain, statistics, tilts
 from jaxem.models.state_space.series import as_series, validated
 from jaxem.models.state_space.start import start
+from jaxem.numerics.floors import known_floor, least_variance
+from jaxem.numerics.linalg import PRECISION, cholesky
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Rows
 
@@ -62,7 +65,9 @@ class StateSpace(StateInference, Model):
         observation_noise: "full" or "diag".
         initial: "free", or "diffuse": nothing is known of the first state, the likelihood is the exact diffuse one (Durbin
             and Koopman 2012, section 7.2.2).
-        floor: least variance, or eigenvalue, of free noise.
+        floor: least variance, or eigenvalue, of all free noise; or one for each column of y, of the observations' noise.
+            None: 1e-8 times the variance of each column. Where the next step of a column, or of a combination of columns,
+            is predicted to within it, a restart is DEGENERATE; that a single noise vanishes is no collapse.
     """
 
     n_states: int = static()
@@ -70,7 +75,7 @@ class StateSpace(StateInference, Model):
     state_noise: str = static(default="full")
     observation_noise: str = static(default="diag")
     initial: str = static(default="free")
-    floor: float | Array = 0.0
+    floor: float | Array | None = None
     origin: Any = None
 
     missing: ClassVar[str] = "marginal"
@@ -103,7 +108,9 @@ class StateSpace(StateInference, Model):
                 parts = [np.full(shape, np.nan) if part is None else part for part, shape in zip(parts, shapes.values())]
                 whole = xp.concatenate([xp.reshape(part, (len(part), -1)) for part in parts], 1)
             known = self._known(noise, np.shape(like[noise]))
-            floor = 0.0 if name == "initial" else self.floor
+            floor = known_floor(self.floor)
+            if name == "initial" or (name == "state" and np.ndim(floor)):
+                floor = 0.0
             origin = None if self.origin is None else self.origin[name]
             out[name] = LinearGaussian(self._noise_kind(name), whole, known, floor, origin)
         return out
@@ -192,13 +199,45 @@ class StateSpace(StateInference, Model):
                 out[leaf], matrix = matrix[:, :width].reshape(params[leaf].shape), matrix[:, width:]
         return out
 
+    def floored(self, data: PyTree, weight: Array | None) -> StateSpace:
+        if self.floor is not None:
+            return self
+        series = as_series(data)
+        y = jnp.where(series.seen, series.y, jnp.nan).reshape(-1, series.y.shape[-1])
+        each = None if weight is None else jnp.repeat(weight, series.y.shape[1])
+        return dataclasses.replace(self, floor=least_variance(y, each))
+
+    def _of_noise(self, params: Params, found: Callable[[str, LinearGaussian, Array], Array]) -> dict[str, Array]:
+        """Bools shaped like `params`: what is `found` of the noise of states and observations, False elsewhere."""
+        out, systems = super().at_floor(params), self.systems(params)
+        for name in ("state", "observation"):
+            noise = SYSTEMS[name][1]
+            out[noise] = jnp.broadcast_to(found(name, systems[name], params[noise]), params[noise].shape)
+        return out
+
     def at_floor(self, params: Params) -> dict[str, Array]:
-        found = super().at_floor(params)
-        for name, part in self.systems(params).items():
-            if name != "initial":
-                noise = SYSTEMS[name][1]
-                found[noise] = jnp.broadcast_to(part.at_floor(params[noise]), params[noise].shape)
-        return found
+        """All free noise, where the next step is known but for the floor."""
+        systems, floor = self.systems(params), jnp.asarray(known_floor(self.floor), params["transition"].dtype)
+        noises = {name: params[SYSTEMS[name][1]] for name in ("state", "observation")}
+        if floor.ndim:
+            least = jnp.diag(floor)
+        else:
+            least = _predicted(params, **{name: floor * _unit(systems[name].free(x)) for name, x in noises.items()})
+        left = _predicted(params, **noises) - 1.001 * least
+        certain = (floor.max() > 0) & ~jnp.isfinite(cholesky(left)).all()
+        return self._of_noise(params, lambda _, part, noise: certain & part.free(noise))
+
+    def at_limit(self, params: Params) -> dict[str, Array]:
+        """Single noises at their floors; of states, those that no column of y shows."""
+        least = jnp.asarray(known_floor(self.floor), params["transition"].dtype)
+        if least.ndim:
+            shown = jnp.square(_shown(params)).sum(0)
+            least = (least[:, None] / jnp.where(shown > 0, shown, 1)).min(0)
+
+        def found(name: str, part: LinearGaussian, noise: Array) -> Array:
+            return (dataclasses.replace(part, floor=least) if name == "state" else part).at_floor(noise)
+
+        return self._of_noise(params, found)
 
     # --- the boundary of fit -----------------------------------------------------------------
     def validate(self, data: Any) -> Sequences:
@@ -257,6 +296,28 @@ class StateSpace(StateInference, Model):
             free = np.isnan(np.broadcast_to(np.nan if value is None else np.asarray(value), x.shape))
             total += int(np.tril(free).sum() if _is_covariance(leaf, x.shape) else free.sum())
         return total
+
+
+def _shown(params: Params) -> Array:
+    """(K, D, K) what a unit of noise in each state makes of y, then and at the next K - 1 steps."""
+
+    def later(seen: Array, _: None) -> tuple[Array, Array]:
+        return jnp.matmul(seen, params["transition"], precision=PRECISION), seen
+
+    return jax.lax.scan(later, params["observation"], length=params["transition"].shape[0])[1]
+
+
+def _predicted(params: Params, state: Array, observation: Array) -> Array:
+    """(D, D) variance of y given the state K steps before, which vanishes where that of the one-step prediction does."""
+    shown = _shown(params)
+    noise = jnp.diag(state) if state.ndim == 1 else state
+    of_states = jnp.einsum("tdk,kl,tel->de", shown, noise, shown, precision=PRECISION)
+    return of_states + (jnp.diag(observation) if observation.ndim == 1 else observation)
+
+
+def _unit(free: Array) -> Array:
+    """Ones where noise is free, of a matrix on its diagonal."""
+    return free if free.ndim == 1 else free & jnp.eye(len(free), dtype=bool)
 
 
 def _is_covariance(leaf: str, shape: tuple[int, ...]) -> bool:

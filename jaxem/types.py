@@ -85,7 +85,7 @@ ENDINGS = {
     Status.RUNNING: "the fit goes on",
     Status.MAX_STEPS: "no stopping criterion was met in max_steps; raise it",
     Status.NONFINITE: "the objective became infinite or NaN; these are the last parameters before",
-    Status.DEGENERATE: "a component collapsed to its floor in every restart, where the likelihood has no bound and means nothing",
+    Status.DEGENERATE: "a component collapsed to its floor, in this restart as in all others: its likelihood means nothing",
     Status.DECREASED: "the objective fell by more than rounding explains; these are the last parameters before",
     Status.INTERRUPTED: "the fit was stopped from outside before a criterion was met",
 }
@@ -164,7 +164,8 @@ class Result:
 
     def _limits(self) -> str:
         """Which leaves lie at a limit of the model, in a line; empty where none does."""
-        found = limits(self.model, self.params)
+        sound = int(self.status) not in (Status.DEGENERATE, Status.NONFINITE)
+        found = limits(self.model, self.params) if sound else []
         return f"at a limit, which is no trouble: {', '.join(found)}" if found else ""
 
     def __str__(self) -> str:

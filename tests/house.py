@@ -10,6 +10,7 @@ ELSEWHERE = {
     # numerics
     "numerics/affine.py": "fitting/test_coordinates.py",
     "numerics/blocks.py": "fitting/test_fit.py",
+    "numerics/floors.py": "fitting/test_degenerate.py",
     "numerics/leaves.py": "engine/test_regularizer.py",
     "numerics/logs.py": "latents/test_chain.py",
     "numerics/trees.py": "fitting/test_fit.py",
@@ -109,6 +110,7 @@ COVERS = {
     "families/test_your_own_family.py": "a family by public names alone",
     "families/test_every_family.py": "what every family does",
     "families/test_every_simple_family.py": "what Poisson, gamma and categorical components do in both precisions",
+    "fitting/test_degenerate.py": "what is told of fits that collapsed, in every family and model",
     "models/test_classics.py": "mixtures of EM's classics",
     "models/test_interval_mapping.py": "a scan over a genome by a model from functions",
     "models/chains/test_enumeration.py": "chains against sums over all paths",

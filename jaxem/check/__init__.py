@@ -46,6 +46,7 @@ LAWS: tuple[Law, ...] = (
     m_step.feasible,
     engine.objective_rises,
     engine.coherence,
+    engine.spike,
     engine.sampled_data_refit,
     e_step.louis,
     e_step.n_free_params,

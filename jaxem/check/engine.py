@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxem.check.case import ROUNDING, Case, derived_expectation, flat_local, log_prob, one_block, quick_jit, rows_log_prob
 from jaxem.check.report import Broken, compare, law, require
+from jaxem.data.sequences import Sequences
 from jaxem.engine import loop
+from jaxem.engine.e_step import weighted_total
 from jaxem.engine.em import EM
 from jaxem.engine.m_step import log_prior
 from jaxem.engine.problem import Problem
 from jaxem.engine.stop import Stop
 from jaxem.fitting import fit as fitting
 from jaxem.numerics.blocks import n_rows
+from jaxem.pytree import PyTree
 from jaxem.types import FitError, Result, Status
 
 #: EM maps in which the objective is watched.
 STEPS = 20
+#: EM maps after which a fit must have collapsed where it can, and the log-likelihood of a datum that nothing else gains.
+SPIKE_STEPS, SPIKE = 1_000, 5.0
 
 
 @quick_jit
@@ -98,6 +106,34 @@ def _fit(case: Case, data, weight, max_steps: int) -> Result:
         return fitting.fit(case.model, data, init=case.params, weight=weight, max_steps=max_steps)
     except (FitError, ValueError, TypeError) as error:
         raise Broken(f"fit refuses what the model itself gave: {error}") from error
+
+
+@law("spike")
+def spike(case: Case) -> None:
+    """A fit to one datum over and over, whose likelihood runs away, ends DEGENERATE."""
+    data = _one_datum(case.data)
+    before = float(weighted_total(log_prob(case.model, case.params, data), case.weight))
+    try:
+        result = _fit(case, data, case.weight, SPIKE_STEPS)
+    except Broken:
+        return  # refused, or said to have failed
+    gain = (float(result.loglik) - before) / float(case.weight.sum())
+    # Probabilities never exceed one, and densities without a spike gain little.
+    runs_away = float(result.loglik) > 0 and gain > SPIKE
+    status = Status(int(result.status))
+    require(
+        not runs_away or status == Status.DEGENERATE,
+        f"a fit to one datum over and over gains {gain:.3g} a datum and must end DEGENERATE; got {status.name}: a density"
+        " that collapses on data needs a floor, of which `at_floor` tells",
+    )
+
+
+def _one_datum(data: PyTree) -> PyTree:
+    """Data of which each is like the first, and of sequences each step like the first step."""
+    if isinstance(data, Sequences):
+        x = jax.tree.map(lambda x: jnp.broadcast_to(x[:1, :1], x.shape), data.x)
+        return dataclasses.replace(data, x=x)
+    return jax.tree.map(lambda x: jnp.broadcast_to(x[:1], x.shape), data)
 
 
 @law("sampled-data-refit")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -57,6 +58,7 @@ def posed(task: Task, layout: Layout) -> Problem:
         total_weight=total,
         regularizer=options.regularizer,
         mesh=options.mesh,
+        datum_size=jnp.asarray(sum(math.prod(x.shape[1:]) for x in jax.tree.leaves(task.data)), blocks.weight.dtype),
     )
 
 

@@ -17,10 +17,11 @@ from jaxem.numerics.linalg import PRECISION
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Moments, Params, Rows
 
-#: Slope at which an item has become a step, and logit at which an answer is certain, to all that data tell: a quarter of a
-#: standard deviation of ability takes the odds from 1:20 to 20:1, steeper than the nodes of the quadrature can show.
-#: Published slopes stay below 5.
+#: Slope at which an item has become a step: a quarter of a standard deviation of ability takes the odds from 1:20 to 20:1,
+#: between two nodes of the quadrature. Published slopes stay below 5.
 STEEP = 25.0
+#: Abilities beyond which there is nobody, and logit at which nobody answers otherwise.
+REACH, CERTAIN = 4.0, 16.0
 
 
 @struct
@@ -63,7 +64,7 @@ class ItemResponse(Model):
 
     def at_limit(self, params: Params) -> dict[str, Array]:
         """Intercepts of items that all got right, or none."""
-        far = jnp.abs(params["intercept"]) >= STEEP * jnp.maximum(1, jnp.abs(params["slope"]))
+        far = jnp.abs(params["intercept"]) - REACH * jnp.abs(params["slope"]) >= CERTAIN
         return {**super().at_limit(params), "intercept": far}
 
     def _scores(self, natural: PyTree, data: Array) -> Array:

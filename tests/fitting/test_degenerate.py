@@ -1,0 +1,143 @@
+"""A fit that collapsed says so and never wins; a limit at which the likelihood is bounded is a place to converge to."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxem
+from jaxem import Status
+from jaxem.numerics.floors import RELATIVE, least_variance
+from jaxem.types import limits
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(20, 1))
+LINE = 1 + 2 * X[:, 0]
+WALK = np.cumsum(RNG.normal(size=40))
+ANSWERS = (RNG.normal(size=(200, 1)) + RNG.logistic(size=(200, 4)) > 0).astype(float)
+
+
+# --- the least variance ----------------------------------------------------------------------
+def test_least_variance(dtype):
+    x = RNG.normal(size=(50, 3)).astype(dtype) * np.array([1, 1e-3, 1e3], dtype)
+    x[:, 2] += 1e3
+    weight = RNG.uniform(0, 2, 50).astype(dtype)
+    weight[:5], x[:5] = 0, np.nan  # absent, whatever they hold
+    x[7, 0] = np.nan  # missing
+    got = least_variance(jnp.asarray(x), jnp.asarray(weight))
+    there = ~np.isnan(x)
+    share = weight[:, None] * there / (weight[:, None] * there).sum(0)
+    filled = np.where(there, x, 0).astype(np.float64)
+    wanted = RELATIVE * ((share * filled**2).sum(0) - (share * filled).sum(0) ** 2)
+    np.testing.assert_allclose(got, wanted, rtol=1e-3)
+    assert got.dtype == dtype
+
+
+def test_least_variance_where_nothing_varies(dtype):
+    for value, wanted in ((0.0, 1.0), (1e-12, 1e-24), (3e9, 9e18), (0.1, 0.01)):
+        np.testing.assert_allclose(least_variance(jnp.full(30, value, dtype)), RELATIVE * wanted, rtol=1e-5)
+
+
+# --- spikes ----------------------------------------------------------------------------------
+SPIKES = {
+    "an exact line": (jaxem.Mixture(1, jaxem.LinearRegression()), {"y": LINE, "inputs": X}),
+    "a constant response": (jaxem.Mixture(2, jaxem.LinearRegression()), {"y": np.full(20, 0.1), "inputs": X}),
+    "a series that stands still": (jaxem.HMM(2, jaxem.AutoRegression(order=1)), np.full(30, 2.0)),
+    "a line among factors": (jaxem.Mixture(1, jaxem.Product((jaxem.Gamma(), jaxem.Poisson()), ((0,), (1,)))),
+                             np.stack([np.full(20, 2.5), np.arange(20.0)], 1)),
+    "equal durations": (jaxem.Mixture(1, jaxem.Gamma()), np.full(20, 2.5)),
+    "a regime without noise": (jaxem.MarkovAutoregression(2, 1), np.full(20, 2.0)),
+    "known responses on a line": (jaxem.CensoredRegression(), {"lower": LINE, "upper": LINE, "inputs": X}),
+    "groups without noise": (jaxem.RandomIntercept(), np.repeat(X, 3, 1)),
+    "a constant level": (jaxem.LocalLevel(None), np.full(40, 3.0)),
+    "zeros": (jaxem.LocalLevel(None), np.zeros(40)),
+    "a straight line as a trend": (jaxem.LocalLinearTrend(None), np.arange(40.0)),
+    "one direction": (jaxem.Mixture(1, jaxem.VonMises()), np.full(20, 1.0)),
+    "an item put twice": (jaxem.ItemResponse(), np.concatenate([ANSWERS, ANSWERS[:, :1]], 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPIKES)
+def test_a_spike_is_degenerate(x64, name):
+    model, data = SPIKES[name]
+    result = jaxem.fit(model, data, key=KEY, max_steps=2_000)
+    assert int(result.status) == Status.DEGENERATE
+    assert "DEGENERATE: a component collapsed" in str(result) and "at a limit" not in str(result)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+
+
+def test_without_standardization_too(x64):
+    data = {"y": LINE * 1e-9, "inputs": X}
+    result = jaxem.fit(jaxem.Mixture(1, jaxem.LinearRegression()), data, key=KEY, standardize=False)
+    assert int(result.status) == Status.DEGENERATE
+
+
+def test_units_change_nothing(x64):
+    """Noise of 1e-3 is no spike in any units."""
+    y = LINE + 1e-3 * RNG.normal(size=20)
+    for unit in (1e-12, 1.0, 1e9):
+        result = jaxem.fit(jaxem.Mixture(1, jaxem.LinearRegression()), {"y": unit * y, "inputs": X}, key=KEY)
+        assert int(result.status) == Status.CONVERGED
+
+
+# --- one floor from the fit on ---------------------------------------------------------------
+def test_the_result_remembers_its_floor(x64):
+    data, weight = {"y": LINE + RNG.normal(size=20), "inputs": X}, RNG.uniform(0.5, 2, 20)
+    model = jaxem.Mixture(1, jaxem.LinearRegression())
+    result = jaxem.fit(model, data, weight=weight, key=KEY)
+    floor = result.model.family.floor
+    spread = np.average((data["y"] - np.average(data["y"], weights=weight)) ** 2, weights=weight)
+    np.testing.assert_allclose(floor, RELATIVE * spread)
+    assert model.family.floor is None
+    assert float(jax.jit(lambda w: jaxem.fit(model, data, weight=w, key=KEY).model.family.floor)(weight)) == float(floor)
+    assert float(jaxem.online.init(model, data, weight=weight, key=KEY).model.family.floor) == float(floor)
+    assert float(jaxem.fit(result.model, jax.tree.map(lambda x: 10 * x, data), key=KEY).model.family.floor) == float(floor)
+    given = jaxem.fit(jaxem.Mixture(1, jaxem.LinearRegression(floor=1e-3)), data, key=KEY)
+    assert float(given.model.family.floor) == 1e-3
+    state = jaxem.fit(jaxem.LocalLevel(None), WALK, max_steps=3)
+    assert state.model.floor.shape == (1,)
+
+
+def test_a_given_floor_means_what_it_did(x64):
+    data = {"y": LINE, "inputs": X}
+    at_it = jaxem.fit(jaxem.Mixture(1, jaxem.LinearRegression(floor=0.25)), data, key=KEY)
+    assert int(at_it.status) == Status.DEGENERATE and float(at_it.params["components"]["variance"][0]) == 0.25
+    without = jaxem.fit(jaxem.Mixture(1, jaxem.LinearRegression(floor=0.0)), data, key=KEY)
+    assert int(without.status) == Status.CONVERGED and float(without.params["components"]["variance"][0]) < 1e-20
+
+
+# --- limits ----------------------------------------------------------------------------------
+def test_limits_are_named_and_no_trouble(x64):
+    """Poisson counts, an item that all got right, a level without levels: bounded, and CONVERGED."""
+    certain = jaxem.fit(jaxem.ItemResponse(), np.concatenate([ANSWERS, np.ones((200, 1))], 1), max_steps=500)
+    assert int(certain.status) == Status.CONVERGED
+    assert limits(certain.model, certain.params) == ["intercept (1 of 5)"]
+    assert "at a limit, which is no trouble: intercept (1 of 5)" in str(certain)
+
+
+def test_a_single_noise_is_no_spike(x64):
+    """A walk seen without noise, and noise about a level that stays: the next step is not known."""
+    model = dataclasses.replace(jaxem.LocalLevel(None), floor=np.array([1e-8]))
+    for observation, state, where in ((1e-8, 1.0, "observation_noise"), (1.0, 0.0, "state_noise")):
+        params = {"transition": jnp.eye(1), "observation": jnp.eye(1), "state_noise": jnp.array([state])}
+        params |= {"observation_noise": jnp.array([observation])}
+        assert not model.degenerate(params) and limits(model, params) == [where]
+    slope = dataclasses.replace(jaxem.LocalLinearTrend(None), floor=np.array([1e-8]))
+    for noise in ([1.0, 0.0], [0.0, 1.0], [0.0, 0.0]):  # of level and slope, seen without noise
+        params = {
+            "transition": jnp.array([[1.0, 1.0], [0.0, 1.0]]), "observation": jnp.array([[1.0, 0.0]]),
+            "state_noise": jnp.array(noise), "observation_noise": jnp.array([1e-8]),
+        }  # fmt: skip
+        assert bool(slope.degenerate(params)) == (not any(noise))
+
+
+def test_what_is_fixed_never_counts(x64):
+    still = jaxem.LocalLevel(None, fixed={"state_noise": np.zeros(1)}, floor=np.array([1e-8]))
+    params = {"transition": jnp.eye(1), "observation": jnp.eye(1), "state_noise": jnp.zeros(1)}
+    assert limits(still, params | {"observation_noise": jnp.ones(1)}) == []
+    assert still.degenerate(params | {"observation_noise": jnp.array([1e-8])})
+    known = jaxem.LocalLevel(None, fixed={"observation_noise": np.ones(1)}, floor=np.array([1e-8]))
+    assert not known.degenerate(params | {"observation_noise": jnp.ones(1)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import numpy as np
 from jax import Array
 
@@ -38,7 +39,7 @@ def as_series(data: PyTree) -> Series:
     data = as_sequences(data)
     xp = module_of(data)
     y = xp.asarray(data.x["y"] if isinstance(data.x, dict) else data.x)
-    y = y.astype(float_dtype(y))
+    y = y.astype(jax.dtypes.canonicalize_dtype(float_dtype(y)))
     y = y[..., None] if y.ndim == 2 else y
     valid = data.valid()
     steps = valid if data.observed is None else valid & data.observed

@@ -80,6 +80,9 @@ class FitError(RuntimeError):
     """Every restart of a fit failed; the message counts them by status."""
 
 
+#: Projected gain beyond which a fit has crept rather than converged: worth a twentieth of a standard error.
+MUCH = 0.00125
+
 #: What it means that even the best restart ended so.
 ENDINGS = {
     Status.RUNNING: "the fit goes on",
@@ -127,6 +130,8 @@ class Result:
         history: its last objective values, oldest first; -inf beyond the steps taken.
         restarts: all restarts.
         model: the fitted model.
+        to_gain: what the log-likelihood is projected to rise still, in units of a datum's weight; NaN where the stopping
+            rule does not say.
     """
 
     params: Params
@@ -139,6 +144,7 @@ class Result:
     history: Array
     restarts: Restarts
     model: Any
+    to_gain: Array | float = np.nan
 
     @property
     def converged(self) -> Array:
@@ -158,8 +164,12 @@ class Result:
 
     @property
     def ending(self) -> str:
-        """What it means that the winning restart is not CONVERGED, in a line; empty where it is. For one concrete fit."""
+        """What it means that the winning restart did not converge, or crept, in a line; else empty. For one concrete fit."""
         status = Status(int(self.status))
+        gain = float(self.to_gain)
+        if status == Status.CONVERGED and gain > MUCH:
+            left = f"{gain:.2g} to gain, {np.sqrt(2 * gain):.2g} standard errors in the slowest direction"
+            return f"at a plateau: the objective hardly changes any more, yet has about {left}; set param_rtol, or use float64"
         return f"{status.name}: {ENDINGS[status]}" if status in ENDINGS else ""
 
     def _limits(self) -> str:

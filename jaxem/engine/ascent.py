@@ -38,7 +38,7 @@ class Climb:
 
 def climb_by(optimizer: optax.GradientTransformation | None, inner_steps: Array | int, total_weight: Array) -> Climb:
     """How an M-step climbs from statistics of data of `total_weight`; without an optimizer, by L-BFGS."""
-    return Climb(optimizer or DEFAULT_OPTIMIZER, inner_steps, jnp.maximum(total_weight, 1))
+    return Climb(optimizer or DEFAULT_OPTIMIZER, inner_steps, jnp.where(total_weight > 0, total_weight, 1))
 
 
 def ascend(

@@ -105,12 +105,14 @@ def advance(problem: Problem, restart: Restart, expectation: Expectation, on: Ar
         old_objective=restart.objective,
         objective=value,
         magnitude=magnitude,
+        datum_weight=problem.datum_weight,
         constraints=problem.constraints(restart.params),
         trial=restart.trial,
         memory=restart.seen,
     )
     stays = (restart.n_steps < 0) | ~accepted
-    fired = jnp.where(stays, 0, reason(problem.stop, step))
+    remembered = problem.stop.remember(step)
+    fired = jnp.where(stays, 0, reason(problem.stop, dataclasses.replace(step, remembered=remembered)))
     point = Point(
         params=restart.proposal,
         stats=expectation.stats,
@@ -143,7 +145,7 @@ def advance(problem: Problem, restart: Restart, expectation: Expectation, on: Ar
         began=local if move.local is None else move.local,
         trial=move.trial,
         memory=move.memory,
-        seen=tree_where(stays, restart.seen, problem.stop.remember(step)),
+        seen=tree_where(stays, restart.seen, remembered),
         n_steps=n_steps,
         status=status,
         stop=fired.astype(jnp.int32),

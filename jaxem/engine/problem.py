@@ -32,6 +32,7 @@ class Problem:
         total_weight: of all data, a number.
         regularizer: what restrains the fit beyond the model.
         mesh: devices on which the blocks lie, or None: see `jaxem.engine.mesh`.
+        datum_weight: of a typical datum, sum of squares over sum: the unit of whatever is said of one.
         datum_size: how many numbers a datum holds: by so many terms its log-likelihood may be rounded.
     """
 
@@ -45,6 +46,7 @@ class Problem:
     regularizer: Regularizer = Regularizer()
     mesh: Mesh | None = static(default=None)
     datum_size: Array | float = 1.0
+    datum_weight: Array | float = 1.0
 
     def constraints(self, params: Params) -> PyTree:
         """Prefix tree of constraints, frozen leaves fixed."""

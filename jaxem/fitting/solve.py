@@ -58,6 +58,7 @@ def posed(task: Task, layout: Layout) -> Problem:
         total_weight=total,
         regularizer=options.regularizer,
         mesh=options.mesh,
+        datum_weight=blocks.datum_weight(),
         datum_size=jnp.asarray(sum(math.prod(x.shape[1:]) for x in jax.tree.leaves(task.data)), blocks.weight.dtype),
     )
 
@@ -125,6 +126,7 @@ def end(problem: Problem, restarts: Restart, n: int) -> Result:
         history=chronological(winner.history, winner.n_steps) + offset,
         restarts=Restarts(restarts.loglik + offset, restarts.objective + offset, restarts.status, restarts.n_steps, histories),
         model=problem.model,
+        to_gain=problem.stop.to_gain_of(winner.seen),
     )
 
 

@@ -112,8 +112,8 @@ class Mixture(Partitioned, FamilyModel):
         n = weight.shape[0]
         blocks = cut(data, weight, labels, choose_block_size(n, self.n_components, 4, jax.default_backend()))
 
-        # Without labels the posterior is uniform: K of it is one row's worth for each component.
-        share = self.n_components / weight.sum() if smooth else 0.0
+        # Without labels the posterior is uniform: K of it is one row's worth for each component, on any scale of weights.
+        share = self.n_components * jnp.square(weight / weight.sum()).sum() if smooth else 0.0
 
         def total(eta, block):
             given = model.log_marginal(eta, block.data, Rows(labels=block.labels))

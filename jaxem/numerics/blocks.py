@@ -52,6 +52,11 @@ class Blocks:
         """Sum of the weights of all data."""
         return self.over_devices(self.weight.sum())
 
+    def datum_weight(self) -> Array:
+        """Weight of a typical datum: sum of squares over sum."""
+        square, total = self.over_devices((jnp.square(self.weight).sum(), self.weight.sum()))
+        return square / jnp.where(total > 0, total, 1)
+
 
 def n_rows(data: PyTree) -> int:
     """Length of the leading axis that all leaves of `data` share."""

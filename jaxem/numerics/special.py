@@ -42,7 +42,7 @@ def poisson_deviance(x: Array, mean: Array) -> Array:
     near = jnp.abs(ratio) < 0.05
     square = jnp.where(near, ratio * ratio, 0)
     series = (x - mean) * ratio + 2 * x * ratio * square * jnp.polyval(
-        jnp.asarray([1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3]), square
+        jnp.asarray([1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3], square.dtype), square
     )
     return jnp.where(near, series, x * (jnp.log(x) - jnp.log(mean)) + (mean - x))
 

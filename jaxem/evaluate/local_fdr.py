@@ -13,9 +13,12 @@ from jaxem.families.gaussian import Gaussian
 from jaxem.fitting.fit import fit
 from jaxem.init import Labels
 from jaxem.models.mixture import Mixture
-from jaxem.priors import Dirichlet
+from jaxem.priors import Dirichlet, NormalInverseWishart
 from jaxem.pytree import struct
 from jaxem.types import Params, Result
+
+#: Spreads from the median beyond which a score is taken as if there, and what the prior on a variance counts for.
+REACH, PSEUDO_SCORES = 5.0, 5.0
 
 
 @struct
@@ -24,9 +27,11 @@ class TwoGroups:
 
     Attributes:
         result: the fit of three normal components: effects below, the null, effects above.
+        reach: (2,) least and greatest score that the fit saw; those beyond count as there. None: all were seen.
     """
 
     result: Result
+    reach: Array | None = None
 
     @property
     def null(self) -> Params:
@@ -40,7 +45,8 @@ class TwoGroups:
 
     def local_fdr(self, z: Any) -> Array:
         """(N,) probability that a test with score z is null: its local false-discovery rate."""
-        return self.result.model.posterior(self.result.params, jnp.asarray(z)[:, None])[:, 1]
+        z = jnp.asarray(z) if self.reach is None else jnp.clip(jnp.asarray(z), *self.reach)
+        return self.result.model.posterior(self.result.params, z[:, None])[:, 1]
 
     def discoveries(self, z: Any, rate: float = 0.1) -> Array:
         """(N,) bools: the largest set of tests, by local fdr, of which at most `rate` are expected to be null.
@@ -61,8 +67,10 @@ def two_groups(z: Any, **options: Any) -> TwoGroups:
 
     Starts from scores more than twice the robust spread away from their median, so that the middle component is the
     null; it stays so where most tests are null, as the model supposes. A Dirichlet prior of (1, 10, 1) on the weights
-    sees to it that effects are found only where the scores ask for them (after Stephens 2017), and as noise
-    spreads the scores of effects too, no component gets narrower than half the robust spread.
+    sees to it that effects are found only where the scores ask for them (after Stephens 2017). As noise spreads the
+    scores of effects too, the variance of each component is drawn towards that of the robust spread, by as much as
+    `PSEUDO_SCORES` scores would. Scores farther than `REACH` spreads from the median are found whatever the fit says, and
+    are taken as if there: a normal component that reached for them would leave nearer ones to the null.
 
     Args:
         z: (N,) scores, about N(0, 1) where nothing is to be found.
@@ -83,6 +91,8 @@ def two_groups(z: Any, **options: Any) -> TwoGroups:
     edge = min(2.0, float(np.sort(np.abs(away))[-20]))  # at least a few scores for the outer components
     share = np.stack([away < -edge, np.abs(away) <= edge, away > edge], 1) + 0.01
     start = Labels((share / share.sum(1, keepdims=True)).astype(array.dtype))
-    narrowest = float((spread / 2) ** 2 / array.var())
-    model = Mixture(3, Gaussian(floor=narrowest), prior=Dirichlet(jnp.asarray([1, 10, 1], array.dtype)))
-    return TwoGroups(fit(model, array[:, None], init=start, **options))
+    scale = np.full((1, 1), PSEUDO_SCORES * spread**2, array.dtype)
+    prior = NormalInverseWishart(np.full(1, middle, array.dtype), 0.0, PSEUDO_SCORES - 3.0, scale)  # its mode: scale / (df + 3)
+    model = Mixture(3, Gaussian(prior=prior), prior=Dirichlet(jnp.asarray([1, 10, 1], array.dtype)))
+    reach = np.asarray([middle - REACH * spread, middle + REACH * spread], array.dtype)
+    return TwoGroups(fit(model, np.clip(array, *reach)[:, None], init=start, **options), jnp.asarray(reach))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import gammaln
 
-from jaxem.numerics.logs import safe_log
+from jaxem.numerics.special import poisson_log_density
 
 
 def log_partition(counts: Array, mean: Array, total: Array) -> Array:
@@ -20,6 +20,16 @@ def log_partition(counts: Array, mean: Array, total: Array) -> Array:
         mean: (n, ...) expected counts, background included.
         total: (n,) sum of the expected counts.
     """
-    # A bin without counts contributes nothing, even where its mean is zero.
-    terms = jnp.where(counts > 0, counts * safe_log(jnp.where(counts > 0, mean, 1)), 0) - gammaln(counts + 1)
-    return terms.reshape(counts.shape[0], -1).sum(1) - total
+    # A bin without counts contributes nothing, even where its mean is zero; counts without a mean are impossible.
+    seen = counts > 0
+    possible = ~seen | (mean > 0)
+    positive = jnp.where(seen & possible, mean, 1)
+    held = jax.lax.stop_gradient
+    # Bin by bin nothing cancels in the value; the derivatives are those of y log(mean).
+    log_mean = jnp.log(positive)
+    terms = held(poisson_log_density(counts, jnp.where(seen, positive, mean))) + counts * (log_mean - held(log_mean))
+    sums = jnp.where(possible, terms, -jnp.inf).reshape(counts.shape[0], -1).sum(1)
+    # A `total` that agrees with the means to rounding gives only its derivatives.
+    excess = total - held(mean).reshape(counts.shape[0], -1).sum(1)
+    agrees = jnp.abs(excess) <= 100 * jnp.finfo(total.dtype).eps * total
+    return sums - jnp.where(agrees, excess - held(excess), excess)

@@ -23,6 +23,10 @@ from jaxem.priors import Smoothness
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Rows
 
+#: Rounding units of the greatest sensitivity below which a source counts as unseen: an FFT leaves a few of them, and
+#: what it leaves of a source seen less than this is a growth of its rate at every step.
+SEEN = 256
+
 
 @struct
 class Superposition(Model):
@@ -90,11 +94,24 @@ class Superposition(Model):
             seen = seen * _unmasked(data, name).astype(x.dtype) if name in data else seen
         return seen
 
+    def _expected(self, data: PyTree, x: Array) -> Array:
+        """A x of rates, without what an operator's rounding takes below zero: it may come by FFT."""
+        seen = self._project(data, x)
+        if self.operator is None:
+            return seen
+        return jnp.maximum(seen, jax.lax.stop_gradient(jnp.finfo(seen.dtype).eps * seen.max()))
+
+    def _is_seen(self, exposure: Array) -> Array:
+        """Which sources the data see; of an operator, more than its rounding could make of none."""
+        if self.operator is None:
+            return exposure > 0
+        return exposure > SEEN * jnp.finfo(exposure.dtype).eps * exposure.max()
+
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         del rows
         y = _unmasked(data, "y").astype(natural["exposure"].dtype)
         background = _unmasked(data, "background") if "background" in data else jnp.zeros_like(y)
-        mean = self._project(data, jnp.exp(natural["log_rate"])) + background
+        mean = self._expected(data, jnp.exp(natural["log_rate"])) + background
         if self.sensitivity is not None:
             total = -jnp.vdot(self.sensitivity, natural["exposure"], precision=PRECISION)[None]
         else:
@@ -104,8 +121,9 @@ class Superposition(Model):
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Update x <- counts / sensitivity; a source that nothing sees keeps its rate. With a prior De Pierro's."""
         rate, counts, exposure = params["rate"], jnp.maximum(stats["log_rate"], 0), stats["exposure"]
+        seen = self._is_seen(exposure)
         if self.prior is None:
-            return {"rate": jnp.where(exposure > 0, counts / jnp.where(exposure > 0, exposure, 1), rate)}
+            return {"rate": jnp.where(seen, counts / jnp.where(seen, exposure, 1), rate)}
         # Of counts log x - exposure x + slope x - curvature (x - rate)^2 / 2 the maximum is the positive root.
         curvature, slope = self.prior.curvature(rate), jax.grad(self.prior.log_density)(rate)
         linear = exposure - slope - curvature * rate
@@ -201,7 +219,7 @@ class Superposition(Model):
         counts = weight @ _per_row(_unmasked(data, "y") - background)
         total = sensitivity.sum()
         rate = jnp.where(counts > 0, counts, 1) / jnp.where(total > 0, total, 1)
-        return {"rate": jnp.where(sensitivity > 0, rate, 0).astype(sensitivity.dtype)}
+        return {"rate": jnp.where(self._is_seen(sensitivity), rate, 0).astype(sensitivity.dtype)}
 
     def n_free_params(self, data: PyTree) -> int:
         return int(np.prod(self.template(data)["rate"].shape))
@@ -209,7 +227,7 @@ class Superposition(Model):
     def mean(self, params: Params, data: PyTree) -> Array:
         """Expected counts A x + b in the shape of y, in masked bins those of an unmasked one."""
         unmasked = {name: value for name, value in data.items() if name != "mask"}
-        mean = self._project(unmasked, params["rate"])
+        mean = self._expected(unmasked, params["rate"])
         return jnp.broadcast_to(mean + data.get("background", 0), jnp.shape(data["y"]))
 
     def sample(self, key: Array, params: Params, n: int) -> dict[str, Array]:

@@ -16,7 +16,7 @@ DERIVED = OF_ALL | ONE_VARIANT | NO_COORDINATES
 
 def two_state_poisson_hmm():
     steps = [np.where(np.arange(t) // 5 % 2, RNG.poisson(8, t), RNG.poisson(2, t)) for t in (30, 20, 25, 30) * 4]
-    return jaxem.HMM(2, jaxem.Poisson()), jaxem.sequences([x.astype(float) for x in steps]), DERIVED
+    return jaxem.HMM(2, jaxem.Poisson()), jaxem.sequences([x.astype(float) for x in steps]), OF_ALL | NO_COORDINATES
 
 
 def superposition_of_a_matrix():

@@ -75,6 +75,26 @@ def test_discoveries(x64):
     assert abs(found.null["share"] - (~changed).mean()) < 3 * spread
 
 
+def test_extreme_scores_do_not_hide_the_others(x64):
+    """One score of 40 among 4 000 once took discoveries from 278 to 108; forty made a third of them false."""
+    rng = np.random.default_rng(0)
+    changed = rng.random(4000) < 0.1
+    z = rng.normal(0, 1, 4000) + changed * 3 * rng.choice([-1, 1], 4000)
+    for extreme in (0, 1, 40):
+        scores = np.r_[z, np.full(extreme, 40.0)]
+        found = jaxem.two_groups(scores)
+        discoveries = np.asarray(found.discoveries(scores, 0.1))
+        assert found.result.status == jaxem.Status.CONVERGED
+        assert 270 <= discoveries.sum() <= 290 and discoveries[4000:].all()
+        assert (discoveries[:4000] & ~changed).sum() <= 0.12 * discoveries[:4000].sum()
+
+
+def test_pure_nulls_have_no_discoveries(x64):
+    z = np.random.default_rng(0).normal(size=4000)
+    found = jaxem.two_groups(z)
+    assert found.result.status == jaxem.Status.CONVERGED and not np.asarray(found.discoveries(z)).any()
+
+
 def test_the_null_is_empirical(x64):
     rng = np.random.default_rng(0)
     z = np.r_[rng.normal(0.3, 1.4, 9500), rng.normal(6, 1, 500)]

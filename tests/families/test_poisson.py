@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from components import CASES, counts, plain_em, start
-from scipy import stats
+from scipy import special, stats
 
 import jaxem
 
@@ -62,3 +62,29 @@ def test_gamma_prior_of_a_mixture_is_part_of_the_objective(x64):
     log_prior = ((shape - 1) * np.log(rate) - inverse_scale * rate).sum()
     assert float(result.objective) == pytest.approx(loglik + log_prior, rel=1e-12)
     assert (np.diff(np.asarray(result.history)) > -1e-9).all()
+
+
+@pytest.mark.parametrize("mean", [100.0, 1e5, 1e7])
+def test_large_counts_keep_their_digits(dtype, mean):
+    """y log(rate) of a million is beyond float32's digits: once -8 230 for -8 202 at a mean of 1e5."""
+    rng = np.random.default_rng(0)
+    rate = mean * (1 + np.array([-4, 0, 4]) / np.sqrt(mean))  # four standard deviations apart
+    z = rng.integers(0, 3, 1000)
+    x = rng.poisson(rate[z]).astype(dtype)
+    model = jaxem.Mixture(3, jaxem.Poisson())
+    params = {"weights": np.full(3, 1 / 3, dtype), "components": {"rate": rate.astype(dtype)}}
+    exact = stats.poisson(params["components"]["rate"].astype(float)).logpmf(x.astype(float)[:, None]) - np.log(3)
+    wanted = special.logsumexp(exact, axis=1)
+    # SciPy's own rounding is that of y log(rate), of which the density is what is left.
+    rounding = 10 * np.finfo(np.float64).eps * mean * np.log(mean)
+    np.testing.assert_allclose(model.log_prob(params, x), wanted, rtol=100 * np.finfo(dtype).eps, atol=rounding)
+    assert (np.asarray(model.predict(params, x)) == exact.argmax(1)).mean() > 0.998
+
+
+def test_a_rate_of_zero_is_a_start(dtype):
+    """A component that never counts has the least positive rate, so that a result is an `init`."""
+    x = np.r_[np.zeros(50), np.full(50, 30.0)].astype(dtype)
+    result = fit(jaxem.Poisson(), 2, x, key=jax.random.key(0))
+    assert 0 < result.params["components"]["rate"].min() < 1e-30
+    again = fit(jaxem.Poisson(), 2, x, init=result)
+    assert float(again.loglik) == pytest.approx(float(result.loglik), rel=1e-6)

@@ -32,6 +32,7 @@ class Problem:
         total_weight: of all data, a number.
         regularizer: what restrains the fit beyond the model.
         mesh: devices on which the blocks lie, or None: see `jaxem.engine.mesh`.
+        guard: whether restarts with a spurious component are passed over.
     """
 
     model: Model
@@ -43,6 +44,7 @@ class Problem:
     total_weight: Array
     regularizer: Regularizer = Regularizer()
     mesh: Mesh | None = static(default=None)
+    guard: bool = static(default=False)
 
     def constraints(self, params: Params) -> PyTree:
         """Prefix tree of constraints, frozen leaves fixed."""

@@ -93,6 +93,15 @@ class Composite(Natural):
         return self.outer(self.joined(new, ahead))
 
     @property
+    def spurious(self) -> Any:  # type: ignore[override]
+        """Where it is in any part that can tell."""
+        return None if all(part.spurious is None for part in self.parts) else self._spurious
+
+    def _spurious(self, stats: PyTree, params: Params) -> Array:
+        each = zip(self.parts, *map(self.split, (stats, self.inner(params))), strict=True)
+        return functools.reduce(jnp.logical_or, [part.spurious(s, p) for part, s, p in each if part.spurious is not None])
+
+    @property
     def m_step_is_maximum(self) -> bool:  # type: ignore[override]
         return all(part.m_step is not None and part.m_step_is_maximum for part in self.parts)
 

@@ -18,7 +18,7 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.data.sequences import Sequences, lagged
 from jaxem.data.validation import check_finite, check_size, floating, numeric
-from jaxem.families.base import Family
+from jaxem.families.base import THIN, Family, by_chance
 from jaxem.numerics.linalg import PRECISION, least_squares
 from jaxem.numerics.logs import divided
 from jaxem.pytree import PyTree, static, struct
@@ -157,6 +157,14 @@ class LinearRegression(Family):
 
     def at_floor(self, params: Params) -> dict[str, Array]:
         return {**super().at_floor(params), "variance": params["variance"] <= self.floor}
+
+    def spurious(self, stats: PyTree, params: Params) -> Array:
+        """Whether a line goes through too few rows, or through not many and much closer than the others."""
+        count, variance = stats["log_scale"], params["variance"]
+        pooled = jnp.sum(count * variance) / count.sum()
+        width = params["coefficients"].shape[-1]
+        needed = width * self.switching_coefficients + self.switching_intercept + 1
+        return by_chance(count, variance < THIN * pooled, needed)
 
     def validate(self, data: Any) -> Any:
         """A dict of `y` (N,) and `inputs` (N, P).

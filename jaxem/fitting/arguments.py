@@ -45,6 +45,7 @@ def task_of(
     standardize: bool = True,
     unroll: int | None = None,
     mesh: Mesh | None = None,
+    guard: bool = False,
 ) -> Task:
     """The arguments of `jaxem.fit` in one piece, checked as far as they can be before the data are looked at."""
     check_model(model)
@@ -63,6 +64,7 @@ def task_of(
         regularizer=restrained,
         unroll=None if unroll is None else check_positive_int(unroll, "unroll", 0),
         mesh=mesh_of(mesh, data),
+        guard=guard,
     )
     return Task(
         model=model,

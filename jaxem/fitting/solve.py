@@ -14,7 +14,7 @@ from jaxem import init as starts
 from jaxem.engine.e_step import weighted_total
 from jaxem.engine.implicit import attached
 from jaxem.engine.loop import HISTORY, Restart, chronological, new_restart
-from jaxem.engine.mesh import cut_on, map_restarts, run, uncut
+from jaxem.engine.mesh import cut_on, map_restarts, run, spurious_restarts, uncut
 from jaxem.engine.problem import Problem
 from jaxem.engine.restarts import Queue, best_first, race, settle, staged, take, unrolled
 from jaxem.fitting.layout import Layout, lay_out
@@ -57,6 +57,7 @@ def posed(task: Task, layout: Layout) -> Problem:
         total_weight=total,
         regularizer=options.regularizer,
         mesh=options.mesh,
+        guard=options.guard,
     )
 
 
@@ -110,7 +111,8 @@ def unrolled_restarts(problem: Problem, restarts: Restart, n_steps: int) -> Rest
 def end(problem: Problem, restarts: Restart, n: int) -> Result:
     """The winner, and a line about each of the others; `n` data."""
     restarts, offset = settle(problem, restarts), problem.offset
-    winner = take(restarts, best_first(restarts)[0])
+    chance = spurious_restarts(problem, restarts.params) if problem.guard else None
+    winner = take(restarts, best_first(restarts, chance)[0])
     histories = jax.vmap(chronological)(restarts.history, restarts.n_steps) + offset
     return Result(
         params=winner.params,
@@ -121,7 +123,9 @@ def end(problem: Problem, restarts: Restart, n: int) -> Result:
         stop=winner.stop,
         n_steps=winner.n_steps,
         history=chronological(winner.history, winner.n_steps) + offset,
-        restarts=Restarts(restarts.loglik + offset, restarts.objective + offset, restarts.status, restarts.n_steps, histories),
+        restarts=Restarts(
+            restarts.loglik + offset, restarts.objective + offset, restarts.status, restarts.n_steps, histories, chance
+        ),
         model=problem.model,
     )
 

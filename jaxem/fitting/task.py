@@ -28,6 +28,7 @@ class Options:
         regularizer: its penalty, log_prior, frozen and tied in one piece.
         memory_limit: bytes that it may take; None: all that is available.
         layout: how its work is cut up; None: still to be chosen.
+        guard: whether restarts with a spurious component are passed over.
     """
 
     n_restarts: int = static()
@@ -38,6 +39,7 @@ class Options:
     memory_limit: int | None = static(default=None)
     layout: Layout | None = None
     mesh: Mesh | None = static(default=None)
+    guard: bool = static(default=False)
 
 
 @struct

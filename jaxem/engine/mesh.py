@@ -109,7 +109,7 @@ def on_devices(problem: Problem, function: Callable[..., Any], in_specs: tuple[A
     if mesh is None:
         return lambda *args: function(problem, *args)
     fields: dict[str, Any] = {f.name: P() for f in dataclasses.fields(Problem)}
-    specs = Problem(**{**fields, "blocks": P(row_axes(mesh)), "mesh": mesh, "guard": problem.guard})
+    specs = Problem(**{**fields, "blocks": P(row_axes(mesh)), "mesh": mesh})
 
     def alone(problem: Problem, *args: Any) -> Any:
         blocks = dataclasses.replace(problem.blocks, axes=row_axes(mesh))

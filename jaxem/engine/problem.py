@@ -32,7 +32,6 @@ class Problem:
         total_weight: of all data, a number.
         regularizer: what restrains the fit beyond the model.
         mesh: devices on which the blocks lie, or None: see `jaxem.engine.mesh`.
-        guard: whether restarts with a spurious component are passed over.
     """
 
     model: Model
@@ -44,7 +43,6 @@ class Problem:
     total_weight: Array
     regularizer: Regularizer = Regularizer()
     mesh: Mesh | None = static(default=None)
-    guard: bool = static(default=False)
 
     def constraints(self, params: Params) -> PyTree:
         """Prefix tree of constraints, frozen leaves fixed."""
@@ -91,14 +89,14 @@ class Move:
             where they may: then the restart goes there only if the objective rises.
         memory: what the algorithm remembers.
         local: the per-datum parameters from which the E-step is to go on; None: those of where the restart stands.
-        goes_on: whether the restart must not stop before.
+        goes_on: whether the restart must not stop before; None: it may.
     """
 
     params: Params
     trial: Array
     memory: PyTree
     local: PyTree = None
-    goes_on: Array | bool = False
+    goes_on: Array | None = None
 
 
 class Algorithm:

@@ -64,7 +64,6 @@ def task_of(
         regularizer=restrained,
         unroll=None if unroll is None else check_positive_int(unroll, "unroll", 0),
         mesh=mesh_of(mesh, data),
-        guard=guard,
     )
     return Task(
         model=model,
@@ -79,6 +78,7 @@ def task_of(
         options=options,
         # A prior or penalty that is a function of the user's parameters must see them as they are.
         standardize=standardize and not restrained.in_users_units and model.log_prior is None,
+        guard=guard,
     )
 
 

@@ -57,7 +57,6 @@ def posed(task: Task, layout: Layout) -> Problem:
         total_weight=total,
         regularizer=options.regularizer,
         mesh=options.mesh,
-        guard=options.guard,
     )
 
 
@@ -108,10 +107,10 @@ def unrolled_restarts(problem: Problem, restarts: Restart, n_steps: int) -> Rest
     return map_restarts(problem, lambda problem, restarts: unrolled(problem, restarts, n_steps), restarts)
 
 
-def end(problem: Problem, restarts: Restart, n: int) -> Result:
-    """The winner, and a line about each of the others; `n` data."""
+def end(problem: Problem, restarts: Restart, n: int, guard: bool = False) -> Result:
+    """The winner, and a line about each of the others; `n` data. `guard`: as `fit` takes it."""
     restarts, offset = settle(problem, restarts), problem.offset
-    chance = spurious_restarts(problem, restarts.params) if problem.guard else None
+    chance = spurious_restarts(problem, restarts.params) if guard else None
     winner = take(restarts, best_first(restarts, chance)[0])
     histories = jax.vmap(chronological)(restarts.history, restarts.n_steps) + offset
     return Result(
@@ -130,7 +129,11 @@ def end(problem: Problem, restarts: Restart, n: int) -> Result:
     )
 
 
-begin_jit, end_jit, unrolled_jit = jax.jit(begin), jax.jit(end, static_argnums=2), jax.jit(unrolled_restarts, static_argnums=2)
+begin_jit, end_jit, unrolled_jit = (
+    jax.jit(begin),
+    jax.jit(end, static_argnums=(2, 3)),
+    jax.jit(unrolled_restarts, static_argnums=2),
+)
 
 
 def solve(task: Task) -> Result:
@@ -138,23 +141,24 @@ def solve(task: Task) -> Result:
     options = task.options
     if options.unroll is not None:
         problem, queue, _ = begin(task)
-        return end(problem, unrolled_restarts(problem, queue.restarts, options.unroll), task.n)
+        return end(problem, unrolled_restarts(problem, queue.restarts, options.unroll), task.n, task.guard)
     problem, queue, layout = begin(jax.lax.stop_gradient(task))
-    result = end(problem, race(problem, queue, layout.width, options.rounds, run), task.n)
+    result = end(problem, race(problem, queue, layout.width, options.rounds, run), task.n, task.guard)
     return attached(posed(task, layout), result)
 
 
 def started(task: Task) -> Race:
     """The same from the host, in steps: first, restarts at their starts."""
-    task = dataclasses.replace(task, data=jax.tree.map(jnp.asarray, task.data))
-    return Race(*begin_jit(task), options=task.options, n=task.n)
+    # The guard is for the end, and compiles no start again.
+    plain = dataclasses.replace(task, data=jax.tree.map(jnp.asarray, task.data), guard=False)
+    return Race(*begin_jit(plain), options=task.options, n=task.n, guard=task.guard)
 
 
 def solve_watched(race: Race, monitor: Monitor, home: Callable[[Result], Result]) -> Result:
     """Then the race, watched by `monitor`; `home` takes a result back to the data's own units."""
 
     def ended(restarts: Restart) -> Result:
-        return home(end_jit(race.problem, restarts, race.n))
+        return home(end_jit(race.problem, restarts, race.n, race.guard))
 
     if race.options.unroll is not None:
         return ended(unrolled_jit(race.problem, race.queue.restarts, race.options.unroll))

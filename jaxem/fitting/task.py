@@ -28,7 +28,6 @@ class Options:
         regularizer: its penalty, log_prior, frozen and tied in one piece.
         memory_limit: bytes that it may take; None: all that is available.
         layout: how its work is cut up; None: still to be chosen.
-        guard: whether restarts with a spurious component are passed over.
     """
 
     n_restarts: int = static()
@@ -39,7 +38,6 @@ class Options:
     memory_limit: int | None = static(default=None)
     layout: Layout | None = None
     mesh: Mesh | None = static(default=None)
-    guard: bool = static(default=False)
 
 
 @struct
@@ -52,6 +50,7 @@ class Task:
         options: what is compiled into it.
         standardize: whether coordinates are still to be chosen.
         log_abs_det: what log-densities lost in the coordinates of the computation, () or (N,).
+        guard: whether restarts with a spurious component are passed over.
     """
 
     model: Model
@@ -66,6 +65,7 @@ class Task:
     options: Options
     standardize: bool = static(default=False)
     log_abs_det: Any = 0.0
+    guard: bool = static(default=False)
 
     @property
     def n(self) -> int:
@@ -93,6 +93,7 @@ class Race:
         layout: how the work is cut up.
         options: what was compiled.
         n: rows.
+        guard: whether restarts with a spurious component are passed over.
     """
 
     problem: Problem
@@ -100,3 +101,4 @@ class Race:
     layout: Layout
     options: Options
     n: int
+    guard: bool = False

@@ -129,11 +129,8 @@ def end(problem: Problem, restarts: Restart, n: int, guard: bool = False) -> Res
     )
 
 
-begin_jit, end_jit, unrolled_jit = (
-    jax.jit(begin),
-    jax.jit(end, static_argnums=(2, 3)),
-    jax.jit(unrolled_restarts, static_argnums=2),
-)
+begin_jit, end_jit = jax.jit(begin), jax.jit(end, static_argnums=(2, 3))
+unrolled_jit = jax.jit(unrolled_restarts, static_argnums=2)
 
 
 def solve(task: Task) -> Result:

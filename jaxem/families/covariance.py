@@ -45,7 +45,7 @@ class Full:
     def thinner(self, covariance: Array, count: Array, share: float) -> Array:
         """(K,) which components have an eigenvalue below `share` times the pooled covariance's, in its own coordinates."""
         pooled = jnp.einsum("k,k...->...", count / count.sum(), covariance, precision=PRECISION)
-        return self._any_below(covariance, share * pooled)
+        return self._any_below(covariance, share * pooled[None])
 
     def _any_below(self, covariance: Array, least: Array) -> Array:
         return ~jnp.isfinite(cholesky(covariance - least)).all((-2, -1))

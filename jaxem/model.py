@@ -53,6 +53,12 @@ class Natural:
     m_step: ClassVar[Any] = None
     #: Whether `m_step` is an exact maximum of q, so that the gradient of q vanishes there.
     m_step_is_maximum: ClassVar[bool] = True
+    #: (stats, params, new) -> params: `new`, what the M-step made of both, with entries towards which EM creeps further
+    #: ahead, by Fisher scoring on the observed likelihood. It may lower that: see `jaxem.engine.em`. None: there are none.
+    scoring_step: ClassVar[Any] = None
+    #: (stats, params) -> bool, whether any component owes its likelihood to chance: too few rows, or much thinner than the
+    #: others on not many (Wilson and Zhu 2020). A choice among models passes over such restarts. None: there is nothing to ask.
+    spurious: ClassVar[Any] = None
     #: "marginal" where entries of a datum may be NaN, which are summed out; None where they may not.
     missing: str | None = None
 

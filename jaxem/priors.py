@@ -85,6 +85,22 @@ class NormalInverseWishart:
     df: float | Array
     scale: Array
 
+    @classmethod
+    def mclust(cls, data: Any, n_components: int, covariance: str = "full") -> NormalInverseWishart:
+        """The default of the R package mclust (Fraley and Raftery 2007, section 3), which keeps components from collapsing.
+
+        Args:
+            data: (N, D).
+            n_components: K.
+            covariance: as `Gaussian` has it.
+        """
+        x = np.asarray(data, np.float64)
+        d = x.shape[1]
+        spread = np.cov(x, rowvar=False).reshape(d, d)
+        if covariance in ("diag", "spherical"):
+            spread = np.full((d,) if covariance == "diag" else (), np.trace(spread) / d)
+        return cls(mean=x.mean(0), strength=0.01, df=d + 2.0, scale=spread / n_components ** (2 / d))
+
     def rescaled(self, affine: Any) -> NormalInverseWishart:
         """The same prior in new coordinates."""
         change = affine.matrices if jnp.ndim(self.scale) == 2 else affine.covariances

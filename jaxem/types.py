@@ -106,13 +106,17 @@ def limits(model: Any, params: Params) -> list[str]:
 
 @struct
 class Restarts:
-    """What became of every restart; each field (R,), `history` (R, steps): see `Result.history`."""
+    """What became of every restart; each field (R,), `history` (R, steps): see `Result.history`.
+
+    `spurious` tells which have a component that owes its likelihood to chance; None where nobody asked (`fit(guard=True)`).
+    """
 
     loglik: Array
     objective: Array
     status: Array
     n_steps: Array
     history: Array
+    spurious: Array | None = None
 
 
 @struct

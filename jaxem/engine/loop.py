@@ -125,7 +125,7 @@ def advance(problem: Problem, restart: Restart, expectation: Expectation, on: Ar
     )
     move = problem.algorithm.next(problem, point, restart.memory)
 
-    fired = jnp.where(restart.trial, 0, fired)
+    fired = jnp.where(restart.trial if move.goes_on is None else restart.trial | move.goes_on, 0, fired)
     n_steps = restart.n_steps + 1
     running = status == Status.RUNNING
     status = jnp.where(running & (n_steps >= problem.max_steps), jnp.int32(Status.MAX_STEPS), status)

@@ -24,7 +24,7 @@ from jaxem.data.validation import is_traced
 from jaxem.distributed import RESTARTS, row_axes
 from jaxem.engine.loop import Restart
 from jaxem.engine.problem import Problem
-from jaxem.engine.restarts import NEVER, Queue, queued
+from jaxem.engine.restarts import NEVER, Queue, queued, spurious
 from jaxem.engine.restarts import run as run_here
 from jaxem.numerics.blocks import Blocks, cut, replace_absent
 from jaxem.pytree import PyTree
@@ -152,6 +152,11 @@ def map_restarts(problem: Problem, function: Callable[..., Restart], restarts: P
     new = jax.tree.map(lambda x: x[:count], new) if len(full) > count else new
     same = jax.lax.with_sharding_constraint(dataclasses.replace(new, local=(), began=()), NamedSharding(mesh, P()))
     return dataclasses.replace(same, local=new.local, began=new.began)
+
+
+def spurious_restarts(problem: Problem, params: PyTree) -> Array:
+    """`jaxem.engine.restarts.spurious` on every device, with its own blocks."""
+    return on_devices(problem, spurious, (P(),), P())(params)
 
 
 def run(problem: Problem, queue: Queue, budget: Array | int = NEVER) -> Queue:

@@ -93,12 +93,14 @@ class Move:
             where they may: then the restart goes there only if the objective rises.
         memory: what the algorithm remembers.
         local: the per-datum parameters from which the E-step is to go on; None: those of where the restart stands.
+        goes_on: whether the restart must not stop before; None: it may.
     """
 
     params: Params
     trial: Array
     memory: PyTree
     local: PyTree = None
+    goes_on: Array | None = None
 
 
 class Algorithm:

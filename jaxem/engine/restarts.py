@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.engine.e_step import e_step
 from jaxem.engine.loop import Restart, finish, step
 from jaxem.engine.problem import Problem
 from jaxem.pytree import static, struct
-from jaxem.types import TIERS, Status
+from jaxem.types import TIERS, Params, Status
 
 #: More steps than any fit takes.
 NEVER = np.iinfo(np.int32).max
@@ -193,10 +194,19 @@ def tier(status: Array) -> Array:
     return sum((jnp.where(status == s, rank, 0) for s, rank in TIERS.items()), start=jnp.zeros_like(status))
 
 
-def best_first(restarts: Restart) -> Array:
-    """Order of the restarts: regular ones before troubled ones, then by objective."""
+def best_first(restarts: Restart, spurious: Array | None = None) -> Array:
+    """Order of the restarts: regular ones before troubled ones, then those that are not `spurious` (R,), then by objective."""
     value = jnp.where(jnp.isnan(restarts.objective), -jnp.inf, restarts.objective)
-    return jnp.lexsort((-value, tier(restarts.status)))
+    keys = (-value, tier(restarts.status)) if spurious is None else (-value, spurious, tier(restarts.status))
+    return jnp.lexsort(keys)
+
+
+def spurious(problem: Problem, params: Params) -> Array:
+    """(R,) which restarts, by their parameters, owe their likelihood to chance: by the statistics of an E-step of each."""
+    model = problem.model
+    if model.spurious is None:
+        return jnp.zeros(jax.tree.leaves(params)[0].shape[:1], bool)
+    return jax.lax.map(lambda p: model.spurious(e_step(model, p, problem.blocks).stats, p), params)
 
 
 def settle(problem: Problem, restarts: Restart) -> Restart:

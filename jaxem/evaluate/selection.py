@@ -14,10 +14,14 @@ import numpy as np
 from jax import Array
 
 from jaxem.data.validation import check_positive_int, check_weight, is_traced
+from jaxem.engine.restarts import tier
+from jaxem.families.gaussian import Gaussian
 from jaxem.fitting.arguments import task_of
 from jaxem.fitting.fit import fit
 from jaxem.model import Model
+from jaxem.models.mixture import Mixture
 from jaxem.numerics.blocks import n_rows
+from jaxem.priors import NormalInverseWishart
 from jaxem.pytree import PyTree
 from jaxem.types import TIERS, FitError, Result, Status
 
@@ -111,6 +115,14 @@ class Candidate:
         """How badly even the best restart ended, as `jaxem.types.TIERS` has it."""
         return TIERS[Status.NONFINITE] if self.result is None else TIERS.get(Status(int(self.result.status)), 0)
 
+    @property
+    def spurious(self) -> bool:
+        """Whether no restart was left but those in which a component owes its likelihood to chance: see `select`."""
+        restarts = None if self.result is None else self.result.restarts
+        if restarts is None or restarts.spurious is None:
+            return False
+        return bool(restarts.spurious[tier(restarts.status) == tier(self.result.status)].all())
+
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
@@ -126,8 +138,8 @@ class Selection:
 
     @property
     def best(self) -> Candidate:
-        """The candidate of least score among those that ended best: a degenerate one only where there is no other."""
-        return min(self.candidates, key=lambda c: (c.tier, c.score))
+        """The candidate of least score among those that ended best; a spurious one only where there is no other."""
+        return min(self.candidates, key=lambda c: (c.tier, c.spurious, c.score))
 
     def __str__(self) -> str:
         best = self.best
@@ -136,6 +148,7 @@ class Selection:
             loglik, status = (float("nan"), "FAILED") if c.result is None else (float(c.result.loglik), _status(c.result))
             mark = "*" if c is best else " "
             lines.append(f"{loglik:>16.4f} {c.n_free_params:>11d} {c.score:>14.4f}{mark} {status:<13} {_describe(c.model)}")
+            lines += [f"{'':>46} {said}" for said in _passed_over(c)]
         if best.result is not None and (ending := best.result.ending):
             lines.append(f"chosen {ending}")
         return "\n".join(lines)
@@ -148,9 +161,14 @@ def select(
     criterion: str | Callable[[Result, PyTree], Any] = "bic",
     workers: int = 1,
     on_fit: Callable[[Candidate], None] | None = None,
+    prior: str | None = None,
     **options: Any,
 ) -> Selection:
     """Fit several models to the same data and choose one.
+
+    More restarts find more maxima that chance made: a few rows that lie nearly on a line. A restart is passed over in
+    which a component has fewer rows than parameters of its place and spread need, or is much thinner than the components
+    are on average and has not many rows (`SPURIOUS` of `jaxem.families.base`); `guard=False` lets it win.
 
     Args:
         models: the models.
@@ -159,6 +177,7 @@ def select(
         workers: fits in flight at once. Models of different shapes compile separately: threads let one
             compile while another runs.
         on_fit: called with each `Candidate` as soon as it is known; from another thread when workers > 1.
+        prior: "mclust" gives mixtures of Gaussians without one `NormalInverseWishart.mclust` of the data. None: as they are.
         **options: of `jaxem.fit`: key, n_restarts, weight, stop, ...
 
     Returns:
@@ -166,7 +185,7 @@ def select(
         interrupted.
 
     Raises:
-        ValueError: for an unknown criterion, or no models.
+        ValueError: for an unknown criterion or prior, a model that it is not for, or no models.
         FitError: when every model failed.
     """
     models = list(models)
@@ -174,8 +193,11 @@ def select(
         raise ValueError("models must hold at least one model; got none")
     if isinstance(criterion, str) and criterion not in CRITERIA:
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)} or a function; got {criterion!r}")
+    if prior is not None:
+        models = [_with_prior(prior, model, data) for model in models]
     workers = min(check_positive_int(workers, "workers"), len(models))
     score = _scorer(criterion, options.get("weight"))
+    options = {"guard": True, **options}
     for model in models:  # what is wrong with any of them is said before the first is fitted
         task_of(model, data, **{name: options[name] for name in TASK_OPTIONS & options.keys()})
 
@@ -210,6 +232,18 @@ def select(
     return Selection(candidates, criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "score"))
 
 
+def _with_prior(prior: str, model: Model, data: PyTree) -> Model:
+    if prior != "mclust":
+        raise ValueError(f"prior must be None or 'mclust'; got {prior!r}")
+    family = getattr(model, "family", None)
+    if not (isinstance(model, Mixture) and isinstance(family, Gaussian) and family.missing is None):
+        raise ValueError(f"prior='mclust' is for mixtures of Gaussians without missing entries; got {_describe(model)}")
+    if family.prior is not None:
+        return model
+    given = NormalInverseWishart.mclust(model.validate(data), model.n_components, family.covariance)
+    return dataclasses.replace(model, family=dataclasses.replace(family, prior=given))
+
+
 def _interrupted(candidate: Candidate) -> bool:
     return candidate.result is not None and bool((candidate.result.restarts.status == Status.INTERRUPTED).any())
 
@@ -228,6 +262,15 @@ def _valid(model: Model, data: PyTree) -> PyTree:
 
 def _checked(weight: Any, n: int) -> Any:
     return weight if is_traced(weight) else check_weight(weight, n).astype(np.float64)
+
+
+def _passed_over(candidate: Candidate) -> list[str]:
+    """The line that tells of restarts with spurious components, where there are any."""
+    restarts = None if candidate.result is None else candidate.result.restarts
+    if restarts is None or restarts.spurious is None or not restarts.spurious.any():
+        return []
+    count, of = int(restarts.spurious.sum()), restarts.spurious.size
+    return [f"{count} of {of} restarts{'' if candidate.spurious else ' passed over'}: a component on too few rows, or too thin"]
 
 
 def _status(result: Result) -> str:

@@ -14,6 +14,21 @@ from jaxem.model import Natural, undefined
 from jaxem.pytree import PyTree
 from jaxem.types import Params
 
+#: A component thinner than THIN times the pooled covariance, on fewer than FEW times the rows that its place and spread
+#: need, is such as chance finds: benchmarks/results/spurious.md.
+THIN, FEW = 0.01, 5
+
+
+def by_chance(count: Array, thin: Array | bool, needed: int) -> Array:
+    """Whether any component owes its likelihood to chance.
+
+    Args:
+        count: (K,) effective rows.
+        thin: (K,) whether a variance, in any direction, is less than THIN times the pooled one.
+        needed: rows without which the spread of a component is no estimate.
+    """
+    return ((count < needed) | (thin & (count < FEW * needed))).any()
+
 
 class Family(Natural):
     """A family of densities. Subclasses are frozen dataclasses made pytrees by `jaxem.struct`.

@@ -82,6 +82,26 @@ class Composite(Natural):
         return self.outer(self.joined(params, self._each("m_step", stats, params)))
 
     @property
+    def scoring_step(self) -> Any:  # type: ignore[override]
+        """Of the parts that have one."""
+        return None if all(part.scoring_step is None for part in self.parts) else self._scoring_step
+
+    def _scoring_step(self, stats: PyTree, params: Params, new: Params) -> Params:
+        new = self.inner(new)
+        each = zip(self.parts, *map(self.split, (stats, self.inner(params), new)), strict=True)
+        ahead = [own if part.scoring_step is None else part.scoring_step(s, p, own) for part, s, p, own in each]
+        return self.outer(self.joined(new, ahead))
+
+    @property
+    def spurious(self) -> Any:  # type: ignore[override]
+        """Where it is in any part that can tell."""
+        return None if all(part.spurious is None for part in self.parts) else self._spurious
+
+    def _spurious(self, stats: PyTree, params: Params) -> Array:
+        each = zip(self.parts, *map(self.split, (stats, self.inner(params))), strict=True)
+        return functools.reduce(jnp.logical_or, [part.spurious(s, p) for part, s, p in each if part.spurious is not None])
+
+    @property
     def m_step_is_maximum(self) -> bool:  # type: ignore[override]
         return all(part.m_step is not None and part.m_step_is_maximum for part in self.parts)
 

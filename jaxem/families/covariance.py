@@ -38,6 +38,18 @@ class Full:
     def n_free(self, k: int, d: int) -> int:
         return k * d * (d + 1) // 2
 
+    def needed(self, d: int) -> int:
+        """Rows without which a component's covariance is singular."""
+        return d + 1
+
+    def thinner(self, covariance: Array, count: Array, share: float) -> Array:
+        """(K,) which components have an eigenvalue below `share` times the pooled covariance's, in its own coordinates."""
+        pooled = jnp.einsum("k,k...->...", count / count.sum(), covariance, precision=PRECISION)
+        return self._any_below(covariance, share * pooled[None])
+
+    def _any_below(self, covariance: Array, least: Array) -> Array:
+        return ~jnp.isfinite(cholesky(covariance - least)).all((-2, -1))
+
     # --- linear algebra --------------------------------------------------------------------
     def factor(self, covariance: Array) -> Array:
         return cholesky(covariance)
@@ -163,6 +175,12 @@ class Tied(Full):
     def n_free(self, k: int, d: int) -> int:
         return d * (d + 1) // 2
 
+    def needed(self, d: int) -> int:
+        return 1
+
+    def thinner(self, covariance: Array, count: Array, share: float) -> Array:
+        return jnp.zeros(count.shape, bool)
+
     def outer(self, v: Array) -> Array:
         return jnp.einsum("kd,ke->de", v, v, precision=PRECISION)
 
@@ -187,6 +205,12 @@ class Diagonal(Full):
 
     def n_free(self, k: int, d: int) -> int:
         return k * d
+
+    def needed(self, d: int) -> int:
+        return 2
+
+    def _any_below(self, covariance: Array, least: Array) -> Array:
+        return (covariance < least).any(-1)
 
     def factor(self, covariance: Array) -> Array:
         return jnp.sqrt(covariance)
@@ -265,6 +289,9 @@ class Spherical(Diagonal):
 
     def n_free(self, k: int, d: int) -> int:
         return k
+
+    def _any_below(self, covariance: Array, least: Array) -> Array:
+        return covariance < least
 
     def log_det(self, factor: Array, d: int) -> Array:
         return d * jnp.log(factor)

@@ -19,7 +19,7 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.data.validation import matrix, matrix_with_missing
-from jaxem.families.base import Family, columns
+from jaxem.families.base import THIN, Family, by_chance, columns
 from jaxem.families.covariance import SHAPES, Full
 from jaxem.families.missing import Observed, conditional_means, filled, patterns_of, roots
 from jaxem.numerics.affine import Affine, standardization, whitening
@@ -200,6 +200,15 @@ class Gaussian(Family):
         mean, covariance = params["mean"], params["covariance"]
         found = self.shape.at_floor(covariance, jnp.asarray(self.floor, mean.dtype) * 1.001)
         return {"mean": jnp.zeros(mean.shape, bool), "covariance": jnp.broadcast_to(found, covariance.shape)}
+
+    @property
+    def spurious(self) -> Any:  # type: ignore[override]
+        """A prior bounds what chance can gain."""
+        return self._spurious if self.prior is None else None
+
+    def _spurious(self, stats: PyTree, params: Params) -> Array:
+        count, d = stats["log_det"], params["mean"].shape[-1]
+        return by_chance(count, self.shape.thinner(params["covariance"], count, THIN), self.shape.needed(d))
 
     def template(self, data: Array, n_components: int) -> Params:
         d = data.shape[1]

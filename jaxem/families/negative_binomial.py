@@ -13,13 +13,17 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.families.base import Family, columns
 from jaxem.families.poisson import validate_counts
-from jaxem.numerics.special import gamma_normalizer, gamma_shape, stirling_rest
+from jaxem.numerics.special import ceiling, gamma_normalizer, gamma_shape, scored_shape, stirling_rest
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params
 
-#: Bounds of the estimated size. At the upper one the variance exceeds that of Poisson by a millionth of the squared
-#: mean, which no data tell apart; at the lower one nearly all counts are zero.
-SIZES = (1e-4, 1e6)
+#: Least estimated size: nearly all counts are zero. The greatest is relative to the mean, by which the variance exceeds
+#: that of Poisson.
+LEAST_SIZE = 1e-4
+
+
+def _greatest_size(mean: Array) -> Array:
+    return jnp.maximum(ceiling(mean.dtype) * mean, 1)
 
 
 @struct
@@ -65,9 +69,12 @@ class NegativeBinomial(Family):
         # for gammaln(x + 1) too; what multiplies x is small where counts are large.
         mixed = size > 0
         known = jnp.where(mixed, size, 1)
-        pull = jnp.where(mixed, size - linear, 1)
-        of_count = jnp.log1p((known - 1) / (x + 1)) - jnp.log1p(pull / origin)
-        of_size = jnp.log1p((x - origin + linear) / (origin + pull))
+        tilt = jnp.where(mixed, linear, 0)
+        pull = known - tilt
+        # log((x + known) / (x + 1)) - log(1 + pull / origin): of large sizes little is left.
+        left = known * (origin - x - 1) - origin + (x + 1) * tilt
+        of_count = jnp.log1p(left / ((x + 1) * (origin + pull)))
+        of_size = jnp.log1p((x - origin + tilt) / (origin + pull))
         rest = stirling_rest(x + known) - jnp.log(x + known) / 2 - stirling_rest(x + 1) - jnp.log(x + 1) / 2 + 1
         density = x * of_count + known * of_size + rest
         # Natural parameters of zero ask for moments: linear in them, with u = x.
@@ -87,12 +94,20 @@ class NegativeBinomial(Family):
         statistic = stats["size"] / count + (ratio - 1) - jnp.log(ratio)
         return {
             "mean": jnp.where(present, mean, params["mean"]),
-            "size": jnp.where(present, gamma_shape(statistic, *SIZES), params["size"]),
+            "size": jnp.where(present, gamma_shape(statistic, LEAST_SIZE, _greatest_size(mean)), params["size"]),
         }
 
     def at_limit(self, params: Params) -> dict[str, Array]:
         """Sizes at which the density is Poisson's."""
-        return {**super().at_limit(params), "size": params["size"] >= 0.999 * SIZES[1]}
+        return {**super().at_limit(params), "size": params["size"] >= 0.999 * _greatest_size(params["mean"])}
+
+    def scoring_step(self, stats: PyTree, params: Params, new: Params) -> Params:
+        """Towards Poisson, the limit, EM creeps."""
+        count, mean, size = stats["normalizer"], params["mean"], params["size"]
+        statistic = stats["size"] / jnp.where(count > 0, count, 1)
+        known = mean * (mean / 2)  # Var((x - mean)^2 - x) / 4 of a Poisson x
+        scored = scored_shape(statistic, size, known, LEAST_SIZE, _greatest_size(mean))
+        return {**new, "size": jnp.where(count > 0, scored, size)}
 
     def start(self, stats: PyTree, template: Params) -> Params:
         """Moments; the statistics are those of natural parameters of zero."""
@@ -101,7 +116,7 @@ class NegativeBinomial(Family):
         count = jnp.where(present, count, 1)
         mean = jnp.maximum(stats["linear"] / count, 1e-3)
         excess = stats["size"] / count - mean**2 - mean
-        size = jnp.clip(mean**2 / jnp.maximum(excess, 1e-6), 1e-2, 1e2)
+        size = jnp.clip(mean**2 / jnp.maximum(excess, 1e-6), 1e-2, 1e2 * jnp.maximum(mean, 1))
         return {"mean": jnp.where(present, mean, template["mean"]), "size": jnp.where(present, size, template["size"])}
 
     def template(self, data: Array, n_components: int) -> Params:

@@ -18,7 +18,7 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.data.sequences import Sequences, lagged
 from jaxem.data.validation import check_finite, check_size, floating, numeric
-from jaxem.families.base import Family
+from jaxem.families.base import THIN, Family, by_chance
 from jaxem.numerics.floors import known_floor, least_variance
 from jaxem.numerics.linalg import PRECISION, least_squares
 from jaxem.numerics.logs import divided
@@ -162,6 +162,14 @@ class LinearRegression(Family):
 
     def floored(self, data: PyTree, weight: Array | None) -> LinearRegression:
         return self if self.floor is not None else dataclasses.replace(self, floor=least_variance(data["y"], weight))
+
+    def spurious(self, stats: PyTree, params: Params) -> Array:
+        """Whether a line goes through too few rows, or through not many and much closer than the others."""
+        count, variance = stats["log_scale"], params["variance"]
+        pooled = jnp.sum(count * variance) / count.sum()
+        width = params["coefficients"].shape[-1]
+        needed = width * self.switching_coefficients + self.switching_intercept + 1
+        return by_chance(count, variance < THIN * pooled, needed)
 
     def validate(self, data: Any) -> Any:
         """A dict of `y` (N,) and `inputs` (N, P).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -17,12 +17,12 @@ from jaxem.data.validation import is_traced
 from jaxem.families.base import Family
 from jaxem.families.composite import Composite
 from jaxem.families.gaussian import Gaussian
-from jaxem.numerics.special import gamma_normalizer, gamma_shape, stirling_rest
+from jaxem.numerics.special import ceiling, gamma_normalizer, gamma_shape, scored_shape, stirling_rest
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params
 
-#: Bounds of the estimated degrees of freedom; at the upper one the density is Gaussian to all that data tell.
-DEGREES = (0.05, 1e4)
+#: Least estimated degrees of freedom.
+LEAST_DF = 0.05
 
 
 @struct
@@ -111,15 +111,31 @@ class StudentT(Composite, Family):
         moments = self.gaussian.m_step(stats, self.inner(params))
         df = self._degrees(params["df"])
         if self.df is None:
-            count = stats["normalizer"]
-            statistic = stats["half_df"] / jnp.where(count > 0, count, 1)
-            df = jnp.where(count > 0, 2 * gamma_shape(statistic, DEGREES[0] / 2, DEGREES[1] / 2), df)
+            df = self._estimated(stats, df, lambda statistic: gamma_shape(statistic, LEAST_DF / 2, ceiling(df.dtype) / 2))
         return self.outer({**moments, "df": df})
 
     def at_limit(self, params: Params) -> dict[str, Array]:
         """Degrees of freedom at which the density is Gaussian."""
         free = self.df is None
-        return {**super().at_limit(params), "df": (params["df"] >= 0.999 * DEGREES[1]) & free}
+        return {**super().at_limit(params), "df": (params["df"] >= 0.999 * ceiling(params["df"].dtype)) & free}
+
+    @staticmethod
+    def _estimated(stats: PyTree, df: Array, half: Callable[[Array], Array]) -> Array:
+        """Twice what `half` makes of the mean statistic; a component without data keeps its own."""
+        count = stats["normalizer"]
+        return jnp.where(count > 0, 2 * half(stats["half_df"] / jnp.where(count > 0, count, 1)), df)
+
+    @property
+    def scoring_step(self) -> Any:  # type: ignore[override]
+        """Towards the normal density, the limit, EM creeps."""
+        return self._scored if self.df is None else None
+
+    def _scored(self, stats: PyTree, params: Params, new: Params) -> Params:
+        df, d = params["df"], params["mean"].shape[-1]
+        known = d * (d + 2) / 8  # Var(q^2 - 2 (d + 2) q) / 64 of a chi-squared q
+        high = ceiling(df.dtype) / 2
+        scored = self._estimated(stats, df, lambda statistic: scored_shape(statistic, df / 2, known, LEAST_DF / 2, high))
+        return {**new, "df": scored}
 
     def start(self, stats: PyTree, template: Params) -> Params:
         """Plain moments, which the statistics of natural parameters of zero are."""

@@ -45,6 +45,7 @@ def task_of(
     standardize: bool = True,
     unroll: int | None = None,
     mesh: Mesh | None = None,
+    guard: bool = False,
 ) -> Task:
     """The arguments of `jaxem.fit` in one piece, checked as far as they can be before the data are looked at."""
     check_model(model)
@@ -77,6 +78,7 @@ def task_of(
         options=options,
         # A prior or penalty that is a function of the user's parameters must see them as they are.
         standardize=standardize and not restrained.in_users_units and model.log_prior is None,
+        guard=guard,
     )
 
 

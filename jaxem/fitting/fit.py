@@ -51,6 +51,7 @@ def fit(
     standardize: bool = True,
     unroll: int | None = None,
     mesh: Mesh | None = None,
+    guard: bool = False,
     progress: bool = False,
     checkpoint: Checkpoint | str | Path | None = None,
     max_seconds: float | None = None,
@@ -93,6 +94,8 @@ def fit(
         mesh: devices over which the rows of data are shared out, and restarts along an axis named "restarts" where it
             has one. None: those over which the data already lie; inside jit it must be given. In several processes
             `data`, `weight` and `labels` are each process's own rows, and the result is the same in all.
+        guard: pass over restarts in which a component owes its likelihood to chance (see `jaxem.select`, which does so):
+            they win only where nothing else is left. False: the highest objective wins.
         progress: show a line that tells how the fit stands (needs pip install "jaxem[cli]"). This and the next three
             in plain calls only.
         checkpoint: directory, or a `jaxem.Checkpoint`, to save the fit in every half a minute, and to go on from:
@@ -112,7 +115,7 @@ def fit(
     task = task_of(
         model, data, key=key, init=init, n_restarts=n_restarts, weight=weight, labels=labels, algorithm=algorithm,
         stop=stop, max_steps=max_steps, block_size=block_size, rounds=rounds, penalty=penalty, log_prior=log_prior,
-        frozen=frozen, tied=tied, standardize=standardize, unroll=unroll, mesh=mesh,
+        frozen=frozen, tied=tied, standardize=standardize, unroll=unroll, mesh=mesh, guard=guard,
     )  # fmt: skip
     monitor = Monitor(progress, checkpoint, max_seconds, callback, task.options.mesh)
     if task.traced and not monitor.idle:

@@ -27,7 +27,7 @@ from jaxem.storage.fingerprint import fingerprint
 from jaxem.types import TIERS, Result, Status
 
 #: Fields of a task whose fingerprints are not taken as they are: they hold what may differ in another process.
-OTHERWISE = ("options", "standardize", "log_abs_det")
+OTHERWISE = ("options", "standardize", "log_abs_det", "guard")
 
 
 @dataclasses.dataclass(frozen=True)

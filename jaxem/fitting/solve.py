@@ -15,7 +15,7 @@ from jaxem import init as starts
 from jaxem.engine.e_step import weighted_total
 from jaxem.engine.implicit import attached
 from jaxem.engine.loop import HISTORY, Restart, chronological, new_restart
-from jaxem.engine.mesh import cut_on, map_restarts, run, uncut
+from jaxem.engine.mesh import cut_on, map_restarts, run, spurious_restarts, uncut
 from jaxem.engine.problem import Problem
 from jaxem.engine.restarts import Queue, best_first, race, settle, staged, take, unrolled
 from jaxem.fitting.layout import Layout, lay_out
@@ -110,10 +110,11 @@ def unrolled_restarts(problem: Problem, restarts: Restart, n_steps: int) -> Rest
     return map_restarts(problem, lambda problem, restarts: unrolled(problem, restarts, n_steps), restarts)
 
 
-def end(problem: Problem, restarts: Restart, n: int) -> Result:
-    """The winner, and a line about each of the others; `n` data."""
+def end(problem: Problem, restarts: Restart, n: int, guard: bool = False) -> Result:
+    """The winner, and a line about each of the others; `n` data. `guard`: as `fit` takes it."""
     restarts, offset = settle(problem, restarts), problem.offset
-    winner = take(restarts, best_first(restarts)[0])
+    chance = spurious_restarts(problem, restarts.params) if guard else None
+    winner = take(restarts, best_first(restarts, chance)[0])
     histories = jax.vmap(chronological)(restarts.history, restarts.n_steps) + offset
     return Result(
         params=winner.params,
@@ -124,13 +125,16 @@ def end(problem: Problem, restarts: Restart, n: int) -> Result:
         stop=winner.stop,
         n_steps=winner.n_steps,
         history=chronological(winner.history, winner.n_steps) + offset,
-        restarts=Restarts(restarts.loglik + offset, restarts.objective + offset, restarts.status, restarts.n_steps, histories),
+        restarts=Restarts(
+            restarts.loglik + offset, restarts.objective + offset, restarts.status, restarts.n_steps, histories, chance
+        ),
         model=problem.model,
         to_gain=problem.stop.to_gain_of(winner.seen),
     )
 
 
-begin_jit, end_jit, unrolled_jit = jax.jit(begin), jax.jit(end, static_argnums=2), jax.jit(unrolled_restarts, static_argnums=2)
+begin_jit, end_jit = jax.jit(begin), jax.jit(end, static_argnums=(2, 3))
+unrolled_jit = jax.jit(unrolled_restarts, static_argnums=2)
 
 
 def solve(task: Task) -> Result:
@@ -138,22 +142,23 @@ def solve(task: Task) -> Result:
     options = task.options
     if options.unroll is not None:
         problem, queue, _ = begin(task)
-        return end(problem, unrolled_restarts(problem, queue.restarts, options.unroll), task.n)
+        return end(problem, unrolled_restarts(problem, queue.restarts, options.unroll), task.n, task.guard)
     problem, queue, layout = begin(jax.lax.stop_gradient(task))
-    result = end(problem, race(problem, queue, layout.width, options.rounds, run), task.n)
+    result = end(problem, race(problem, queue, layout.width, options.rounds, run), task.n, task.guard)
     return attached(posed(task, layout), result)
 
 
 def started(task: Task) -> Race:
     """The same from the host, in steps: first, restarts at their starts."""
-    return Race(*begin_jit(jax.device_put(task)), options=task.options, n=task.n)
+    plain = dataclasses.replace(task, guard=False)  # which is for the end, and compiles no start again
+    return Race(*begin_jit(jax.device_put(plain)), options=task.options, n=task.n, guard=task.guard)
 
 
 def solve_watched(race: Race, monitor: Monitor, home: Callable[[Result], Result]) -> Result:
     """Then the race, watched by `monitor`; `home` takes a result back to the data's own units."""
 
     def ended(restarts: Restart) -> Result:
-        return home(end_jit(race.problem, restarts, race.n))
+        return home(end_jit(race.problem, restarts, race.n, race.guard))
 
     if race.options.unroll is not None:
         return ended(unrolled_jit(race.problem, race.queue.restarts, race.options.unroll))

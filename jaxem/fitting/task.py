@@ -50,6 +50,7 @@ class Task:
         options: what is compiled into it.
         standardize: whether coordinates are still to be chosen.
         log_abs_det: what log-densities lost in the coordinates of the computation, () or (N,).
+        guard: whether restarts with a spurious component are passed over.
     """
 
     model: Model
@@ -64,6 +65,7 @@ class Task:
     options: Options
     standardize: bool = static(default=False)
     log_abs_det: Any = 0.0
+    guard: bool = static(default=False)
 
     @property
     def n(self) -> int:
@@ -91,6 +93,7 @@ class Race:
         layout: how the work is cut up.
         options: what was compiled.
         n: rows.
+        guard: whether restarts with a spurious component are passed over.
     """
 
     problem: Problem
@@ -98,3 +101,4 @@ class Race:
     layout: Layout
     options: Options
     n: int
+    guard: bool = False

@@ -1,5 +1,7 @@
 """Information criteria, and the choice among models."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,3 +135,62 @@ def test_what_is_wrong_with_any_model_is_said_before_the_first_fit():
     with pytest.raises(TypeError, match=r"model must be a jaxem.Model"):
         jaxem.select([jaxem.GaussianMixture(1), jaxem.Gaussian()], x, key=jax.random.key(0), on_fit=fitted.append)
     assert not fitted
+
+
+# --- maxima made by chance -------------------------------------------------------------------
+def two_clusters(seed, d=2):
+    """(60, D): half around 0, half around 6 sqrt(2 / D) in every column, unit spheres."""
+    rng = np.random.default_rng(1000 + seed)
+    return np.r_[rng.normal(0, 1, (30, d)), rng.normal(6 * np.sqrt(2 / d), 1, (30, d))]
+
+
+def test_more_restarts_do_not_find_a_third_cluster(x64):
+    models, x = [jaxem.GaussianMixture(k) for k in (2, 3)], two_clusters(13)
+    options = {"key": jax.random.key(0), "n_restarts": 32}
+    misled = jaxem.select(models, x, guard=False, **options)
+    assert misled.best.model == models[1] and misled.best.result.restarts.spurious is None
+    chosen = jaxem.select(models, x, **options)
+    assert chosen.best.model == models[0]
+    third = chosen.candidates[1]
+    lost = np.asarray(third.result.restarts.spurious)
+    assert lost.any() and not lost.all() and not third.spurious
+    assert f"{lost.sum()} of 32 restarts passed over" in str(chosen)
+    assert float(third.result.loglik) < float(misled.candidates[1].result.loglik)
+
+
+def test_a_candidate_without_any_other_restart_loses(x64):
+    models, x = [jaxem.GaussianMixture(k) for k in (2, 3)], two_clusters(13)
+    third = jaxem.select(models[1:], x, key=jax.random.key(0), n_restarts=32).candidates[0]
+    lost = third.result.restarts
+    all_lost = dataclasses.replace(third.result, restarts=dataclasses.replace(lost, spurious=jnp.ones_like(lost.spurious)))
+    better = dataclasses.replace(third, result=all_lost, score=third.score - 100)
+    assert better.spurious and jaxem.Selection((better, third), "bic").best is third
+    assert "32 of 32 restarts: a component" in str(jaxem.Selection((better, third), "bic"))
+
+
+@pytest.mark.published
+@pytest.mark.parametrize("n_restarts", [8, 32, 128])
+def test_bic_finds_the_two_clusters_that_made_the_data(x64, n_restarts):
+    """19 of 20; scikit-learn 17, mclust 20."""
+    models = [jaxem.GaussianMixture(k) for k in range(1, 7)]
+    found = [jaxem.select(models, two_clusters(s), key=jax.random.key(0), n_restarts=n_restarts).best.model for s in range(20)]
+    assert sum(model.n_components == 2 for model in found) >= 19
+
+
+def test_the_prior_of_mclust(x64):
+    x = two_clusters(0, 3)
+    prior = jaxem.NormalInverseWishart.mclust(x, 4)
+    np.testing.assert_allclose(prior.scale, np.cov(x.T) / 4 ** (2 / 3))
+    np.testing.assert_allclose(prior.mean, x.mean(0))
+    assert (prior.strength, prior.df) == (0.01, 5)
+    round_ = jaxem.NormalInverseWishart.mclust(x, 4, "spherical")
+    np.testing.assert_allclose(round_.scale, np.cov(x.T).trace() / 3 / 4 ** (2 / 3))
+    one = jaxem.select([jaxem.GaussianMixture(1)], x[:, :2], key=jax.random.key(0), prior="mclust")
+    n, rows = 60, x[:, :2]  # the mode in closed form: Fraley and Raftery 2007, table 2
+    scale = np.cov(rows.T) + (n - 1) * np.cov(rows.T)
+    wanted = scale / (4 + n + 2 + 2)
+    np.testing.assert_allclose(one.best.result.params["components"]["covariance"][0], wanted, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"prior='mclust' is for mixtures of Gaussians"):
+        jaxem.select([jaxem.Mixture(2, jaxem.Poisson())], np.ones(9, int), key=jax.random.key(0), prior="mclust")
+    with pytest.raises(ValueError, match=r"prior must be None or 'mclust'"):
+        jaxem.select([jaxem.GaussianMixture(1)], x, key=jax.random.key(0), prior="flat")

@@ -1,5 +1,6 @@
 """Negative binomial components against SciPy: the maximum, and the digits near Poisson and of large counts."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from components import fit_one, scores
 from scipy import optimize, stats
 
 import jaxem
+from jaxem.pytree import struct
 
 TIGHT = jaxem.Stop(loglik_rtol=1e-15)
 
@@ -43,3 +45,45 @@ def test_one_negative_binomial_is_the_maximum(x64, size):
     assert float(components["mean"][0]) == pytest.approx(x.mean(), rel=1e-6)
     assert float(components["size"][0]) == pytest.approx(np.exp(best.x), rel=1e-4)
     assert float(result.loglik) == pytest.approx(-best.fun, abs=1e-8)
+
+
+def test_negative_binomial_ends_no_lower_than_poisson(x64):
+    """Counts that vary less than Poisson's: the limit itself is the maximum."""
+    x = np.round(np.random.default_rng(0).normal(1e5, 100, 300))
+    result = fit_one(jaxem.NegativeBinomial(), x)
+    assert result.converged and int(result.n_steps) < 300
+    assert float(result.loglik) > stats.poisson(x.mean()).logpmf(x).sum() - 1e-6 * len(x)
+    assert float(result.params["components"]["size"][0]) == pytest.approx(1e8 * x.mean(), rel=1e-6)
+
+
+def test_two_poisson_clusters_of_large_counts_are_told_apart(x64):
+    rng = np.random.default_rng(0)
+    x = np.r_[rng.poisson(1e5, 100), rng.poisson(1.02e5, 100)]
+    found = jaxem.fit(jaxem.Mixture(2, jaxem.NegativeBinomial()), x, key=jax.random.key(0), n_restarts=4)
+    limit = jaxem.fit(jaxem.Mixture(2, jaxem.Poisson()), x, key=jax.random.key(0), n_restarts=4)
+    assert float(found.loglik) > float(limit.loglik) - 1e-6 * len(x)
+
+
+def test_scores_at_the_limit_are_poissons(dtype):
+    x = np.random.default_rng(0).poisson(1e5, 300).astype(dtype)
+    params = {"mean": jnp.asarray([1e5], dtype), "size": jnp.asarray([1e13], dtype)}
+    model = jaxem.NegativeBinomial().centered(params)
+    got = model.scores(model.natural(params), jnp.asarray(x))[0]
+    # What is left of a row is a difference of two numbers of the size of the deviation.
+    np.testing.assert_allclose(got, stats.poisson(1e5).logpmf(x), atol=2_000 * np.finfo(dtype).eps)
+
+
+@struct
+class Reckless(jaxem.NegativeBinomial):
+    """Its step ahead always leads astray."""
+
+    def scoring_step(self, stats, params, new):
+        return {**new, "size": jnp.full_like(new["size"], 1e-3)}
+
+
+def test_a_scoring_step_that_lowers_the_likelihood_is_taken_back(x64):
+    x = np.random.default_rng(2).poisson(5.0, 60)
+    stop = jaxem.Stop(loglik_rtol=1e-6)
+    plain, astray = (fit_one(family, x, stop=stop) for family in (jaxem.NegativeBinomial(), Reckless()))
+    assert astray.converged and (np.diff(np.asarray(astray.history)) >= -1e-10).all()
+    assert float(astray.loglik) == pytest.approx(float(plain.loglik), abs=0.05)

@@ -8,6 +8,7 @@ from scipy import optimize, stats
 import jaxem
 
 TIGHT = jaxem.Stop(loglik_rtol=1e-15)
+TO_THE_END = {"stop": jaxem.Stop(loglik_rtol=None, param_rtol=1e-8), "max_steps": 300}
 
 
 @pytest.mark.published
@@ -68,3 +69,23 @@ def test_t_of_a_narrow_cluster_far_away(dtype):
     np.testing.assert_allclose(scale[1].diagonal(), 1e-6, rtol=0.4)
     history = np.asarray(exact.history, float)
     assert (np.diff(history) > -1e-4 * np.abs(history[-1])).all()
+
+
+def test_normal_data_lead_to_the_normal_density(x64):
+    """Quantiles have lighter tails than any t density: the limit itself is the maximum."""
+    x = stats.norm.ppf((np.arange(100) + 0.5) / 100)[:, None]
+    result = jaxem.fit(jaxem.MultivariateT(missing=None), x, **TO_THE_END)
+    assert result.converged and float(result.params["df"]) == pytest.approx(1e8)
+    assert float(result.loglik) > stats.norm(0, x.std()).logpdf(x).sum() - 1e-6 * len(x)
+
+
+def test_a_finite_maximum_is_not_passed_over(x64):
+    """The normal density beats the start, and the maximum beats it by little; EM alone takes thousands of steps."""
+    x = np.random.default_rng(4).standard_t(20, 400)
+    inverse, loc, scale = optimize.minimize(
+        lambda p: -stats.t(1 / p[0], p[1], p[2]).logpdf(x).sum(), [0.05, 0, 1], method="Nelder-Mead",
+        options={"xatol": 1e-9, "fatol": 1e-10, "maxiter": 4_000},
+    ).x  # fmt: skip
+    result = jaxem.fit(jaxem.MultivariateT(missing=None), x[:, None], **TO_THE_END)
+    best = stats.t(1 / inverse, loc, scale).logpdf(x).sum()
+    assert result.converged and float(result.loglik) == pytest.approx(best, abs=1e-6)

@@ -266,6 +266,10 @@ class Model(Natural):
         del params, data
         return None
 
+    def canonical(self, params: Params) -> Params:
+        """Of all parameters that give the same density, the ones that errors are told of: factors in a stated rotation, say."""
+        return params
+
     def n_observations(self, data: PyTree) -> Any:
         """How many observations each datum holds, as BIC counts them: one, or (N,) numbers where data are sequences."""
         del data

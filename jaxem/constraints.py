@@ -281,9 +281,6 @@ class PartSimplex(Simplex):
     def from_affine(self, coordinates: Array, like: Array) -> Array:
         return jnp.where(self.known, like, super().from_affine(coordinates, like))
 
-    def settled(self, x: Array) -> Array:
-        return jnp.where(self.known, x, super().settled(x))
-
     def edge(self, x: Array, floor: Array) -> Array:
         whole = jnp.broadcast_to(jnp.where(self.known, 0, x).sum(-1, keepdims=True) <= 0, x.shape)  # a row of constants
         return super().edge(self._shares(x), floor) | whole[..., 1:]
@@ -469,11 +466,6 @@ def pulled_back(constraints: PyTree, params: PyTree, start: PyTree) -> PyTree:
     """`params` with what crosses a boundary stopped short of it on its way from `start`; see `Real.pulled_back`."""
     full = broadcast(constraints, params)
     return jax.tree.map(lambda c, x, s: c.pulled_back(x, s), full, params, start, is_leaf=_is_constraint)
-
-
-def settled(constraints: PyTree, params: PyTree) -> PyTree:
-    """`params` with entries that EM drives to zero without end where they change nothing any more."""
-    return jax.tree.map(lambda c, x: c.settled(x), broadcast(constraints, params), params, is_leaf=_is_constraint)
 
 
 def inside(constraints: PyTree, params: PyTree, like: PyTree) -> Array:

@@ -102,6 +102,7 @@ class Result:
         history: its last objective values, oldest first; NaN beyond the steps taken.
         restarts: all restarts.
         model: the fitted model.
+        restrained: dotted names of the leaves that did not move by themselves: frozen, or tied to another.
     """
 
     params: Params
@@ -114,6 +115,7 @@ class Result:
     history: Array
     restarts: Restarts
     model: Any
+    restrained: tuple[str, ...] = static(default=())
 
     @property
     def converged(self) -> Array:

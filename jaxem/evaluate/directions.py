@@ -12,6 +12,8 @@ from jaxem.numerics.linalg import PRECISION
 
 #: A matrix product in full precision, on a GPU too.
 product = partial(jnp.matmul, precision=PRECISION)
+#: Acceleration of a curve on which nothing changes, at unit speed: more than any seen, and far from what a saddle needs.
+BENT = 10
 #: Curvature, of unit information, above which no direction counts as flat however far from a maximum params are.
 CURVED = 0.5
 
@@ -50,8 +52,12 @@ def flat_directions(matrix: Array, score: Array, change: Array, boundary: Array)
     values, vectors = jnp.linalg.eigh(_alone(change * scale * scale[:, None], boundary))
     still = _projector(vectors, values <= least * values[-1])
     values, vectors = jnp.linalg.eigh(product(product(still, unit), still) + jnp.eye(len(unit), dtype=unit.dtype) - still)
-    explained = jnp.linalg.norm(jnp.where(boundary, 0, score * scale))
-    return _projector(vectors, jnp.abs(values) <= least + jnp.minimum(explained, CURVED))
+    return _projector(vectors, jnp.abs(values) <= least + explained(score * scale, boundary))
+
+
+def explained(score: Array, boundary: Array) -> Array:
+    """Curvature that a flat direction may show away from a maximum, at this (P,) score in scaled coordinates."""
+    return jnp.minimum(BENT * jnp.linalg.norm(jnp.where(boundary, 0, score)), CURVED)
 
 
 def _projector(vectors: Array, chosen: Array) -> Array:

@@ -18,7 +18,7 @@ from jaxem import constraints as sets
 from jaxem.data.sequences import label_shape
 from jaxem.data.validation import check_positive_int, check_same_shapes, check_weight, is_traced
 from jaxem.evaluate.curvature import Curvature
-from jaxem.evaluate.directions import CURVED, flat_directions, product, scaled, tolerance
+from jaxem.evaluate.directions import explained, flat_directions, product, scaled, tolerance
 from jaxem.fitting.checks import check_model, check_rows_finite, checked_labels
 from jaxem.fitting.coordinates import coordinates
 from jaxem.fitting.layout import rows_width
@@ -138,7 +138,8 @@ class Information:
     def _complaint(self) -> str:
         if not np.isfinite(np.asarray(self.matrix)).all():
             return "the information is not finite: the log-likelihood has no second derivative at params"
-        kept, unit = np.eye(len(self.flat)) - self.flat, np.asarray(scaled(self.matrix, self.boundary)[1], np.float64)
+        scale, unit = scaled(self.matrix, self.boundary)
+        kept, unit = np.eye(len(self.flat)) - self.flat, np.asarray(unit, np.float64)
         values, vectors = np.linalg.eigh(kept @ unit @ kept + self.flat)
         if values[0] > tolerance(self.matrix.dtype) and self.flat_leaves():
             return (
@@ -148,8 +149,7 @@ class Information:
         largest = np.abs(vectors[:, 0]) > 0.1 * np.abs(vectors[:, 0]).max()
         leaves = list(dict.fromkeys(np.array(self._names())[largest]))
         what, why = "singular", "the data do not determine them, or params is no maximum"
-        explained = np.linalg.norm(np.where(self.boundary, 0, self.score * scaled(self.matrix, self.boundary)[0]))
-        if values[0] < -max(tolerance(self.matrix.dtype), min(explained, CURVED)):
+        if values[0] < -tolerance(self.matrix.dtype) - float(explained(self.score * scale, self.boundary)):
             what, why = (
                 "not positive definite",
                 "params is no maximum, the log-likelihood rises that way",
@@ -296,7 +296,7 @@ def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any
 
 def _information(model, params, data, weight, labels, *, method: str, block_size: int | None) -> Information:
     params = model.canonical(cast(jax.tree.map(jnp.asarray, params), float_dtype(data)))
-    params = sets.settled(model.constraints, params)
+    params = _over_leaves(lambda c, x: c.settled(x), model, params)
     n = n_rows(data)
     size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(partial(sets.to_free, model.constraints), params)))
     if block_size is None:
@@ -345,6 +345,12 @@ def _information(model, params, data, weight, labels, *, method: str, block_size
 _information_jit = jax.jit(_information, static_argnames=("method", "block_size"))
 
 
+def _over_leaves(function: Callable[..., Array], model: Model, params: PyTree, *others: PyTree) -> PyTree:
+    """`function` of each leaf's set and values."""
+    full = sets.broadcast(model.constraints, params)
+    return jax.tree.map(function, full, params, *others, is_leaf=lambda x: isinstance(x, sets.Real))
+
+
 def _boundary(model: Model, params: Params, data: PyTree, weight: Any, matrix: Array, score: Array) -> Array:
     """(P,) see `Information.boundary`."""
     affine = coordinates(model, data, weight, jnp)
@@ -352,10 +358,8 @@ def _boundary(model: Model, params: Params, data: PyTree, weight: Any, matrix: A
         floor = model.at_floor(params)
     else:  # floors are relative to the spread of the data
         floor = model.rescaled(affine).at_floor(model.rescale_params(params, affine))
-    full = sets.broadcast(model.constraints, params)
-    is_set = lambda x: isinstance(x, sets.Real)  # noqa: E731
-    edge = jax.tree.map(lambda c, x, f: c.edge(x, f), full, params, floor, is_leaf=is_set)
-    logarithmic = jax.tree.map(lambda c, e: jnp.full(e.shape, c.logarithmic), full, edge, is_leaf=is_set)
+    edge = _over_leaves(lambda c, x, f: c.edge(x, f), model, params, floor)
+    logarithmic = _over_leaves(lambda c, e: jnp.full(e.shape, c.logarithmic), model, edge)
     edge, logarithmic = ravel_pytree(edge)[0].astype(bool), ravel_pytree(logarithmic)[0].astype(bool)
     # Towards an optimum at zero the log-likelihood goes as exp(coordinate): slope and curvature are equal, and
     # Newton's step has length one however near zero is. At an optimum elsewhere it has length zero.

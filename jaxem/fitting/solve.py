@@ -123,6 +123,7 @@ def end(problem: Problem, restarts: Restart, n: int) -> Result:
         history=chronological(winner.history, winner.n_steps) + offset,
         restarts=Restarts(restarts.loglik + offset, restarts.objective + offset, restarts.status, restarts.n_steps, histories),
         model=problem.model,
+        restrained=problem.regularizer.restrained(winner.params),
     )
 
 

@@ -207,7 +207,8 @@ def _bootstrap(refit: Refit, *, n_samples: int, method: str, total: int) -> Boot
     if affine is not None:
         refitted = jax.vmap(lambda p: refit.model.rescale_params(p, affine.inverted()))(refitted)
     if type(refit.model).canonical is not Model.canonical:
-        refitted, estimate = jax.vmap(refit.model.canonical)(refitted), refit.model.canonical(estimate)
+        estimate = refit.model.canonical(estimate)
+        refitted = jax.vmap(lambda p: refit.model.canonical(p, estimate))(refitted)
     return Bootstrap(refitted, status, loglik, estimate, method)
 
 

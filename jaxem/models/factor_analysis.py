@@ -263,10 +263,10 @@ class FactorAnalysis(Model):
         common = jnp.square(params["loadings"]).sum(1)
         return common / (common + params["noise"])
 
-    def canonical(self, params: Params) -> Params:
+    def canonical(self, params: Params, like: Params | None = None) -> Params:
         """Loadings turned so that loadings^T noise^-1 loadings is diagonal, the factor that explains most first (Lawley 1940).
 
-        Each has a positive sum. With a `pattern` they are left as they are.
+        Each has a positive sum, or a positive product with that of `like`. With a `pattern` they are left as they are.
         """
         if self.pattern is not None:
             return params
@@ -274,7 +274,8 @@ class FactorAnalysis(Model):
         noise = jnp.broadcast_to(params["noise"], params["mean"].shape)
         explained = jnp.matmul(loadings.T, loadings / noise[:, None], precision=PRECISION)
         turned = jnp.matmul(loadings, jnp.linalg.eigh(explained)[1][:, ::-1], precision=PRECISION)
-        return {**params, "loadings": turned * jnp.where(turned.sum(0) < 0, -1, 1)}
+        against = (turned if like is None else turned * like["loadings"]).sum(0) < 0
+        return {**params, "loadings": turned * jnp.where(against, -1, 1)}
 
     def n_free_params(self, data: Array) -> int:
         """Mean, noise, and the loadings less the rotations that change nothing; no more than a covariance of its own has."""

@@ -26,6 +26,7 @@ from jaxem.model import Model
 from jaxem.numerics.blocks import choose_block_size, cut, float_dtype, n_rows
 from jaxem.numerics.linalg import cholesky, inverse_lower, transpose
 from jaxem.numerics.logs import divided
+from jaxem.numerics.switches import own_switches
 from jaxem.numerics.trees import cast
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Result
@@ -265,7 +266,7 @@ def information(
     if block_size is not None:
         block_size = check_positive_int(block_size, "block_size")
     params = params.params if isinstance(params, Result) else params
-    with jax.default_matmul_precision("highest"):
+    with own_switches():
         if is_traced(model, params, data, weight, labels):
             data = jax.tree.map(jnp.asarray, data)
             return _information(model, params, data, weight, labels, method=method, block_size=block_size)

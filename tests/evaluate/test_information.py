@@ -350,6 +350,23 @@ def test_a_chain_whose_transitions_creep_to_zero_has_errors():
         jaxem.information(model, result, data, method="empirical")
 
 
+def test_a_chain_of_narrow_states_has_errors():
+    """Transitions end at 1e-60 and 1e-195, and a state is so narrow that the densities of others underflow beside it."""
+    x, mean = np.array([0.0, 0.1, 9, 8.99, 0.2, 9.01, -0.3, 9, 9.02, 0.4])[:, None], np.array([[0.0], [9.0]])
+    params = {
+        "initial": np.array([1.0, 1e-195]),
+        "transition": np.array([[0.4, 0.6], [0.5, 0.5]]),
+        "emission": {"mean": mean, "covariance": np.array([[[0.05]], [[1e-4]]])},
+    }
+    model, data = jaxem.HMM(2, jaxem.Gaussian()), jaxem.sequences([x, x])
+    found = jaxem.information(model, params, data)
+    assert np.isfinite(found.matrix).all() and found.boundary_leaves()["initial"] == 1
+    # States are seen: each mean is that of its own steps.
+    n = 2 * np.array([(x < 5).sum(), (x > 5).sum()])
+    curvature = np.diagonal(found.matrix)[[i for i, name in enumerate(found._names()) if name == "emission.mean"]]
+    np.testing.assert_allclose(curvature, n / np.array([0.05, 1e-4]), rtol=1e-9)
+
+
 # --- flat directions: told as such, and what they leave alone has errors --------------------------
 def test_two_columns_never_seen_together_are_flat():
     rng = np.random.default_rng(0)

@@ -81,7 +81,7 @@ class Information:
     @property
     def singular(self) -> Array:
         """Whether the matrix, boundary and flat directions aside, is not safely positive definite, or a parameter is loose."""
-        return _delta_method(self, None)[1]
+        return _of_parameters(self)[1]
 
     def covariance(self, function: Callable[[Params], PyTree] | None = None) -> Array:
         """(M, M) covariance of the M entries of the parameters, or of a function, flattened leaf after leaf (delta method).
@@ -92,7 +92,7 @@ class Information:
         Raises:
             SingularInformationError: where it is singular, or flat in a direction in which an entry changes; outside jit.
         """
-        covariance, singular = _delta_method(self, None) if function is None else _of_function(self, function)
+        covariance, singular = _of_parameters(self) if function is None else _of_function(self, function)
         if not is_traced(singular) and bool(singular):
             raise SingularInformationError(self._complaint())
         return covariance
@@ -166,10 +166,10 @@ class Information:
         lines = [f"{self.method} information about {self.matrix.shape[0]} free coordinates"]
         if self.boundary_leaves():
             lines.append("left out: " + ", ".join(f"{n} of {leaf}" for leaf, n in self.boundary_leaves().items()))
-        if self.flat_leaves():
-            lines.append(self._flat())
         if bool(self.singular):
             return "\n".join([*lines, self._complaint()])
+        if self.flat_leaves():
+            lines.append(f"log-likelihood {self._flat()}, along which nothing below changes")
         errors = jax.tree.leaves(self.standard_errors())
         for (path, x), error in zip(jax.tree_util.tree_leaves_with_path(self.params), errors, strict=True):
             pairs = zip(np.ravel(x)[:20], np.ravel(error), strict=False)
@@ -178,8 +178,7 @@ class Information:
         return "\n".join(lines)
 
 
-@partial(jax.jit, static_argnums=1)
-def _delta_method(information: Information, function: Callable[[Params], PyTree] | None) -> tuple[Array, Array]:
+def _delta_method(information: Information, function: Callable[[Params], PyTree] | None = None) -> tuple[Array, Array]:
     """Covariance J C J^T of the parameters or a function, and whether it is undetermined; C over interior coordinates."""
     boundary, flat = information.boundary, information.flat
     scale, unit = scaled(information.matrix, boundary)
@@ -205,9 +204,12 @@ def _delta_method(information: Information, function: Callable[[Params], PyTree]
     return jnp.where(held | held[:, None] | singular, jnp.nan, covariance), singular
 
 
+_of_parameters = jax.jit(_delta_method)
+
+
 def _of_function(information: Information, function: Callable[[Params], PyTree]) -> tuple[Array, Array]:
     """`_delta_method` of a function that need not be hashable, such as a method of a model that holds arrays."""
-    return jax.jit(lambda given: _delta_method.__wrapped__(given, function))(information)
+    return jax.jit(lambda given: _delta_method(given, function))(information)
 
 
 def jacobian_of(information: Information, function: Callable[[Params], PyTree] | None = None) -> Array:
@@ -319,7 +321,7 @@ def _information(model, params, data, weight, labels, *, method: str, block_size
         complete = about.complete()
         matrix = complete - about.cross()
     else:
-        matrix = outer if method == "empirical" else about.observed()
+        matrix = about.observed() if method != "empirical" or outer is None else outer
     score = about.score()
     boundary = _boundary(model, params, data, weight, matrix, score)
     found = Information(

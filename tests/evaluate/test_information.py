@@ -351,7 +351,7 @@ def test_a_chain_whose_transitions_creep_to_zero_has_errors():
 
 
 def test_a_chain_of_narrow_states_has_errors():
-    """Transitions end at 1e-60 and 1e-195, and a state is so narrow that the densities of others underflow beside it."""
+    """A first state at 1e-195, and a state so narrow that the densities of others underflow beside it."""
     x, mean = np.array([0.0, 0.1, 9, 8.99, 0.2, 9.01, -0.3, 9, 9.02, 0.4])[:, None], np.array([[0.0], [9.0]])
     params = {
         "initial": np.array([1.0, 1e-195]),

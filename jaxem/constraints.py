@@ -64,6 +64,10 @@ class Real:
         free = self.to_free(x)
         return ~jnp.isfinite(free) | (floor if floor.shape == free.shape else floor.any())
 
+    def settled(self, x: Array) -> Array:
+        """`x` with entries that EM drives to zero without end where they change nothing any more."""
+        return x
+
     def interval(self, x: Array, error: Array) -> tuple[Array, Array]:
         """Ends of x -+ error, taken on a scale on which they cannot leave the set."""
         return x - error, x + error
@@ -164,6 +168,9 @@ class UnitInterval(Real):
     def pulled_back(self, x: Array, start: Array) -> Array:
         return jnp.where(x <= 0, SHORT * start, jnp.where(x >= 1, 1 - SHORT * (1 - start), x))
 
+    def settled(self, x: Array) -> Array:
+        return jnp.maximum(x, jnp.finfo(x.dtype).eps ** 2)  # whose derivatives do not overflow, and which recedes as well
+
     def violation(self, x: np.ndarray) -> str | None:
         return None if ((x > 0) & (x < 1)).all() else "strictly between 0 and 1"
 
@@ -229,6 +236,10 @@ class Simplex(Real):
         valid = (x >= 0).all() and np.allclose(x.sum(-1), 1, rtol=0, atol=1e-5)
         return None if valid else "non-negative with a sum of 1 along the last axis"
 
+    def settled(self, x: Array) -> Array:
+        """Entries below eps^2 at zero: their derivatives underflow, and no sum of probabilities knows them."""
+        return jnp.where(x < jnp.finfo(x.dtype).eps ** 2, 0, x)
+
     def edge(self, x: Array, floor: Array) -> Array:
         at = (x <= 0) | floor
         return jnp.take_along_axis(at, _baseline(x), -1)[..., :-1]
@@ -271,7 +282,8 @@ class PartSimplex(Simplex):
         return jnp.where(self.known, like, super().from_affine(coordinates, like))
 
     def edge(self, x: Array, floor: Array) -> Array:
-        return super().edge(self._shares(x), floor)
+        whole = jnp.broadcast_to(jnp.where(self.known, 0, x).sum(-1, keepdims=True) <= 0, x.shape)  # a row of constants
+        return super().edge(self._shares(x), floor) | whole[..., 1:]
 
 
 @struct

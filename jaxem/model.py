@@ -284,6 +284,14 @@ class Model(Natural):
         del params, data
         return None
 
+    def canonical(self, params: Params, like: Params | None = None) -> Params:
+        """Of all parameters that give the same density, the ones that errors are told of: factors in a stated rotation, say.
+
+        Where there are several, such as signs, the nearest to `like`.
+        """
+        del like
+        return params
+
     def n_observations(self, data: PyTree) -> Any:
         """How many observations each datum holds, as BIC counts them: one, or (N,) numbers where data are sequences."""
         del data

@@ -136,6 +136,7 @@ class Result:
         model: the fitted model.
         to_gain: what the log-likelihood is projected to rise still, in units of a datum's weight; NaN where the stopping
             rule does not say.
+        restrained: dotted names of the leaves that did not move by themselves: frozen, or tied to another.
     """
 
     params: Params
@@ -149,6 +150,7 @@ class Result:
     restarts: Restarts
     model: Any
     to_gain: Array | float = np.nan
+    restrained: tuple[str, ...] = static(default=())
 
     @property
     def converged(self) -> Array:

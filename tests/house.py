@@ -80,6 +80,7 @@ ELSEWHERE = {
     "storage/sharded.py": "storage/test_checkpoint.py",
     # evaluate
     "evaluate/curvature.py": "evaluate/test_information.py",
+    "evaluate/directions.py": "evaluate/test_information.py",
     "evaluate/em_rate.py": "evaluate/test_information.py",
     "evaluate/refit.py": "evaluate/test_cross_validation.py",
     "evaluate/rotation.py": "models/test_factor_analysis.py",

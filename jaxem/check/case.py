@@ -292,10 +292,14 @@ class Case:
             raise Skip("the model has no sample") from None
 
     @functools.cached_property
+    def draws(self) -> PyTree:
+        """Data from the model, many."""
+        return self.sample(DRAWS if self.n > 1 else DRAWS // 10, 2)
+
+    @functools.cached_property
     def drawn(self) -> np.ndarray:
-        """(n, P) gradients of log_prob, in free coordinates, on data from the model; float64."""
-        data = self.sample(DRAWS if self.n > 1 else DRAWS // 10, 2)
-        _, gradient = row_gradients(self.model, self.params, data, cold_local(self.model, self.params, data))
+        """(n, P) gradients of log_prob, in free coordinates, on `draws`; float64."""
+        _, gradient = row_gradients(self.model, self.params, self.draws, cold_local(self.model, self.params, self.draws))
         return np.asarray(gradient, np.float64)
 
     def needs_rows(self) -> None:

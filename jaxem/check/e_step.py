@@ -194,7 +194,7 @@ def n_free_params(case: Case) -> None:
     if type(model).n_free_params is Model.n_free_params:
         raise Skip("the model has no n_free_params")
     count = case.needs_moderate_size()
-    claimed = model.n_free_params(case.data)
+    claimed = model.n_free_params(case.draws)
     jacobian = case.drawn
     norm = np.linalg.norm(jacobian, axis=0)
     values = np.linalg.svd(jacobian / np.where(norm > 0, norm, 1), compute_uv=False)

@@ -121,6 +121,10 @@ class Regularizer:
         on = [not f and i not in followers for i, f in enumerate(frozen)]
         return jax.tree.unflatten(jax.tree.structure(params), on)
 
+    def restrained(self, params: Params) -> tuple[str, ...]:
+        """Names of the other leaves."""
+        return tuple(name for name, on in zip(leaf_names(params), jax.tree.leaves(self.moves(params)), strict=True) if not on)
+
     def shared(self, params: Params) -> Params:
         """Parameters in which all of a tied group are its first."""
         leaves, structure = jax.tree.flatten(params)

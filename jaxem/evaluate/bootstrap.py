@@ -61,9 +61,10 @@ class Bootstrap:
     def _kept(self) -> Params:
         return jax.tree.map(lambda x: jnp.where(self.sound.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.nan), self.params)
 
-    def standard_errors(self) -> Params:
-        """Standard deviations over the sound refits, shaped like the parameters."""
-        return jax.tree.map(lambda x: jnp.nanstd(x, 0, ddof=1), self._kept())
+    def standard_errors(self, function: Callable[[Params], PyTree] | None = None) -> PyTree:
+        """Standard deviations over the sound refits, of the parameters or a function of them."""
+        of_each = self._kept() if function is None else jax.vmap(function)(self._kept())
+        return jax.tree.map(lambda x: jnp.nanstd(x, 0, ddof=1), of_each)
 
     def intervals(self, level: float | Array = 0.95) -> tuple[Params, Params]:
         """Percentiles of the sound refits: two trees shaped like the parameters."""
@@ -99,7 +100,7 @@ def bootstrap(
     - "parametric": N data from the model at `params`.
 
     Components of a refit are named after those of `params` by the assignment under which their posteriors
-    overlap most on `data`. Works inside `jax.jit`.
+    overlap most on `data`; factors are turned to their canonical rotation. Works inside `jax.jit`.
 
     Args:
         model: the model.
@@ -205,6 +206,9 @@ def _bootstrap(refit: Refit, *, n_samples: int, method: str, total: int) -> Boot
         refitted = jax.lax.map(lambda p: align(model, p, reference, data, axes), refitted)
     if affine is not None:
         refitted = jax.vmap(lambda p: refit.model.rescale_params(p, affine.inverted()))(refitted)
+    if type(refit.model).canonical is not Model.canonical:
+        estimate = refit.model.canonical(estimate)
+        refitted = jax.vmap(lambda p: refit.model.canonical(p, estimate))(refitted)
     return Bootstrap(refitted, status, loglik, estimate, method)
 
 

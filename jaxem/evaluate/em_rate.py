@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxem.evaluate.information import Information, jacobian_of, product, scaled
+from jaxem.evaluate.directions import product, scaled
+from jaxem.evaluate.information import Information, jacobian_of
 from jaxem.numerics.linalg import cholesky, inverse_lower, transpose
 from jaxem.pytree import struct
 from jaxem.types import Params

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,12 +18,14 @@ from jaxem import constraints as sets
 from jaxem.data.sequences import label_shape
 from jaxem.data.validation import check_positive_int, check_same_shapes, check_weight, is_traced
 from jaxem.evaluate.curvature import Curvature
+from jaxem.evaluate.directions import explained, flat_directions, product, scaled, tolerance
 from jaxem.fitting.checks import check_model, check_rows_finite, checked_labels
 from jaxem.fitting.coordinates import coordinates, floored
 from jaxem.fitting.layout import rows_width
 from jaxem.model import Model
 from jaxem.numerics.blocks import choose_block_size, cut, float_dtype, n_rows
-from jaxem.numerics.linalg import PRECISION, cholesky, inverse_lower, transpose
+from jaxem.numerics.linalg import cholesky, inverse_lower, transpose
+from jaxem.numerics.logs import divided
 from jaxem.numerics.switches import own_switches
 from jaxem.numerics.trees import cast
 from jaxem.pytree import PyTree, static, struct
@@ -45,8 +49,10 @@ class Information:
         variability: (P, P) sum of outer products of scores, for method "sandwich"; else None.
         boundary: (P,) bools, coordinates left out of every inversion: structural zeros, covariances at their
             floor, coordinates of which the data say nothing, and logarithms whose optimum lies at infinity.
-        params: where it was taken.
-        constraints: of the model.
+        flat: (P, P) projector onto the directions in which the log-likelihood does not change, in coordinates scaled
+            to unit information: a rotation of factors, a covariance of two columns never seen together.
+        params: where it was taken: in the model's canonical form, probabilities below eps^2 at zero.
+        model: whose they are.
         method: how it was computed.
     """
 
@@ -55,9 +61,15 @@ class Information:
     complete: Array | None
     variability: Array | None
     boundary: Array
+    flat: Array
     params: Params
-    constraints: Any
+    model: Any
     method: str = static()
+
+    @property
+    def constraints(self) -> Any:
+        """Of the model."""
+        return self.model.constraints
 
     @property
     def missing(self) -> Array:
@@ -68,26 +80,28 @@ class Information:
 
     @property
     def singular(self) -> Array:
-        """Whether the matrix, boundary coordinates aside, is not safely positive definite."""
-        return _delta_method(self)[1]
+        """Whether the matrix, boundary and flat directions aside, is not safely positive definite, or a parameter is loose."""
+        return _of_parameters(self)[1]
 
-    def covariance(self) -> Array:
-        """(M, M) covariance of the M entries of the parameters, flattened leaf after leaf (delta method).
+    def covariance(self, function: Callable[[Params], PyTree] | None = None) -> Array:
+        """(M, M) covariance of the M entries of the parameters, or of a function, flattened leaf after leaf (delta method).
 
         NaN for entries without an interior estimate; inside jit, NaN throughout where the information is
         singular.
 
         Raises:
-            SingularInformationError: where it is singular, outside jit.
+            SingularInformationError: where it is singular, or flat in a direction in which an entry changes; outside jit.
         """
-        covariance, singular = _delta_method(self)
+        covariance, singular = _of_parameters(self) if function is None else _of_function(self, function)
         if not is_traced(singular) and bool(singular):
             raise SingularInformationError(self._complaint())
         return covariance
 
-    def standard_errors(self) -> Params:
+    def standard_errors(self, function: Callable[[Params], PyTree] | None = None) -> PyTree:
         """See `standard_errors`."""
-        return ravel_pytree(self.params)[1](jnp.sqrt(jnp.diagonal(self.covariance())))
+        shaped = self.params if function is None else jax.eval_shape(function, self.params)
+        unravel = ravel_pytree(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shaped))[1]
+        return unravel(jnp.sqrt(jnp.diagonal(self.covariance(function))))
 
     def intervals(self, level: float | Array = 0.95) -> tuple[Params, Params]:
         """See `intervals`."""
@@ -109,14 +123,34 @@ class Information:
         names = [name for name, out in zip(self._names(), np.asarray(self.boundary), strict=True) if out]
         return {name: names.count(name) for name in dict.fromkeys(names)}
 
+    def flat_leaves(self) -> dict[str, float]:
+        """Names of the leaves that the data do not determine, and their shares of the flat directions, which add up."""
+        share = np.diagonal(np.asarray(self.flat, np.float64))
+        totals: dict[str, float] = {}
+        for name, part in zip(self._names(), share, strict=True):
+            totals[name] = totals.get(name, 0.0) + float(part)
+        return {name: total for name, total in totals.items() if total > 1e-3}
+
+    def _flat(self) -> str:
+        count = round(sum(self.flat_leaves().values()))
+        where = "a direction" if count == 1 else f"{count} directions"
+        return f"flat in {where} of {', '.join(self.flat_leaves())}"
+
     def _complaint(self) -> str:
         if not np.isfinite(np.asarray(self.matrix)).all():
             return "the information is not finite: the log-likelihood has no second derivative at params"
-        values, vectors = np.linalg.eigh(np.asarray(scaled(self.matrix, self.boundary)[1], np.float64))
+        scale, unit = scaled(self.matrix, self.boundary)
+        kept, unit = np.eye(len(self.flat)) - self.flat, np.asarray(unit, np.float64)
+        values, vectors = np.linalg.eigh(kept @ unit @ kept + self.flat)
+        if values[0] > tolerance(self.matrix.dtype) and self.flat_leaves():
+            return (
+                f"the information is singular and the log-likelihood {self._flat()}: the data do not determine them, but"
+                " functions of the parameters that do not change there have standard errors"
+            )
         largest = np.abs(vectors[:, 0]) > 0.1 * np.abs(vectors[:, 0]).max()
         leaves = list(dict.fromkeys(np.array(self._names())[largest]))
         what, why = "singular", "the data do not determine them, or params is no maximum"
-        if values[0] < -_tolerance(self.matrix.dtype):
+        if values[0] < -tolerance(self.matrix.dtype) - float(explained(self.score * scale, self.boundary)):
             what, why = (
                 "not positive definite",
                 "params is no maximum, the log-likelihood rises that way",
@@ -134,6 +168,8 @@ class Information:
             lines.append("left out: " + ", ".join(f"{n} of {leaf}" for leaf, n in self.boundary_leaves().items()))
         if bool(self.singular):
             return "\n".join([*lines, self._complaint()])
+        if self.flat_leaves():
+            lines.append(f"log-likelihood {self._flat()}, along which nothing below changes")
         errors = jax.tree.leaves(self.standard_errors())
         for (path, x), error in zip(jax.tree_util.tree_leaves_with_path(self.params), errors, strict=True):
             pairs = zip(np.ravel(x)[:20], np.ravel(error), strict=False)
@@ -142,48 +178,45 @@ class Information:
         return "\n".join(lines)
 
 
-#: A matrix product in full precision, on a GPU too.
-product = partial(jnp.matmul, precision=PRECISION)
-
-
-@jax.jit
-def _delta_method(information: Information) -> tuple[Array, Array]:
-    """Covariance J C J^T of the parameters, and whether the information is singular; C over interior coordinates."""
-    boundary = information.boundary
+def _delta_method(information: Information, function: Callable[[Params], PyTree] | None = None) -> tuple[Array, Array]:
+    """Covariance J C J^T of the parameters or a function, and whether it is undetermined; C over interior coordinates."""
+    boundary, flat = information.boundary, information.flat
     scale, unit = scaled(information.matrix, boundary)
-    root = inverse_lower(cholesky(unit))
+    kept = jnp.eye(len(flat), dtype=flat.dtype) - flat
+    root = inverse_lower(cholesky(product(product(kept, unit), kept) + flat))
     inverse = product(transpose(root), root)
     # 1 / diagonal: the share of what is known of a coordinate that no other coordinate could explain away.
     share = 1 / jnp.diagonal(inverse)
-    singular = ~(share > _tolerance(share.dtype)).all()
+    singular = ~(share > tolerance(share.dtype)).all()
+    inverse = product(product(kept, inverse), kept)
     inverse = jnp.where(boundary | boundary[:, None], 0, inverse * scale * scale[:, None])
     if information.variability is not None:
         inverse = product(product(inverse, information.variability), inverse)
-    jacobian = jacobian_of(information)
+    jacobian = jacobian_of(information, function)
     moved = jnp.abs(jacobian)
     # An entry whose own coordinate is left out: most of its derivative, or all of none.
     held = jnp.where(boundary, moved, 0).sum(1) >= jnp.where(boundary, 0, moved).sum(1)
+    # An entry that changes where the log-likelihood does not.
+    steps = jnp.where(boundary, 0, jacobian) * scale
+    loose = jnp.square(product(steps, flat)).sum(1) > tolerance(flat.dtype) * jnp.square(steps).sum(1)
+    singular = singular | (loose & ~held).any()
     covariance = product(product(jacobian, inverse), jacobian.T)
     return jnp.where(held | held[:, None] | singular, jnp.nan, covariance), singular
 
 
-def jacobian_of(information: Information) -> Array:
-    """(M, P) derivative of the parameters in their free coordinates."""
+_of_parameters = jax.jit(_delta_method)
+
+
+def _of_function(information: Information, function: Callable[[Params], PyTree]) -> tuple[Array, Array]:
+    """`_delta_method` of a function that need not be hashable, such as a method of a model that holds arrays."""
+    return jax.jit(lambda given: _delta_method(given, function))(information)
+
+
+def jacobian_of(information: Information, function: Callable[[Params], PyTree] | None = None) -> Array:
+    """(M, P) derivative of the parameters in canonical form, or a function of them, in the free coordinates."""
     vector, back = sets.chart(information.constraints, information.params)
-    return jax.jacfwd(lambda v: ravel_pytree(back(v))[0])(vector)
-
-
-def _tolerance(dtype: Any) -> float:
-    return float(jnp.finfo(dtype).eps) ** (2 / 3)
-
-
-def scaled(matrix: Array, boundary: Array) -> tuple[Array, Array]:
-    """Scale of each coordinate, and the matrix with a unit diagonal; boundary coordinates as if alone."""
-    diagonal = jnp.diagonal(matrix)
-    scale = jnp.where(boundary | (diagonal <= 0), 1, 1 / jnp.sqrt(jnp.where(diagonal > 0, diagonal, 1)))
-    alone = boundary | boundary[:, None]
-    eye = jnp.eye(len(diagonal), dtype=matrix.dtype)
-    return scale, jnp.where(alone, eye, matrix * scale * scale[:, None])
+    then = (lambda params: params) if function is None else function
+    return jax.jacfwd(lambda v: ravel_pytree(then(information.model.canonical(back(v))))[0])(vector)
 
 
 def information(
@@ -265,42 +298,60 @@ def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any
 
 
 def _information(model, params, data, weight, labels, *, method: str, block_size: int | None) -> Information:
-    params = cast(jax.tree.map(jnp.asarray, params), float_dtype(data))
+    params = model.canonical(cast(jax.tree.map(jnp.asarray, params), float_dtype(data)))
+    params = _over_leaves(lambda c, x: c.settled(x), model, params)
     n = n_rows(data)
     size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(partial(sets.to_free, model.constraints), params)))
     if block_size is None:
         width = rows_width(model, params, data, labels, 1) * max(1, size)  # a backward pass for each coordinate
         block_size = choose_block_size(n, width, float_dtype(data).itemsize, jax.default_backend())
     if method in ("empirical", "sandwich") and n <= size:
-        raise ValueError(f"data must be more than the {size} free coordinates for method={method!r}; got N={n}")
+        raise ValueError(
+            f"data must be more than the {size} free coordinates for method={method!r}; got N={n}: use method='observed', or"
+            " jaxem.bootstrap(method='parametric')"
+        )
     weight = None if weight is None else jnp.asarray(weight, float_dtype(data))
     about = Curvature(model, params, cut(data, weight, labels, block_size))
-    complete = variability = None
+    complete = None
+    outer = about.outer() if n > size else None
     if method == "louis":
         complete = about.complete()
         matrix = complete - about.missing()
     elif method == "oakes":
         complete = about.complete()
         matrix = complete - about.cross()
-    elif method == "empirical":
-        matrix = about.outer()
     else:
-        matrix = about.observed()
-        variability = about.outer() if method == "sandwich" else None
+        matrix = about.observed() if method != "empirical" or outer is None else outer
     score = about.score()
-    return Information(
+    boundary = _boundary(model, params, data, weight, matrix, score)
+    found = Information(
         matrix=matrix,
         score=score,
         complete=complete,
-        variability=variability,
-        boundary=_boundary(model, params, data, weight, matrix, score),
+        variability=outer if method == "sandwich" else None,
+        boundary=boundary,
+        flat=jnp.zeros_like(matrix),
         params=params,
-        constraints=model.constraints,
+        model=model,
         method=method,
     )
+    if outer is None:  # too few rows to tell what changes none of them: what changes nothing that is reported
+        if type(model).canonical is Model.canonical:
+            return found
+        jacobian = jacobian_of(found)
+        length = jnp.linalg.norm(jacobian * scaled(matrix, boundary)[0], axis=1, keepdims=True)
+        jacobian = divided(jacobian, length)
+        outer = product(jacobian.T, jacobian)
+    return dataclasses.replace(found, flat=flat_directions(matrix, score, outer, boundary))
 
 
 _information_jit = jax.jit(_information, static_argnames=("method", "block_size"))
+
+
+def _over_leaves(function: Callable[..., Array], model: Model, params: PyTree, *others: PyTree) -> PyTree:
+    """`function` of each leaf's set and values."""
+    full = sets.broadcast(model.constraints, params)
+    return jax.tree.map(function, full, params, *others, is_leaf=lambda x: isinstance(x, sets.Real))
 
 
 def _boundary(model: Model, params: Params, data: PyTree, weight: Any, matrix: Array, score: Array) -> Array:
@@ -311,10 +362,8 @@ def _boundary(model: Model, params: Params, data: PyTree, weight: Any, matrix: A
     else:  # floors are relative to the spread of the data
         floor = model.rescaled(affine).at_floor(model.rescale_params(params, affine))
     floor = jax.tree.map(jnp.logical_or, floor, model.at_limit(params))
-    full = sets.broadcast(model.constraints, params)
-    is_set = lambda x: isinstance(x, sets.Real)  # noqa: E731
-    edge = jax.tree.map(lambda c, x, f: c.edge(x, f), full, params, floor, is_leaf=is_set)
-    logarithmic = jax.tree.map(lambda c, e: jnp.full(e.shape, c.logarithmic), full, edge, is_leaf=is_set)
+    edge = _over_leaves(lambda c, x, f: c.edge(x, f), model, params, floor)
+    logarithmic = _over_leaves(lambda c, e: jnp.full(e.shape, c.logarithmic), model, edge)
     edge, logarithmic = ravel_pytree(edge)[0].astype(bool), ravel_pytree(logarithmic)[0].astype(bool)
     # Towards an optimum at zero the log-likelihood goes as exp(coordinate): slope and curvature are equal, and
     # Newton's step has length one however near zero is. At an optimum elsewhere it has length zero.
@@ -323,21 +372,28 @@ def _boundary(model: Model, params: Params, data: PyTree, weight: Any, matrix: A
     return edge | receding | (curvature == 0)
 
 
-def standard_errors(of: Any) -> Params:
-    """Standard errors in the parameters' own shapes and units.
+def standard_errors(of: Any, function: Callable[[Params], PyTree] | None = None) -> PyTree:
+    """Standard errors in the parameters' own shapes and units, or of a function of the parameters.
+
+    Where the log-likelihood is flat in a direction, the functions that do not change along it have standard errors all
+    the same: the means of columns of which two are never seen together, `model.covariance` of factors. Of a model with a
+    canonical form, such as the rotation of factors, errors are those of its parameters in this form
+    (`information.params`).
 
     Args:
         of: an `Information` (delta method: covariance J C J^T with J the derivative of the parameters in
             their free coordinates), or a `Bootstrap` (standard deviation over its samples).
+        function: of the parameters, differentiable, gives an array or a tree of arrays; None: the parameters themselves.
 
     Returns:
-        A tree shaped like the parameters; NaN for an entry without an interior estimate: at a boundary,
-        at a floor, fixed. Inside jit, NaN throughout where the information is singular.
+        A tree shaped like the parameters, or like what `function` gives; NaN for an entry without an interior estimate:
+        at a boundary, at a floor, fixed. Inside jit, NaN throughout where the information is singular.
 
     Raises:
-        SingularInformationError: where the information is singular, outside jit.
+        SingularInformationError: where the information is singular, or flat in a direction in which an entry changes;
+            outside jit. The message names the leaves.
     """
-    return of.standard_errors()
+    return of.standard_errors(function)
 
 
 def intervals(of: Any, level: float | Array = 0.95) -> tuple[Params, Params]:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem import constraints as sets
 from jaxem.data.validation import check_positive_int, check_weight, is_traced
 from jaxem.engine.restarts import tier
 from jaxem.families.gaussian import Gaussian
@@ -21,30 +22,56 @@ from jaxem.fitting.fit import fit
 from jaxem.model import Model
 from jaxem.models.mixture import Mixture
 from jaxem.numerics.blocks import n_rows
+from jaxem.numerics.leaves import leaf_names
 from jaxem.priors import NormalInverseWishart
 from jaxem.pytree import PyTree
 from jaxem.types import TIERS, FitError, Result, Status
+
+
+def n_free_params(result: Result, data: PyTree) -> Any:
+    """Number of parameters that were free in a fit: the model's, without frozen leaves, and one of those tied to each other.
+
+    Where a model counts fewer parameters than its leaves have coordinates (a rotation of loadings, categories that no row
+    holds), its largest leaf has fewer.
+
+    Args:
+        result: a finished fit.
+        data: what it was fitted to, as `model.validate` leaves it.
+    """
+    model = result.model
+    total = model.n_free_params(data)
+    if not result.restrained:
+        return total
+    template = model.template(data)
+    params = result.params if template is None else template
+    full = sets.broadcast(model.constraints, params)
+    free = lambda c, x: (~c.edge(jnp.asarray(x), jnp.zeros(jnp.shape(x), bool))).sum()  # noqa: E731
+    sizes = jax.tree.leaves(jax.tree.map(free, full, params, is_leaf=lambda x: isinstance(x, sets.Real)))
+    counts = jnp.stack(sizes)
+    counts = counts.at[counts.argmax()].add(-jnp.maximum(counts.sum() - total, 0))
+    kept = total - counts[np.isin(leaf_names(params), result.restrained)].sum()
+    return kept if is_traced(kept) else int(kept)
 
 
 def aic(result: Result, data: PyTree) -> Array:
     """Akaike's information criterion, -2 log-likelihood + 2 * (number of free parameters).
 
     Args:
-        result: a finished fit.
-        data: what it was fitted to; only its shapes are read.
+        result: a finished fit; leaves that were frozen or tied do not count.
+        data: what it was fitted to; its shapes, and the categories that occur.
 
     Returns:
         A scalar, or one for each fit of a batched result. Lower is better.
     """
-    return -2 * result.loglik + 2 * result.model.n_free_params(_valid(result.model, data))
+    return -2 * result.loglik + 2 * n_free_params(result, _valid(result.model, data))
 
 
 def bic(result: Result, data: PyTree, *, weight: Any = None, n_data: float | None = None) -> Array:
     """Bayesian information criterion (Schwarz 1978), -2 log-likelihood + log(N) * (number of free parameters).
 
     Args:
-        result: a finished fit.
-        data: what it was fitted to; only its shapes are read.
+        result: a finished fit; leaves that were frozen or tied do not count.
+        data: what it was fitted to; its shapes, and the categories that occur.
         weight: (N,) the weights that it was fitted with; N is then their sum. Sequences count as many times as they
             have observed steps.
         n_data: N itself, for those who count otherwise: the number of sequences, say.
@@ -56,7 +83,7 @@ def bic(result: Result, data: PyTree, *, weight: Any = None, n_data: float | Non
     if n_data is None:
         weight = jnp.ones(n_rows(data)) if weight is None else _checked(weight, n_rows(data))
         n_data = (weight * result.model.n_observations(data)).sum()
-    return -2 * result.loglik + jnp.log(jnp.asarray(n_data, result.loglik.dtype)) * result.model.n_free_params(data)
+    return -2 * result.loglik + jnp.log(jnp.asarray(n_data, result.loglik.dtype)) * n_free_params(result, data)
 
 
 def icl(result: Result, data: PyTree, *, weight: Any = None) -> Array:
@@ -96,7 +123,7 @@ class Candidate:
     Attributes:
         model: the model.
         result: its fit, or None where every restart failed.
-        n_free_params: number of its free parameters.
+        n_free_params: number of parameters that were free in it.
         score: the criterion; infinite where every restart failed.
     """
 
@@ -206,7 +233,8 @@ def select(
             result = fit(model, data, **options)
         except FitError:
             result = None
-        free = model.n_free_params(model.validate(data))
+        valid = model.validate(data)
+        free = model.n_free_params(valid) if result is None else n_free_params(result, valid)
         candidate = Candidate(model, result, free, float("inf") if result is None else float(score(result, data)))
         if on_fit is not None:
             on_fit(candidate)

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.data.validation import check_positive_int, check_rows, vector_or_matrix
+from jaxem.data.validation import check_positive_int, check_rows, is_traced, vector_or_matrix
 from jaxem.families.base import Family
 from jaxem.numerics.linalg import PRECISION
 from jaxem.priors import Dirichlet
@@ -89,7 +89,12 @@ class Categorical(Family):
         return one_hot.reshape(data.shape[0], -1)
 
     def n_free_params(self, n_components: int, data: Array) -> int:
-        return n_components * int(np.prod(data.shape[1:], dtype=int)) * (self.n_categories - 1)
+        """Of each column, one less than the categories that occur; with a prior, or inside jit, than there could be."""
+        columns = int(np.prod(data.shape[1:], dtype=int))
+        if self.prior is not None or is_traced(data):
+            return n_components * columns * (self.n_categories - 1)
+        levels = [np.unique(column[column >= 0]).size for column in np.asarray(data).reshape(-1, columns).T]
+        return n_components * sum(max(level - 1, 0) for level in levels)
 
     def sample(self, key: Array, params: Params, component: Array) -> Array:
         probs = params["probs"][component]

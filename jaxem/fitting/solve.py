@@ -130,6 +130,7 @@ def end(problem: Problem, restarts: Restart, n: int, guard: bool = False) -> Res
         ),
         model=problem.model,
         to_gain=problem.stop.to_gain_of(winner.seen),
+        restrained=problem.regularizer.restrained(winner.params),
     )
 
 

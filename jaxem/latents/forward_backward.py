@@ -20,7 +20,7 @@ from jax import Array
 from jax.custom_batching import custom_vmap
 
 from jaxem.numerics.linalg import PRECISION
-from jaxem.numerics.logs import divided, safe_log
+from jaxem.numerics.logs import divided, ratio, safe_log
 from jaxem.numerics.trees import any_vmapped, pairwise_sum
 from jaxem.pytree import struct
 
@@ -165,7 +165,7 @@ def backward(transition: Array, ahead: Ahead, linked: Array, last: Array) -> Bac
 
     def met(joint: Array, message: Array) -> Back:
         # What was predicted times `joint`: both count the likelihood.
-        weighted = ahead.joint * divided(joint, ahead.likelihood)
+        weighted = ahead.joint * ratio(joint, ahead.likelihood)
         return Back(joint, weighted, _sum(weighted), message)
 
     def careful() -> Back:

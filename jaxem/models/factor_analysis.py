@@ -69,7 +69,8 @@ class FactorAnalysis(Model):
     small system for each column, over the rows that show it.
 
     Parameters: `loadings` (D, Q), `mean` (D,) and `noise` (D,) or (). Data: (N, D). Loadings are determined up to a
-    rotation, see `jaxem.varimax`; a covariance or correlation matrix is fitted by `jaxem.rows_of_covariance`.
+    rotation, see `jaxem.varimax`; standard errors are those of the rotation `canonical`, and of `covariance` and
+    `communalities`, which none changes. A covariance or correlation matrix is fitted by `jaxem.rows_of_covariance`.
 
     Starting values are the principal factors of the correlations at the communalities of Joreskog (1967); with a
     key, at random uniquenesses. For isotropic noise: the maximum of Tipping and Bishop (1999), which for data
@@ -266,13 +267,33 @@ class FactorAnalysis(Model):
         common = jnp.matmul(loadings, loadings.T, precision=PRECISION)
         return common + jnp.diag(jnp.broadcast_to(noise, params["mean"].shape))
 
+    def communalities(self, params: Params) -> Array:
+        """(D,) share of each column's variance that the factors explain; the uniqueness is what is left of one."""
+        common = jnp.square(params["loadings"]).sum(1)
+        return common / (common + params["noise"])
+
+    def canonical(self, params: Params, like: Params | None = None) -> Params:
+        """Loadings turned so that loadings^T noise^-1 loadings is diagonal, the factor that explains most first (Lawley 1940).
+
+        Each has a positive sum, or a positive product with that of `like`. With a `pattern` they are left as they are.
+        """
+        if self.pattern is not None:
+            return params
+        loadings = params["loadings"]
+        noise = jnp.broadcast_to(params["noise"], params["mean"].shape)
+        explained = jnp.matmul(loadings.T, loadings / noise[:, None], precision=PRECISION)
+        turned = jnp.matmul(loadings, jnp.linalg.eigh(explained)[1][:, ::-1], precision=PRECISION)
+        against = (turned if like is None else turned * like["loadings"]).sum(0) < 0
+        return {**params, "loadings": turned * jnp.where(against, -1, 1)}
+
     def n_free_params(self, data: Array) -> int:
-        """Mean, noise, and the loadings less the rotations that change nothing."""
-        d, q = data.shape[1], self.n_factors
-        pattern = np.ones((d, q), bool) if self.pattern is None else np.asarray(self.pattern, bool)
+        """Mean, noise, and the loadings less the rotations that change nothing; no more than a covariance of its own has."""
+        d = data.shape[1]
+        pattern = np.ones((d, self.n_factors), bool) if self.pattern is None else np.asarray(self.pattern, bool)
         _, alike = np.unique(pattern, axis=1, return_counts=True)  # only factors of one pattern can be turned
         rotations = int((alike * (alike - 1) // 2).sum())
-        return d + int(pattern.sum()) - rotations + (d if self.noise == "diag" else 1)
+        free = int(pattern.sum()) - rotations + (d if self.noise == "diag" else 1)
+        return d + min(free, d * (d + 1) // 2)
 
     def sample(self, key: Array, params: Params, n: int) -> Array:
         """(n, D) rows."""

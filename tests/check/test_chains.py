@@ -96,7 +96,16 @@ CHAINS = {
     "sticky": {"transition": jaxem.sticky(3, 5.0, 1.5), "initial_prior": jaxem.Dirichlet(2.0)},
 }
 WITH_COORDINATES = ("gaussian-full", "gaussian-tied", "gaussian-diag", "gaussian-spherical", "student-t")
-WITH_VARIANTS = (*WITH_COORDINATES, "poisson", "mixture", "negative-binomial", "product", "regression", "regression-shared", "autoregression")
+WITH_VARIANTS = (
+    *WITH_COORDINATES,
+    "poisson",
+    "mixture",
+    "negative-binomial",
+    "product",
+    "regression",
+    "regression-shared",
+    "autoregression",
+)
 
 
 def check(emission, chain):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 from linkage import CELLS, COUNTS, PI, by_cells, by_counts
+from scipy import stats
+from support import read
 
 import jaxem
 from jaxem.constraints import chart
@@ -301,6 +303,120 @@ def test_structural_zeros_of_a_chain():
     np.testing.assert_allclose(
         errors["emission"]["rate"][1] ** 2, result.params["emission"]["rate"][1] / states.sum(), rtol=0.1
     )
+
+
+# --- what EM drives to zero without end ---------------------------------------------------------------
+def test_a_chain_whose_transitions_creep_to_zero_has_errors():
+    """Major earthquakes by year (Zucchini and MacDonald 2009), three states: an entry ends at 1e-23, others at 1e-64, 1e-180."""
+    counts = read("earthquakes.csv")[:, -1]
+    init = {
+        "initial": np.full(3, 1 / 3),
+        "transition": np.full((3, 3), 0.1) + 0.7 * np.eye(3),
+        "emission": {"rate": np.array([13.0, 20.0, 30.0])},
+    }
+    model, data = jaxem.HMM(3, jaxem.Poisson()), jaxem.sequences([counts])
+    result = jaxem.fit(model, data, init=init, stop=jaxem.Stop(loglik_rtol=1e-14))
+    assert float(result.loglik) == pytest.approx(-328.5274833802, abs=1e-8)
+    found = jaxem.information(model, result, data)
+    assert found.boundary_leaves() == {"initial": 2, "transition": 1} and not found.flat_leaves()
+    errors = jaxem.standard_errors(found)
+    start, zero = found.params["initial"] > 0.5, found.params["transition"] < 1e-9
+    np.testing.assert_array_equal(np.isnan(errors["transition"]), zero)
+
+    # The same by a forward pass of its own and differences, in rates and all but the last free entry of each row.
+    free = [np.flatnonzero(~row) for row in np.asarray(zero)]
+
+    def loglik(theta):
+        rate, rest, p = theta[:3], list(theta[3:]), np.zeros((3, 3))
+        for i, columns in enumerate(free):
+            p[i, columns[:-1]] = [rest.pop(0) for _ in columns[:-1]]
+            p[i, columns[-1]] = 1 - p[i].sum()
+        density, forward, total = stats.poisson.pmf(counts[:, None], rate), np.asarray(start, float), 0.0
+        for t, now in enumerate(density):
+            forward = (forward @ p if t else forward) * now
+            total, forward = total + np.log(forward.sum()), forward / forward.sum()
+        return total
+
+    p = np.asarray(found.params["transition"])
+    theta = np.concatenate([found.params["emission"]["rate"], *[p[i, columns[:-1]] for i, columns in enumerate(free)]])
+    step = 1e-4 * np.abs(theta) * np.eye(len(theta))
+    hessian = np.array([[
+        loglik(theta + a + b) - loglik(theta + a - b) - loglik(theta - a + b) + loglik(theta - a - b) for b in step
+    ] for a in step])  # fmt: skip
+    wanted = np.sqrt(np.diag(np.linalg.inv(-hessian / np.outer(2 * step.sum(1), 2 * step.sum(1)))))
+    got = [errors["emission"]["rate"], *[errors["transition"][i, columns[:-1]] for i, columns in enumerate(free)]]
+    np.testing.assert_allclose(np.concatenate(got), wanted, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"got N=1: use method='observed', or jaxem\.bootstrap\(method='parametric'\)"):
+        jaxem.information(model, result, data, method="empirical")
+
+
+def test_a_chain_of_narrow_states_has_errors():
+    """A first state at 1e-195, and a state so narrow that the densities of others underflow beside it."""
+    x, mean = np.array([0.0, 0.1, 9, 8.99, 0.2, 9.01, -0.3, 9, 9.02, 0.4])[:, None], np.array([[0.0], [9.0]])
+    params = {
+        "initial": np.array([1.0, 1e-195]),
+        "transition": np.array([[0.4, 0.6], [0.5, 0.5]]),
+        "emission": {"mean": mean, "covariance": np.array([[[0.05]], [[1e-4]]])},
+    }
+    model, data = jaxem.HMM(2, jaxem.Gaussian()), jaxem.sequences([x, x])
+    found = jaxem.information(model, params, data)
+    assert np.isfinite(found.matrix).all() and found.boundary_leaves()["initial"] == 1
+    # States are seen: each mean is that of its own steps.
+    n = 2 * np.array([(x < 5).sum(), (x > 5).sum()])
+    curvature = np.diagonal(found.matrix)[[i for i, name in enumerate(found._names()) if name == "emission.mean"]]
+    np.testing.assert_allclose(curvature, n / np.array([0.05, 1e-4]), rtol=1e-9)
+
+
+# --- flat directions: told as such, and what they leave alone has errors --------------------------
+def test_two_columns_never_seen_together_are_flat():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 3)) @ np.linalg.cholesky(np.full((3, 3), 0.5) + 0.5 * np.eye(3)).T
+    x[:150, 0] = x[150:, 2] = np.nan
+    model = jaxem.MultivariateNormal()
+    starts = [{"mean": np.zeros(3), "covariance": np.array([[1, 0.3, r], [0.3, 1, 0.3], [r, 0.3, 1]])} for r in (-0.5, 0.5)]
+    result, other = (jaxem.fit(model, x, init=start) for start in starts)
+    assert result.converged and other.converged
+    assert abs(result.params["covariance"][0, 2] - other.params["covariance"][0, 2]) > 0.3
+    found = jaxem.information(model, result, x)
+    assert found.flat_leaves() == {"covariance": pytest.approx(1)}
+    with pytest.raises(jaxem.SingularInformationError, match="log-likelihood flat in a direction of covariance: the data do"):
+        jaxem.standard_errors(found)
+    assert "flat in a direction of covariance" in str(found)
+    # Of what each row shows there are errors, whichever of the maxima EM came to.
+    pairs = lambda p: (p["mean"], p["covariance"][:2, :2], p["covariance"][1:, 1:])  # noqa: E731
+    errors = jaxem.standard_errors(found, pairs)
+    for a, b in zip(errors, jaxem.standard_errors(jaxem.information(model, other, x), pairs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0.01)  # EM stopped that far from the maximum
+    # The second column is seen whole.
+    np.testing.assert_allclose(errors[0][1] ** 2, result.params["covariance"][1, 1] / 300, rtol=0.01)
+    with pytest.raises(jaxem.SingularInformationError, match="covariance"):
+        jaxem.standard_errors(found, lambda p: p["covariance"][0, 2])
+
+
+def test_more_latent_classes_than_the_tables_can_tell_are_flat():
+    table = np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]])
+    weight, model = np.array([90.0, 40, 50, 120]), jaxem.Mixture(2, jaxem.Bernoulli())
+    result = jaxem.fit(model, np.repeat(table, weight.astype(int), 0), key=jax.random.key(1))
+    rows = np.repeat(table, 2, 0)  # more rows than coordinates
+    found = jaxem.information(model, result, rows, weight=np.repeat(weight / 2, 2))
+    assert found.flat_leaves().keys() == {"components.probs", "weights"}
+    assert sum(found.flat_leaves().values()) == pytest.approx(2)  # five parameters, three free frequencies
+    errors = jaxem.standard_errors(found, lambda p: p["weights"] @ p["components"]["probs"])
+    share = weight @ table / 300
+    np.testing.assert_allclose(errors, np.sqrt(share * (1 - share) / 300), rtol=1e-3)
+
+
+def test_probabilities_next_to_zero_and_one_are_left_out():
+    """An item that repeats another parts the classes: its probabilities end at the numbers next to 0 and 1."""
+    item = np.array([0.0, 0, 0, 1, 1, 1] * 10)
+    x = np.stack([item, item, np.arange(60) % 4 == 0], 1)
+    probs = np.stack([np.array([2e-308, 2e-308, 0.2]), np.array([1 - 1e-16, 1 - 1e-16, 0.3])])
+    probs[:, 2] = [x[item == 0, 2].mean(), x[item == 1, 2].mean()]
+    model, params = jaxem.Mixture(2, jaxem.Bernoulli()), {"weights": np.full(2, 0.5), "components": {"probs": probs}}
+    found = jaxem.information(model, params, x)
+    assert found.boundary_leaves() == {"components.probs": 4}
+    errors = jaxem.standard_errors(found)["components"]["probs"]
+    np.testing.assert_allclose(errors[:, 2], np.sqrt(probs[:, 2] * (1 - probs[:, 2]) / 30), rtol=1e-8)
 
 
 # --- what is singular, and bad input ----------------------------------------------------------------

@@ -104,6 +104,47 @@ def test_select_chooses_the_least_and_lists_all(data):
     assert by_function.best.model == models[1]
 
 
+@pytest.mark.parametrize(
+    ("model", "restrained", "count"),
+    [
+        (jaxem.GaussianMixture(2, "diag"), (), 1 + 10 + 10),
+        (jaxem.GaussianMixture(2, "diag"), ("weights",), 20),
+        (jaxem.GaussianMixture(2, "diag"), ("weights", "components.covariance"), 10),
+        (jaxem.Mixture(3, jaxem.Poisson(zero_inflated=True)), ("components.rate",), 2),
+        # Fewer than coordinates: by rotations of the loadings, 1 of 2 factors and 3 of 3; no more than a covariance has.
+        (jaxem.FactorAnalysis(2), (), 5 + 5 + 9),
+        (jaxem.FactorAnalysis(2), ("mean",), 5 + 9),
+        (jaxem.FactorAnalysis(2), ("loadings",), 5 + 5),
+        (jaxem.FactorAnalysis(3), (), 20),
+        (jaxem.PPCA(2), ("noise",), 5 + 9),
+        (jaxem.HMM(3, jaxem.Poisson(), transition=jaxem.left_right(3), initial="fixed"), (), 2 + 15),
+        (jaxem.HMM(3, jaxem.Poisson(), transition=jaxem.left_right(3), initial="fixed"), ("transition",), 15),
+        (jaxem.StateSpace(2, fixed={"state_noise": np.eye(2)}), ("observation_noise",), 4 + 10 + 2 + 3 - 1),
+    ],
+)
+def test_what_was_frozen_or_tied_does_not_count(result, model, restrained, count):
+    x = np.random.default_rng(0).poisson(4.0, (60, 5)).astype(result.loglik.dtype)
+    other = dataclasses.replace(result, model=model, restrained=restrained)
+    np.testing.assert_allclose(jaxem.aic(other, x) + 2 * result.loglik, 2 * count, rtol=1e-4)
+    np.testing.assert_allclose(jaxem.bic(other, x, n_data=60) + 2 * result.loglik, np.log(60) * count, rtol=1e-4)
+
+
+def test_a_result_remembers_what_was_frozen_or_tied(data, result, tmp_path):
+    model = jaxem.Mixture(2, jaxem.Gamma())
+    options = {"frozen": "weights", "tied": (("components.rate", "components.shape"),)}
+    chosen = jaxem.select([model], data, key=jax.random.key(0), max_steps=2, **options).best
+    assert chosen.result.restrained == ("components.shape", "weights") and chosen.n_free_params == 4
+    np.testing.assert_allclose(chosen.score + 2 * chosen.result.loglik, np.log(len(data)) * 4, rtol=1e-4)
+    traced = jax.eval_shape(lambda x: jaxem.fit(model, x, key=jax.random.key(0), **options), data)
+    assert traced.restrained == chosen.result.restrained
+    jaxem.save(tmp_path / "fit.npz", chosen.result)
+    assert jaxem.load(tmp_path / "fit.npz").restrained == traced.restrained
+    # Inside jit too.
+    frozen = dataclasses.replace(result, restrained=("weights",))
+    np.testing.assert_allclose(jax.jit(jaxem.aic)(frozen, data), jaxem.aic(frozen, data), rtol=1e-6)
+    assert float(jaxem.aic(result, data) - jaxem.aic(frozen, data)) == pytest.approx(2, rel=1e-3)
+
+
 def test_a_degenerate_fit_is_not_chosen(data):
     # Repeated rows make a component of no width: its likelihood has no bound but the floor.
     tight = np.concatenate([np.repeat(data[:1] + 50, 20, axis=0), data])

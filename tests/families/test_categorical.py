@@ -62,3 +62,14 @@ def test_dirichlet_priors_of_weights_and_of_classes(x64):
     total = np.einsum("nk,ndv->kdv", responsibilities, x[..., None] == np.arange(3)) + 1
     np.testing.assert_allclose(params["weights"], weights / weights.sum(), atol=1e-5)
     np.testing.assert_allclose(params["components"]["probs"], total / total.sum(-1, keepdims=True), atol=1e-5)
+
+
+def test_only_categories_that_occur_are_counted(x64):
+    rng = np.random.default_rng(0)
+    x = np.stack([rng.integers(0, levels, 50) for levels in (2, 4, 3)], 1)
+    assert jaxem.Mixture(2, jaxem.Categorical(4)).n_free_params(x) == 1 + 2 * (1 + 3 + 2)
+    missing = np.where(np.arange(150).reshape(50, 3) % 7 == 0, -1, x)
+    assert jaxem.Mixture(2, jaxem.Categorical(4, missing="marginal")).n_free_params(missing) == 1 + 2 * (1 + 3 + 2)
+    assert jaxem.Single(jaxem.Categorical(4)).n_free_params(x[:, 0]) == 1
+    # A prior gives every category a probability that the data move.
+    assert jaxem.Mixture(2, jaxem.Categorical(4, jaxem.Dirichlet(2.0))).n_free_params(x) == 1 + 2 * 9

@@ -150,3 +150,89 @@ def test_missing_entries_and_random_starts(x64):
     model, n_free = FactorAnalysis(2), FactorAnalysis(2).n_free_params(x)
     ratio = 2 * (float(result.loglik) - float(model.log_prob(params, jnp.asarray(x)).sum()))
     assert stats.chi2.ppf(1e-4, n_free) < ratio < stats.chi2.ppf(1 - 1e-4, n_free)  # Wilks, against the truth
+
+
+# --- standard errors -----------------------------------------------------------------------------
+def expected_information(covariance, parts, n):
+    """(P, P) of a normal density with P derivatives `parts` of its covariance."""
+    solved = [np.linalg.solve(covariance, part) for part in parts]
+    return np.array([[n / 2 * np.trace(a @ b) for b in solved] for a in solved])
+
+
+def test_errors_of_factors_in_the_canonical_rotation(x64):
+    """Where the sample covariance is the model's own, observed and expected information are equal: formulas hold exactly."""
+    n, model = 400, FactorAnalysis(2)
+    params = {**parameters(np.random.default_rng(2), 6, 2, (6,)), "mean": jnp.zeros(6)}
+    rows, weight = jaxem.rows_of_covariance(model.covariance(params), n)
+    found = jaxem.information(model, params, rows, weight=weight)
+    assert found.flat_leaves() == {"loadings": pytest.approx(1)}
+    loadings, noise = np.asarray(found.params["loadings"]), np.asarray(params["noise"])
+    explained = loadings.T @ (loadings / noise[:, None])
+    np.testing.assert_allclose(explained, np.diag(np.diagonal(explained)), atol=1e-12)
+    assert explained[0, 0] > explained[1, 1] and (loadings.sum(0) > 0).all()
+    np.testing.assert_allclose(model.covariance(found.params), model.covariance(params), atol=1e-12)
+    errors = jaxem.standard_errors(found)
+
+    # Uniquenesses: Lawley and Maxwell (1971), chapter 5.
+    precise = np.diag(1 / noise)
+    phi = precise - precise @ loadings @ np.linalg.solve(explained, loadings.T @ precise)
+    np.testing.assert_allclose(errors["noise"], np.sqrt(np.diag(2 / n * np.linalg.inv(phi**2))), rtol=1e-7)
+    np.testing.assert_allclose(errors["mean"], np.sqrt(np.diag(model.covariance(params)) / n), rtol=1e-10)
+
+    # Loadings: the information bordered by the derivative of what the rotation sets to zero (Silvey 1959; Jennrich 1974).
+    unit = np.eye(12).reshape(12, 6, 2)
+    parts = [u @ loadings.T + loadings @ u.T for u in unit] + [np.diag(e) for e in np.eye(6)]
+    border = [(u.T @ precise @ loadings + loadings.T @ precise @ u)[0, 1] for u in unit]
+    border = np.array([*border, *(-(loadings[:, 0] * loadings[:, 1]) / noise**2)])
+    whole = np.block([[expected_information(np.asarray(model.covariance(params)), parts, n), border[:, None]], [border, 0]])
+    wanted = np.sqrt(np.diag(np.linalg.inv(whole)))[:12].reshape(6, 2)
+    np.testing.assert_allclose(errors["loadings"], wanted, rtol=1e-6)
+
+    # The rotation of the parameters given is of no matter; of the covariance errors are smaller than of that of the data.
+    turn = np.array([[0.6, -0.8], [0.8, 0.6]])
+    turned = jaxem.information(model, {**params, "loadings": params["loadings"] @ turn}, rows, weight=weight)
+    np.testing.assert_allclose(jaxem.standard_errors(turned)["loadings"], errors["loadings"], rtol=1e-6)
+    v = np.asarray(model.covariance(params))
+    saturated = np.sqrt((v**2 + np.outer(np.diag(v), np.diag(v))) / n)
+    fitted = jaxem.standard_errors(found, model.covariance)
+    assert (fitted <= saturated * (1 + 1e-8)).all() and (fitted > 0.3 * saturated).all()
+    shares = jaxem.standard_errors(found, model.communalities)
+    again = jaxem.standard_errors(turned, lambda p: 1 - p["noise"] / jnp.diag(model.covariance(p)))
+    np.testing.assert_allclose(shares, again, rtol=1e-6)
+
+
+def test_errors_of_principal_components(x64):
+    """Of eigenvalues and eigenvectors of a covariance (Anderson 1963)."""
+    d, q, n, noise = 6, 2, 400, 0.5
+    vectors, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(d, d)))
+    values = np.array([5.0, 3.0] + [noise] * (d - q))
+    vectors = vectors * np.where(vectors.sum(0) < 0, -1, 1)
+    rows, weight = jaxem.rows_of_covariance(vectors * values @ vectors.T, n)
+    params = {"loadings": vectors[:, :q] * np.sqrt(values[:q] - noise), "mean": np.zeros(d), "noise": np.array(noise)}
+    found = jaxem.information(PPCA(q), params, rows, weight=weight)
+    errors = jaxem.standard_errors(found)
+    np.testing.assert_allclose(errors["noise"] ** 2, 2 * noise**2 / (n * (d - q)), rtol=1e-8)
+    for k in range(q):
+        gap = np.delete(values, k) / np.square(values[k] - np.delete(values, k))
+        turning = values[k] / n * (np.delete(vectors, k, 1) * gap @ np.delete(vectors, k, 1).T)
+        length = (2 * values[k] ** 2 / n + 2 * noise**2 / (n * (d - q))) / (4 * (values[k] - noise))
+        wanted = (values[k] - noise) * turning + length * np.outer(vectors[:, k], vectors[:, k])
+        np.testing.assert_allclose(errors["loadings"][:, k] ** 2, np.diag(wanted), rtol=1e-6)
+
+
+def test_refits_are_turned_to_one_rotation(x64):
+    model, params = FactorAnalysis(2), parameters(np.random.default_rng(2))
+    rows = model.sample(jax.random.key(0), params, 60)
+    refits = jaxem.bootstrap(model, params, rows, key=jax.random.key(1), n_samples=3, method="weighted", max_steps=2)
+    for loadings, noise in zip(np.asarray(refits.params["loadings"]), np.asarray(refits.params["noise"]), strict=True):
+        explained = loadings.T @ (loadings / noise[:, None])
+        np.testing.assert_allclose(explained, np.diag(np.diagonal(explained)), atol=1e-10)
+        assert explained[0, 0] > explained[1, 1] and ((loadings * refits.estimate["loadings"]).sum(0) > 0).all()
+    np.testing.assert_allclose(refits.estimate["loadings"], model.canonical(params)["loadings"], rtol=1e-10)
+    shares = np.array([model.communalities(jax.tree.map(lambda x, b=b: x[b], refits.params)) for b in range(3)])
+    np.testing.assert_allclose(jaxem.standard_errors(refits, model.communalities), shares.std(0, ddof=1), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("model", "n"), [(FactorAnalysis(4), 20), (FactorAnalysis(2), 19), (PPCA(4), 20), (PPCA(1), 11)])
+def test_no_more_free_parameters_than_a_covariance_has(model, n):
+    assert model.n_free_params(np.zeros((9, 5))) == n

@@ -289,13 +289,39 @@ class StateSpace(StateInference, Model):
         return self.with_known(start(key, as_series(data), weight, self.template(data), self.fixed or {}))
 
     def n_free_params(self, data: PyTree) -> int:
-        """Free entries, those that only choose the coordinates of the state included."""
-        total = 0
-        for leaf, x in self._shapes(data).items():
-            value = (self.fixed or {}).get(leaf)
-            free = np.isnan(np.broadcast_to(np.nan if value is None else np.asarray(value), x.shape))
-            total += int(np.tril(free).sum() if _is_covariance(leaf, x.shape) else free.sum())
-        return total
+        """Free entries, less those that only choose the coordinates of the state."""
+        like = self._shapes(data)
+        known = {
+            leaf: np.broadcast_to(np.nan if (v := self._known(leaf, x.shape)) is None else v, x.shape)
+            for leaf, x in like.items()
+        }
+        free = {leaf: np.isnan(value) for leaf, value in known.items()}
+        entries = sum(int((np.tril(on) if _is_covariance(leaf, on.shape) else on).sum()) for leaf, on in free.items())
+        return entries - _n_coordinate_changes(self.n_states, known, free)
+
+
+def _n_coordinate_changes(k: int, known: dict[str, np.ndarray], free: dict[str, np.ndarray]) -> int:
+    """Dimension of the changes of the state's coordinates that keep what is known, at parameters like any other."""
+    rng = np.random.default_rng(0)
+    params = {leaf: np.where(free[leaf], rng.normal(size=value.shape), value) for leaf, value in known.items()}
+    params = {leaf: x + x.T if _is_covariance(leaf, x.shape) else x for leaf, x in params.items()}
+    params["initial_mean"] = params.get("initial_mean", np.zeros(k))
+    everywhere, held = [], []
+    for change in np.eye(k * k).reshape(-1, k, k):  # to first order, of x -> (1 + change) x
+        moved = {"transition": change @ params["transition"] - params["transition"] @ change}
+        moved["observation"] = -params["observation"] @ change
+        for leaf in {"initial_mean", "transition_input"} & params.keys():
+            moved[leaf] = change @ params[leaf]
+        off = np.zeros(0)
+        for leaf in {"initial_covariance", "state_noise"} & params.keys():
+            noise = params[leaf] if params[leaf].ndim == 2 else np.diag(params[leaf])
+            moved[leaf] = change @ noise + noise @ change.T
+            if params[leaf].ndim == 1:  # and stays diagonal
+                off, moved[leaf] = moved[leaf][~np.eye(k, dtype=bool)], np.diagonal(moved[leaf])
+        everywhere.append(np.concatenate([off, *(moved[leaf].ravel() for leaf in sorted(moved.keys() & free.keys()))]))
+        held.append(np.concatenate([off, *(moved[leaf][~free[leaf]] for leaf in sorted(moved.keys() & free.keys()))]))
+    rank = lambda rows: int(np.linalg.matrix_rank(np.array(rows))) if np.size(rows) else 0  # noqa: E731
+    return rank(everywhere) - rank(held)
 
 
 def _shown(params: Params) -> Array:

@@ -322,3 +322,24 @@ def test_bad_init_and_inputs_to_come(x64):
         model.forecast(model.template(driven), driven, 3)
     with pytest.raises(NotImplementedError, match="give inputs, or use sample_like"):
         model.sample(jax.random.key(0), model.template(driven), 2)
+
+
+# --- free parameters -------------------------------------------------------------------------------
+def test_choices_of_the_states_coordinates_are_no_free_parameters(x64):
+    """Nothing fixed: K^2 of the entries; unit state noise: rotations; a triangular observation beside it: signs alone."""
+    data = jaxem.sequences(list(np.random.default_rng(0).normal(size=(80, 6, 3))))
+    unit, triangle = {"state_noise": np.eye(2)}, {"observation": np.array([[nan, 0], [nan, nan], [nan, nan]])}
+    entries = 4 + 6 + 3 + 3 + 2 + 3  # transition, observation, two noises, mean and covariance of the first state
+    free = jaxem.StateSpace(2)
+    assert free.n_free_params(data) == entries - 4
+    assert jaxem.StateSpace(2, fixed=unit).n_free_params(data) == entries - 3 - 1
+    assert jaxem.StateSpace(2, fixed={"state_noise": 1.0}).n_free_params(data) == entries - 3 - 1
+    assert jaxem.StateSpace(2, fixed=unit | triangle).n_free_params(data) == entries - 3 - 1
+    assert jaxem.StateSpace(2, fixed=unit, initial="diffuse").n_free_params(data) == entries - 3 - 5 - 1
+    assert jaxem.StateSpace(2, state_noise="diag").n_free_params(data) == entries - 1 - 2 - 1
+    assert jaxem.LocalLevel().n_free_params(nile()) == 2
+    # As many as log-densities of series know directions.
+    vector, back = constraints.chart(free.constraints, free.template(data))
+    vector = vector + 0.3 * np.random.default_rng(1).normal(size=vector.shape)
+    jacobian = jax.jit(jax.jacfwd(lambda v: free.log_prob(back(v), data)))(vector)
+    assert np.linalg.matrix_rank(np.asarray(jacobian), 1e-8 * np.abs(jacobian).max()) == entries - 4

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.data import boundary
 from jaxem.data.validation import is_traced
 from jaxem.pytree import PyTree
 from jaxem.types import Params, Rows
@@ -85,8 +86,15 @@ class Natural:
         return jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), bool), params)
 
     def validate(self, data: Any) -> Any:
-        """Check data on the host and convert them to arrays; raises ValueError or TypeError."""
+        """Check the values of data on the host and convert them to arrays; raises ValueError or TypeError.
+
+        Types, shapes and support, of any number of data: every public method asks it. What a fit needs is `check_fit`'s.
+        """
         return data
+
+    def check_fit(self, data: PyTree) -> None:
+        """Raise ValueError for settings, or validated data, that no fit could use: too few of them."""
+        del data
 
     # --- arithmetic: where rounding is least, and what is computed once ----------------------
     def pack(self, natural: PyTree) -> PyTree:
@@ -210,6 +218,7 @@ class Model(Natural):
         super().__init_subclass__(**kwargs)
         if "initialize" in vars(cls):
             cls.initialize = _on_arrays(cls.initialize)
+        boundary.bind(cls)
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         """(n,) log p(x_n | natural), or a bound. `natural` is what `pack` made of the natural parameters."""
@@ -238,6 +247,10 @@ class Model(Natural):
         local = model.local(packed, data, None) if model.local else None
         scores = model.scores(params, data) if model.scores else None
         return model.log_marginal(packed, data, Rows(local=local, scores=scores))
+
+    def check_columns(self, params: Params, data: PyTree) -> None:
+        """Raise ValueError where `data` do not go with `params`, by their shapes alone. Default: by those of `template`."""
+        boundary.check_columns(self, params, data)
 
     def n_free_params(self, data: PyTree) -> int:
         """Number of free parameters, as AIC and BIC count them."""

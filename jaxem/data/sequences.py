@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxem.data.validation import numeric
 from jaxem.numerics.blocks import n_rows
-from jaxem.pytree import PyTree, struct
+from jaxem.pytree import PyTree, static, struct
 
 
 @struct
@@ -23,11 +23,13 @@ class Sequences:
         x: (B, T) or (B, T, D), or a tree of such arrays; steps beyond a sequence's length may hold anything.
         length: (B,) int32, at least 1.
         observed: (B, T) bools, False for missing steps; None: all are observed.
+        single: whether it was one sequence given as an array; answers then come without the axis B.
     """
 
     x: PyTree
     length: Any
     observed: Any = None
+    single: bool = static(default=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -139,6 +141,11 @@ def with_observed(data: Sequences) -> Sequences:
         return rows[np.where(kept, np.arange(missing.size), found[0])].reshape(x.shape)
 
     return Sequences(jax.tree.map(take, data.x), data.length, ~missing)
+
+
+def one_sequence(data: Any) -> bool:
+    """Whether `data` are one sequence, given as an array or a tree of arrays."""
+    return data.single if isinstance(data, Sequences) else not (isinstance(data, dict) and "x" in data)
 
 
 def as_sequences(data: Any, single: bool = True) -> Sequences:

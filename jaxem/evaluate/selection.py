@@ -17,7 +17,7 @@ from jaxem.data.validation import check_positive_int, check_weight, is_traced
 from jaxem.fitting.arguments import task_of
 from jaxem.fitting.fit import fit
 from jaxem.model import Model
-from jaxem.numerics.blocks import n_rows
+from jaxem.numerics.blocks import n_rows, replace_absent
 from jaxem.pytree import PyTree
 from jaxem.types import FitError, Result, Status
 
@@ -72,11 +72,9 @@ def icl(result: Result, data: PyTree, *, weight: Any = None) -> Array:
     if posterior is None:
         raise TypeError(f"result must be of a model with a posterior; {type(result.model).__name__} has none")
     data = jax.tree.map(jnp.asarray, _valid(result.model, data))
-    sure = jnp.log(posterior(result.params, data).max(-1))
-    if weight is not None:
-        weight = jnp.asarray(_checked(weight, n_rows(data)), sure.dtype)
-        sure = weight * jnp.where(weight > 0, sure, 0)  # an absent row may hold NaN
-    return bic(result, data, weight=weight) - 2 * sure.sum()
+    counts = jnp.ones(n_rows(data)) if weight is None else jnp.asarray(_checked(weight, n_rows(data)))
+    sure = counts @ jnp.log(posterior(result.params, replace_absent(data, counts)).max(-1))
+    return bic(result, data, weight=weight) - 2 * sure
 
 
 #: Options of `fit` that make its task; the others watch it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -102,4 +103,4 @@ def _is_integer(x: Any) -> bool:
 
 def columns(data: Array) -> Array:
     """(D, n) view of (n, D) or (n,) data: data along the last axis."""
-    return data.reshape(data.shape[0], -1).T
+    return data.reshape(data.shape[0], math.prod(data.shape[1:])).T  # a width of -1 fails where there are no rows

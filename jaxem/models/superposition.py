@@ -148,14 +148,12 @@ class Superposition(Model):
             raise ValueError(f"data must be a dict of {sorted(needed)} and perhaps {sorted(allowed - needed)}; got {got}")
         out: dict[str, Any] = {name: numeric(value, f"data[{name!r}]") for name, value in data.items() if name != "row"}
         y = out["y"]
-        if not y.size or not y.ndim:
+        if not y.ndim or 0 in y.shape[1:]:
             raise ValueError(f"data['y'] must hold counts and lead with N; got shape {y.shape}")
         for name, value in out.items():
             if value.shape != y.shape:
                 raise ValueError(f"data[{name!r}] must have the shape of y, {y.shape}; got {value.shape}")
         seen = out.pop("mask", np.ones(y.shape, bool)).astype(bool) & ~np.isnan(y)
-        if not seen.any():
-            raise ValueError("data['mask'] must leave at least one bin; got none")
         for name, value in out.items():
             value = np.where(seen, value, np.zeros((), value.dtype))
             check_rows(value, value >= 0, "non-negative", f"data[{name!r}]")
@@ -163,6 +161,10 @@ class Superposition(Model):
         if "mask" in data or not seen.all():
             out["mask"] = seen
         return out | self._checked_rows(data, out["y"])
+
+    def check_fit(self, data: PyTree) -> None:
+        if "mask" in data and not data["mask"].any():
+            raise ValueError("data['mask'] must leave at least one bin; got none")
 
     def _checked_rows(self, data: Any, y: np.ndarray) -> dict[str, Any]:
         """`{"row": ...}` or nothing; raises where y is not what A gives."""

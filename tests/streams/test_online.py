@@ -174,7 +174,7 @@ def test_a_batch_that_is_not_finite_is_left_out(x64):
 def test_settings_are_numbers(x64):
     batches = counts()
     model = jaxem.Mixture(2, jaxem.Poisson())
-    traced = online.update._cache_size
+    traced = jaxem.streams.online._update._cache_size
     online.update(online.init(model, batches[0], init=START, settings=SETTINGS), batches[1])
     before = traced()
     online.update(online.init(model, batches[0], init=START, settings=online.OnlineEM(0.9, 5.0, 0.1, 2)), batches[1])

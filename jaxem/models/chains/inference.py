@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.data.sequences import Sequences, as_sequences
+from jaxem.data.sequences import as_sequences, one_sequence
 from jaxem.latents import chain
-from jaxem.numerics.logs import divided
+from jaxem.numerics.logs import divided, most_probable
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params
 
@@ -67,9 +67,7 @@ class Forecast:
 
 def squeeze(found: PyTree, data: Any, axis: int = 0) -> PyTree:
     """`found` without its axis of sequences where `data` was one sequence as an array."""
-    if isinstance(data, Sequences) or (isinstance(data, dict) and "x" in data):
-        return found
-    return jax.tree.map(lambda x: x.squeeze(axis), found)
+    return jax.tree.map(lambda x: x.squeeze(axis), found) if one_sequence(data) else found
 
 
 class ChainInference:
@@ -101,7 +99,7 @@ class ChainInference:
 
     def predict(self, params: Params, data: PyTree) -> Array:
         """(B, T), or (T,), most probable state of each step by itself; `viterbi` gives the most probable path."""
-        return self.posterior(params, data).argmax(-1)
+        return most_probable(self.posterior(params, data))
 
     def viterbi(self, params: Params, data: PyTree) -> Array:
         """(B, T) int32, the most probable path (Viterbi 1967); in the padding the last state goes on."""
@@ -118,7 +116,7 @@ class ChainInference:
     def impossible(self, params: Params, data: PyTree) -> str | None:
         """Where an observation has probability zero in every state that can be reached, in words; None: nowhere."""
         surprise = chain.filtered(*self.chain(params, data).astuple())[1]
-        bad = jnp.argwhere(surprise == -jnp.inf)
+        bad = jnp.argwhere(~jnp.isfinite(surprise))
         return (
             f"step {int(bad[0, 1])} of sequence {int(bad[0, 0])} is impossible in every state it can be in"
             if len(bad)

@@ -124,7 +124,7 @@ def with_observed(data: Sequences) -> Sequences:
 
     def absent(x: Any) -> np.ndarray:
         x = np.asarray(x)
-        return np.isnan(x).reshape(*data.shape, -1).all(-1) if x.dtype.kind == "f" else np.zeros(data.shape, bool)
+        return np.isnan(x).all(tuple(range(2, x.ndim))) if x.dtype.kind == "f" else np.zeros(data.shape, bool)
 
     given = np.zeros(data.shape, bool) if data.observed is None else ~np.asarray(data.observed, bool)
     missing = given | np.any([absent(x) for x in jax.tree.leaves(data.x)], 0)
@@ -217,7 +217,7 @@ def lagged(data: Any, order: int) -> Sequences:
     x = data.x
     if isinstance(x, dict) or x.ndim != 2:
         raise ValueError(f"lagged takes sequences of single numbers (T,); got {jax.tree.map(lambda leaf: leaf.shape[1:], x)}")
-    if x.shape[1] <= order or (isinstance(data.length, np.ndarray) and data.length.min() <= order):
+    if x.shape[1] <= order or (isinstance(data.length, np.ndarray) and (data.length <= order).any()):
         raise ValueError(f"every sequence must be longer than order={order}; got length {x.shape[1]}")
     stack = np.stack if isinstance(x, np.ndarray) else jnp.stack
     n = x.shape[1] - order

@@ -87,11 +87,20 @@ def matrix_with_missing(data: Any, name: str = "data") -> np.ndarray:
     return array
 
 
+class ColumnError(ValueError):
+    """What is wrong with one column, which whoever knows the names of columns may name."""
+
+    def __init__(self, message: str, column: int) -> None:
+        super().__init__(message)
+        self.column = column
+
+
 def check_columns_seen(array: np.ndarray, name: str = "data") -> None:
-    """Raise ValueError naming a column of (N, D) that is missing whole: nothing could be fitted to it."""
+    """Raise ColumnError for a column of (N, D) that is missing whole: nothing could be fitted to it."""
     gone = np.isnan(array).all(0)
     if gone.any():
-        raise ValueError(f"{name} must hold something in every column; got only NaN in column {int(gone.argmax())}")
+        column = int(gone.argmax())
+        raise ColumnError(f"{name} must hold something in every column; got only NaN in column {column}", column)
 
 
 def matrix_with_gaps(data: Any, name: str = "data") -> np.ndarray:

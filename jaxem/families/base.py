@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import jax
@@ -12,6 +11,7 @@ from jax import Array
 
 from jaxem.data.sequences import Sequences
 from jaxem.model import Natural, undefined
+from jaxem.numerics.blocks import by_row
 from jaxem.pytree import PyTree
 from jaxem.types import Params
 
@@ -103,4 +103,4 @@ def _is_integer(x: Any) -> bool:
 
 def columns(data: Array) -> Array:
     """(D, n) view of (n, D) or (n,) data: data along the last axis."""
-    return data.reshape(data.shape[0], math.prod(data.shape[1:])).T  # a width of -1 fails where there are no rows
+    return by_row(data).T

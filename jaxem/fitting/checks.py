@@ -13,6 +13,7 @@ from jaxem import constraints as sets
 from jaxem import init as starts
 from jaxem.data.sequences import label_shape
 from jaxem.data.validation import (
+    ColumnError,
     check_positive_int,
     check_rows,
     check_rows_finite,
@@ -138,11 +139,14 @@ def converted(task: Task) -> Task:
 
 def valid_for_fit(model: Model, data: PyTree) -> PyTree:
     """Data as `Model.validate` leaves them, of which there are enough for a fit; raises as it and `check_fit` do."""
-    data = model.validate(data)
-    if not n_rows(data):
-        raise ValueError(f"data must not be empty; got shape {np.shape(jax.tree.leaves(data)[0])}")
-    model.check_fit(data)
-    return data
+    valid, names = model.validate(data), getattr(data, "columns", None)
+    if not n_rows(valid):
+        raise ValueError(f"data must not be empty; got shape {np.shape(jax.tree.leaves(valid)[0])}")
+    try:
+        model.check_fit(valid)
+    except ColumnError as error:
+        raise ValueError(str(error) if names is None else f"{error} ({list(names)[error.column]})") from None
+    return valid
 
 
 def checked(task: Task) -> Task:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import gammaln
 
+from jaxem.numerics.blocks import by_row
 from jaxem.numerics.logs import safe_log
 
 
@@ -22,4 +23,4 @@ def log_partition(counts: Array, mean: Array, total: Array) -> Array:
     """
     # A bin without counts contributes nothing, even where its mean is zero.
     terms = jnp.where(counts > 0, counts * safe_log(jnp.where(counts > 0, mean, 1)), 0) - gammaln(counts + 1)
-    return terms.reshape(counts.shape[0], -1).sum(1) - total
+    return by_row(terms).sum(1) - total

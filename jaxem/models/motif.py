@@ -15,6 +15,7 @@ from jaxem.data.validation import check_positive_int
 from jaxem.families.categorical import LOG_ZERO, with_impossible
 from jaxem.init import Each
 from jaxem.model import Model
+from jaxem.numerics.blocks import by_row
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.logs import divided, lse, most_probable, safe_log
 from jaxem.numerics.trees import inner
@@ -84,7 +85,7 @@ class Motif(Model):
         ratios = [log_motif - background]
         if self.both_strands:  # the complement of code c is 3 - c
             ratios.append(log_motif[::-1, ::-1] - background)
-        flat = windows.reshape(*whole.shape, -1)
+        flat = windows.reshape(*whole.shape, 4 * self.width)
         scores = jnp.einsum("njf,sf->nsj", flat, jnp.stack(ratios).reshape(len(ratios), -1), precision=PRECISION)
         free = jnp.stack([data["open"][:, w : w + whole.shape[1]] for w in range(self.width)]).min(0)
         log_free = safe_log(jnp.where(whole, free, 0).astype(scores.dtype))
@@ -96,7 +97,7 @@ class Motif(Model):
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         del rows
         sites, nothing = self._site_scores(natural, data)
-        some = natural["log_presence"] + lse(sites.reshape(sites.shape[0], -1), 1)
+        some = natural["log_presence"] + lse(by_row(sites), 1)
         return with_impossible(nothing + lse(jnp.stack([some, jnp.broadcast_to(natural["log_absence"], some.shape)]), 0))
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
@@ -172,14 +173,14 @@ class Motif(Model):
         natural = self.natural(params)
         sites, nothing = self._site_scores(natural, data)
         joint = natural["log_presence"] + sites
-        total = jnp.logaddexp(lse(joint.reshape(len(joint), -1), 1), natural["log_absence"])
+        total = jnp.logaddexp(lse(by_row(joint), 1), natural["log_absence"])
         possible = with_impossible(nothing + total) > -jnp.inf
         return jnp.where(possible[:, None, None], jnp.exp(joint - total[:, None, None]), jnp.nan)
 
     def predict(self, params: Params, data: PyTree) -> tuple[Array, Array, Array]:
         """(N,) most probable start of a site, its strand (0, or 1 for the reverse), and the probability of any site."""
         sites = self.sites(params, data)
-        best = most_probable(sites.reshape(len(sites), -1))
+        best = most_probable(by_row(sites))
         return jnp.where(best < 0, -1, best % sites.shape[2]), best // sites.shape[2], sites.sum((1, 2))
 
     def erased(self, params: Params, data: PyTree) -> PyTree:

@@ -16,7 +16,7 @@ from jaxem import constraints as sets
 from jaxem.data.validation import check_rows, floating, numeric
 from jaxem.latents.superposition import log_partition
 from jaxem.model import Model
-from jaxem.numerics.blocks import float_dtype
+from jaxem.numerics.blocks import by_row, float_dtype
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.logs import safe_log
 from jaxem.priors import Smoothness
@@ -168,7 +168,9 @@ class Superposition(Model):
 
     def _checked_rows(self, data: Any, y: np.ndarray) -> dict[str, Any]:
         """`{"row": ...}` or nothing; raises where y is not what A gives."""
-        rows = jax.tree.map(lambda x: floating(numeric(x, "data['row']"), "data['row']"), data.get("row", ()))
+        whole = (lambda x: True) if self.operator is None else (lambda x: isinstance(x, list))  # a list of lists is an array
+        take = lambda x: floating(numeric(x, "data['row']"), "data['row']")  # noqa: E731
+        rows = jax.tree.map(take, data.get("row", ()), is_leaf=whole)
         if self.operator is None:
             if y.ndim != 1 or rows.ndim != 2 or len(y) != len(rows):
                 raise ValueError(f"data must be y (N,) and row (N, P); got shapes {y.shape} and {rows.shape}")
@@ -233,4 +235,4 @@ def _unmasked(data: PyTree, name: str) -> Array:
 
 
 def _per_row(x: Array) -> Array:
-    return x.reshape(x.shape[0], -1).sum(1)
+    return by_row(x).sum(1)

@@ -93,7 +93,9 @@ def values(model: Any, data: PyTree) -> PyTree:
         leaves, structure = jax.tree.flatten(found)
         if structure == jax.tree.structure(data):  # arrays that nothing was changed in stay where they are
             leaves = [_kept(old, new) for old, new in zip(jax.tree.leaves(data), leaves, strict=True)]
-        found = jax.device_put(jax.tree.unflatten(structure, leaves))  # as jnp.asarray, but compiles nothing
+        # As jnp.asarray, but it compiles nothing.
+        leaves = [x if isinstance(x, jax.Array) else jax.device_put(x) for x in leaves]
+        found = jax.tree.unflatten(structure, leaves)
     single = isinstance(found, Sequences) and one_sequence(data)
     return dataclasses.replace(found, single=True) if single else found
 

@@ -22,6 +22,7 @@ from jaxem.latents import chain, long_chain
 from jaxem.latents.forward_backward import absorb
 from jaxem.latents.long_chain import default_segment
 from jaxem.latents.mixture import label_bias
+from jaxem.model import one_program
 from jaxem.models.chains.inference import Chain, ChainInference, Forecast, last_belief, squeeze
 from jaxem.models.chains.transition import Transition
 from jaxem.models.family_model import FamilyModel
@@ -330,6 +331,7 @@ class HMM(ChainInference, Startable, FamilyModel):
         model = self.exact(params)
         return model.local_chain(model.pack(model.natural(params)), data, self.rows(params, data))
 
+    @one_program
     def log_prob(self, params: Params, data: PyTree) -> Array:
         """(B,) log-likelihood of each sequence."""
         return chain.log_partition(*self.chain(params, data).astuple())

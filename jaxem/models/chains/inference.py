@@ -10,6 +10,7 @@ from jax import Array
 
 from jaxem.data.sequences import as_sequences, one_sequence
 from jaxem.latents import chain
+from jaxem.model import one_program
 from jaxem.numerics.logs import divided, most_probable
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params
@@ -84,23 +85,28 @@ class ChainInference:
     def _as_given(self, found: PyTree, data: Any, axis: int = 0) -> PyTree:
         return squeeze(found, data, axis)
 
+    @one_program
     def posterior(self, params: Params, data: PyTree) -> Array:
         """(B, T, K) smoothed probabilities p(z_t | all x), zero in the padding; (T, K) for one sequence as an array."""
         return self._as_given(jnp.moveaxis(chain.posterior(*self.chain(params, data).astuple()), 0, -1), data)
 
+    @one_program
     def filter(self, params: Params, data: PyTree) -> Array:
         """(B, T, K) causal probabilities p(z_t | x up to t), zero in the padding."""
         belief, _ = chain.filtered(*self.chain(params, data).astuple())
         return self._as_given(jnp.moveaxis(belief, 0, -1), data)
 
+    @one_program
     def pairwise(self, params: Params, data: PyTree) -> Array:
         """(B, T - 1, K, K) probabilities p(z_t, z_{t+1} | all x), the state before first."""
         return self._as_given(jnp.moveaxis(chain.pairwise(*self.chain(params, data).astuple()), (0, 1), (2, 3)), data)
 
+    @one_program
     def predict(self, params: Params, data: PyTree) -> Array:
         """(B, T), or (T,), most probable state of each step by itself; `viterbi` gives the most probable path."""
         return most_probable(self.posterior(params, data))
 
+    @one_program
     def viterbi(self, params: Params, data: PyTree) -> Array:
         """(B, T) int32, the most probable path (Viterbi 1967); in the padding the last state goes on."""
         return self._as_given(chain.viterbi(*self.chain(params, data).astuple()), data)
@@ -109,6 +115,7 @@ class ChainInference:
         """(n_samples, B, T) paths drawn from p(z | x)."""
         return self._as_given(chain.sample_posterior(key, *self.chain(params, data).astuple(), n_samples), data, 1)
 
+    @one_program
     def step_log_prob(self, params: Params, data: PyTree) -> Array:
         """(B, T) log p(x_t | x before t), zero in the padding: how surprising each step was."""
         return self._as_given(chain.filtered(*self.chain(params, data).astuple())[1], data)

@@ -85,7 +85,7 @@ class MarkovAutoregression(ChainInference, Model):
     def joint_chain(self, natural: PyTree, data: PyTree) -> Chain:
         """The chain of joint states."""
         data = lagged(as_sequences(data, single=False), self.order)
-        scores = self.regression.scores(natural["regression"], data.steps()).reshape(-1, *data.shape)
+        scores = self.regression.scores(natural["regression"], data.steps()).reshape(len(self.regimes), *data.shape)
         if data.observed is not None:
             scores = jnp.where(data.observed, scores, 0)
         regimes, move = self.regimes, natural["log_transition"]

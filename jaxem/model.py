@@ -205,7 +205,8 @@ class Model(Natural):
     local: ClassVar[Any] = None
     #: (params, data) -> what the data say of the latent values; None: there is nothing to give. Of discrete ones their
     #: probabilities, along the last axis, which sum to one; so do expected shares. Of continuous ones a struct of `mean`
-    #: and `variance` (`jaxem.Moments`) or, of several together, `covariance` (`Factors`, `GaussianPath`).
+    #: and `variance` (`jaxem.Moments`) or, of several together, `covariance` (`Factors`, `GaussianPath`). NaN for data of
+    #: probability zero, which an error names outside jit.
     posterior: ClassVar[Any] = None
     #: Whether `initialize` is random.
     needs_key: ClassVar[bool] = True

@@ -59,15 +59,14 @@ def bounded(method: Callable[..., Any]) -> Callable[..., Any]:
         call = signature.bind(*args, **options)
         given = call.arguments
         model, params, data = next(iter(given.values())), given.get("params"), given["data"]
-        checkable = not is_traced(model, data)
         if params is None:
-            given["data"] = model.validate(data) if checkable else data
+            given["data"] = model.validate(data) if _readable(model, data) else data
         else:
             given["data"] = data = accepted(model, params, data)
         token = _inside.set(True)
         try:
             found = method(*call.args, **call.kwargs)
-            if checkable and method.__name__ in NO_ANSWER and not is_traced(found) and _unanswered(found):
+            if method.__name__ in NO_ANSWER and _readable(found, data) and _unanswered(found):
                 _refuse_impossible(model, params, data)
             return found
         finally:
@@ -79,9 +78,16 @@ def bounded(method: Callable[..., Any]) -> Callable[..., Any]:
 
 def accepted(model: Any, params: Params, data: PyTree) -> PyTree:
     """What a method reads of `data`: checked and converted, or inside jit as they are but for the shapes, which are checked."""
-    data = data if is_traced(model, data) else values(model, data)
+    data = values(model, data) if _readable(model, data) else data
     model.check_columns(params, data)
     return data
+
+
+def _readable(*trees: PyTree) -> bool:
+    """Whether values can be looked at: no tracers, nothing that other processes hold."""
+    if is_traced(*trees):
+        return False
+    return all(x.is_fully_addressable for x in jax.tree.leaves(trees) if isinstance(x, jax.Array))
 
 
 # --- data --------------------------------------------------------------------------------------
@@ -120,7 +126,7 @@ def _where_they_lie(model: Any, data: PyTree) -> jax.Array | None:
     """
     if not isinstance(data, jax.Array) or model.missing is not None or not data.size or data.ndim > 2 or on_host(data):
         return None
-    shown = np.asarray(_extremes(data))
+    shown = jax.device_get(_extremes(data))
     try:
         found = _validated(model, shown)
     except ValueError:
@@ -182,14 +188,14 @@ def _compare(wanted: PyTree, params: Params) -> None:
 
 # --- what has probability zero -----------------------------------------------------------------
 def _unanswered(found: PyTree) -> bool:
-    """Whether NaN stands anywhere, or -1 among labels (N,) or (B, T)."""
+    """Whether NaN stands anywhere, or -1 among labels."""
 
     def leaf(x: Any) -> bool:
-        x = np.asarray(x) if on_host(x) else x
+        x, xp = (np.asarray(x), np) if on_host(x) else (x, jnp)
         if np.issubdtype(x.dtype, np.floating):
-            with np.errstate(all="ignore"):
-                return bool(np.isnan(x.sum())) and bool(jnp.isnan(x).any())
-        return np.issubdtype(x.dtype, np.integer) and x.ndim <= 3 and bool(x.min(initial=0) < 0)
+            with np.errstate(all="ignore"):  # one sum is cheaper than one by one
+                return bool(xp.isnan(x.sum())) and bool(xp.isnan(x).any())
+        return np.issubdtype(x.dtype, np.integer) and bool(x.min() < 0)
 
     return any(leaf(x) for x in jax.tree.leaves(found) if isinstance(x, jax.Array) and x.size)
 

@@ -72,8 +72,11 @@ def icl(result: Result, data: PyTree, *, weight: Any = None) -> Array:
     if posterior is None:
         raise TypeError(f"result must be of a model with a posterior; {type(result.model).__name__} has none")
     data = jax.tree.map(jnp.asarray, _valid(result.model, data))
-    counts = jnp.ones(n_rows(data)) if weight is None else jnp.asarray(_checked(weight, n_rows(data)))
-    sure = counts @ jnp.log(posterior(result.params, replace_absent(data, counts)).max(-1))
+    if weight is None:
+        sure = jnp.log(posterior(result.params, data).max(-1)).sum()
+    else:  # an absent row may hold NaN
+        weight = jnp.asarray(_checked(weight, n_rows(data)), result.loglik.dtype)
+        sure = (weight * jnp.log(posterior(result.params, replace_absent(data, weight)).max(-1))).sum()
     return bic(result, data, weight=weight) - 2 * sure
 
 

@@ -119,7 +119,7 @@ def posterior(log_initial: Array, log_transition: Array, scores: Array, valid: A
     valid = _valid(scores, valid)
     found = _smoothed(log_initial, log_transition, scores, valid)
     answered = _possible(found.log_mass, valid)[:, None] | ~valid
-    return jnp.where(answered, jnp.moveaxis(found.visits, 0, 2), jnp.nan)
+    return jnp.where(answered[None], jnp.moveaxis(found.visits, 0, 2), jnp.nan)
 
 
 def filtered(log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None) -> tuple[Array, Array]:
@@ -141,7 +141,7 @@ def pairwise(log_initial: Array, log_transition: Array, scores: Array, valid: Ar
     transition = jnp.exp(log_transition)[:, :, None, None]
     before, after = (jnp.moveaxis(x[1:], 0, 2) for x in (found.before, found.after))
     answered = _possible(found.log_mass, valid)[:, None] | ~valid[:, 1:]
-    return jnp.where(answered, before[:, None] * transition * after[None], jnp.nan)
+    return jnp.where(answered[None, None], before[:, None] * transition * after[None], jnp.nan)
 
 
 def update(belief: Array, log_transition: Array, scores: Array) -> tuple[Array, Array]:
@@ -198,7 +198,7 @@ def sample_posterior(
             return new, new
 
         _, rest = jax.lax.scan(back, last, (keys[:-1], log_belief[:-1], valid.T[1:]), reverse=True)
-        return jnp.where(possible, jnp.concatenate([rest, last[None]]), -1).T
+        return jnp.where(possible[None], jnp.concatenate([rest, last[None]]), -1).T
 
     possible = _possible(found.log_mass, valid)
     return jax.vmap(draw)(jax.random.split(key, n_samples))

@@ -145,7 +145,7 @@ class MarkovAutoregression(ChainInference, Model):
         return model.joint_chain(model.pack(model.natural(params)), as_sequences(data))
 
     def _current(self, joint: Array) -> Array:
-        return joint.reshape(*joint.shape[:-1], self.n_regimes, -1).sum(-1)
+        return joint.reshape(*joint.shape[:-1], self.n_regimes, self.n_regimes**self.order).sum(-1)
 
     def log_prob(self, params: Params, data: PyTree) -> Array:
         """(B,) log-likelihood of each series given its first P steps."""

@@ -169,7 +169,7 @@ class Substitution(Model):
         unseen = jnp.ones((len(self.parents) - self.n_taxa, *leaves.shape[1:]), leaves.dtype)
         found, pull = jax.vjp(lambda inner: lse(self._by_class(natural, jnp.concatenate([leaves, inner]))), unseen)
         (probs,) = pull(jnp.ones_like(found))
-        return jnp.moveaxis(jnp.where(jnp.isfinite(found), probs, jnp.nan), -1, 0)
+        return jnp.moveaxis(jnp.where(jnp.isfinite(found)[None, None], probs, jnp.nan), -1, 0)
 
     def predict(self, params: Params, data: Array) -> Array:
         """(N, inner nodes) most probable nucleotide at each inner node."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from jaxem.data.sequences import Sequences, one_sequence
 from jaxem.data.validation import check_rows_finite, is_traced
+from jaxem.numerics.switches import own_switches
 from jaxem.pytree import PyTree
 from jaxem.types import Params
 
@@ -65,9 +66,10 @@ def bounded(method: Callable[..., Any]) -> Callable[..., Any]:
             given["data"] = data = accepted(model, params, data)
         token = _inside.set(True)
         try:
-            found = method(*call.args, **call.kwargs)
-            if method.__name__ in NO_ANSWER and _readable(found, data) and _unanswered(found):
-                _refuse_impossible(model, params, data)
+            with own_switches():
+                found = method(*call.args, **call.kwargs)
+                if method.__name__ in NO_ANSWER and _readable(found, data) and _unanswered(found):
+                    _refuse_impossible(model, params, data)
             return found
         finally:
             _inside.reset(token)

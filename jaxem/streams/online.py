@@ -32,6 +32,7 @@ from jaxem.fitting.task import Task
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, n_rows, replace_absent
 from jaxem.numerics.logs import divided
+from jaxem.numerics.switches import own_switches
 from jaxem.numerics.trees import all_finite, cast, tree_where
 from jaxem.pytree import PyTree, struct
 from jaxem.streams.batches import Stream
@@ -143,7 +144,7 @@ def init(
         check_rows_finite(jax.tree.map(lambda x: np.asarray(x)[given.weight > 0], given.data))
     task, units = in_coordinates(given)
     task = dataclasses.replace(task, data=jax.tree.map(jnp.asarray, task.data))
-    with jax.default_matmul_precision("highest"):
+    with own_switches():
         return _begin(task, settings, model, cast(units.affine, task.dtype))
 
 
@@ -208,7 +209,7 @@ def _taken(state: OnlineState, batch: PyTree) -> PyTree:
 
 @jax.jit
 def _update(state: OnlineState, batch: PyTree, weight: Array | None) -> OnlineState:
-    with jax.default_matmul_precision("highest"):
+    with own_switches():
         new, sound = _updated(state, batch, weight)
     new = tree_where(sound, new, state)
     return dataclasses.replace(new, n_skipped=new.n_skipped + ~sound)
@@ -315,6 +316,6 @@ def run(
 @jax.jit
 def _scores(state: OnlineState, data: PyTree) -> tuple[Array, Array]:
     """Mean log-density at both kinds of parameters."""
-    with jax.default_matmul_precision("highest"):
+    with own_switches():
         now, averaged = (state.original.log_prob(params, data).mean() for params in (state.params, state.averaged))
     return now, averaged

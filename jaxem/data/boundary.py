@@ -64,6 +64,7 @@ def bounded(method: Callable[..., Any]) -> Callable[..., Any]:
             given["data"] = model.validate(data) if _readable(model, data) else data
         else:
             given["data"] = data = accepted(model, params, data)
+            given["params"] = params = jax.tree.map(_placed, params)
         token = _inside.set(True)
         try:
             with own_switches():
@@ -101,9 +102,7 @@ def values(model: Any, data: PyTree) -> PyTree:
         leaves, structure = jax.tree.flatten(found)
         if structure == jax.tree.structure(data):  # arrays that nothing was changed in stay where they are
             leaves = [_kept(old, new) for old, new in zip(jax.tree.leaves(data), leaves, strict=True)]
-        # As jnp.asarray, but it compiles nothing.
-        leaves = [x if isinstance(x, jax.Array) else jax.device_put(x) for x in leaves]
-        found = jax.tree.unflatten(structure, leaves)
+        found = jax.tree.unflatten(structure, map(_placed, leaves))
     single = isinstance(found, Sequences) and one_sequence(data)
     return dataclasses.replace(found, single=True) if single else found
 
@@ -113,6 +112,11 @@ def _validated(model: Any, data: PyTree) -> PyTree:
     if model.missing is None:
         check_rows_finite(found)
     return found
+
+
+def _placed(x: Any) -> Any:
+    """A NumPy array as JAX's: as by `jnp.asarray`, which compiles a program for each shape."""
+    return jax.device_put(x) if isinstance(x, np.ndarray) else x
 
 
 def _kept(old: Any, new: Any) -> Any:

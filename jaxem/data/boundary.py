@@ -187,7 +187,7 @@ def _compare(wanted: PyTree, params: Params) -> None:
             continue
         name = jax.tree_util.keystr(path, simple=True, separator=".") or "params"
         numbers = [pair for pair in zip(have, need) if pair[0] != pair[1]] if len(have) == len(need) else []
-        told = f", {numbers[0][0]} columns; got {numbers[0][1]}" if numbers else "; got none that do"
+        told = f", {numbers[0][0]} columns; got {numbers[0][1]}" if numbers else ""
         raise ValueError(f"data must have the columns that params have: {name} has shape {have}, data call for {need}{told}")
 
 

@@ -181,6 +181,13 @@ def test_what_a_model_cannot_read_is_refused(what, x64):
                 getattr(model, method)(params, data)
 
 
+def test_a_step_of_the_filter_is_checked(x64):
+    params = params_of(CHAIN, CODES[:, 0])
+    with pytest.raises(ValueError, match="codes 0..2; got 3 in row 1"):
+        CHAIN.update(params, None, [0, 3])
+    assert CHAIN.update(params, None, [0, 2])[0].shape == (2, 2)
+
+
 def test_shapes_are_checked_inside_jit(x64):
     for model, fitted, data in ((jaxem.GaussianMixture(2), ROWS, ROWS[:, :1]), (SEQUENCE, ROWS, ROWS[:, :1])):
         with pytest.raises(ValueError, match="2 columns; got 1"):

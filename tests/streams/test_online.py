@@ -169,6 +169,10 @@ def test_a_batch_that_is_not_finite_is_left_out(x64):
     after = online.update(state, broken)
     assert int(after.n_skipped) == 1
     jax.tree.map(np.testing.assert_array_equal, dataclasses.replace(after, n_skipped=state.n_skipped), state)
+    with pytest.raises(ValueError, match="counts .non-negative integers.; got"):
+        online.update(state, batches[1] + 0.5)
+    with pytest.raises(ValueError, match="has shape .2,., data call for .2, 1."):
+        online.update(state, batches[1][:, None].tolist())
 
 
 def test_settings_are_numbers(x64):

@@ -6,7 +6,6 @@ Methods are wrapped as their class is made, so that no model can forget it.
 from __future__ import annotations
 
 import contextvars
-import dataclasses
 import functools
 import inspect
 import types
@@ -103,8 +102,9 @@ def values(model: Any, data: PyTree) -> PyTree:
         if structure == jax.tree.structure(data):  # arrays that nothing was changed in stay where they are
             leaves = [_kept(old, new) for old, new in zip(jax.tree.leaves(data), leaves, strict=True)]
         found = jax.tree.unflatten(structure, map(_placed, leaves))
-    single = isinstance(found, Sequences) and one_sequence(data)
-    return dataclasses.replace(found, single=True) if single else found
+    if isinstance(found, Sequences) and one_sequence(data):
+        return Sequences(found.x, found.length, found.observed, single=True)
+    return found
 
 
 def _validated(model: Any, data: PyTree) -> PyTree:

@@ -183,7 +183,7 @@ def test_what_a_model_cannot_read_is_refused(what, x64):
 
 def test_a_step_of_the_filter_is_checked(x64):
     params = params_of(CHAIN, CODES[:, 0])
-    with pytest.raises(ValueError, match="codes 0..2; got 3 in row 1"):
+    with pytest.raises(ValueError, match=r"codes 0\.\.2; got 3 in row 1"):
         CHAIN.update(params, None, [0, 3])
     assert CHAIN.update(params, None, [0, 2])[0].shape == (2, 2)
 

@@ -169,9 +169,9 @@ def test_a_batch_that_is_not_finite_is_left_out(x64):
     after = online.update(state, broken)
     assert int(after.n_skipped) == 1
     jax.tree.map(np.testing.assert_array_equal, dataclasses.replace(after, n_skipped=state.n_skipped), state)
-    with pytest.raises(ValueError, match="counts .non-negative integers.; got"):
+    with pytest.raises(ValueError, match=r"counts .non-negative integers.; got"):
         online.update(state, batches[1] + 0.5)
-    with pytest.raises(ValueError, match="has shape .2,., data call for .2, 1."):
+    with pytest.raises(ValueError, match=r"has shape .2,., data call for .2, 1."):
         online.update(state, batches[1][:, None].tolist())
 
 

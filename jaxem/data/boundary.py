@@ -50,15 +50,17 @@ def is_bounded(method: Any) -> bool:
 
 def bounded(method: Callable[..., Any]) -> Callable[..., Any]:
     """A model's `method`, its `data` checked against the model and `params` where it is called plainly."""
-    signature = inspect.signature(method)
+    names = tuple(inspect.signature(method).parameters)
+    needs = ("data", "params") if "params" in names else ("data",)
 
     @functools.wraps(method)
     def called(*args: Any, **options: Any) -> Any:
         if _inside.get():
             return method(*args, **options)
-        call = signature.bind(*args, **options)
-        given = call.arguments
-        model, params, data = next(iter(given.values())), given.get("params"), given["data"]
+        given = dict(zip(names, args)) | options
+        if not given.keys() >= set(needs) or len(given) != len(args) + len(options):
+            return method(*args, **options)  # which says what is wrong
+        model, params, data = args[0], given.get("params"), given["data"]
         if params is None:
             given["data"] = model.validate(data) if _readable(model, data) else data
         else:
@@ -67,8 +69,8 @@ def bounded(method: Callable[..., Any]) -> Callable[..., Any]:
         token = _inside.set(True)
         try:
             with own_switches():
-                found = method(*call.args, **call.kwargs)
-                if method.__name__ in NO_ANSWER and _readable(found, data) and _unanswered(found):
+                found = method(**given)
+                if method.__name__ in NO_ANSWER and _readable(found) and _unanswered(found):
                     _refuse_impossible(model, params, data)
             return found
         finally:
@@ -96,12 +98,15 @@ def _readable(*trees: PyTree) -> bool:
 def values(model: Any, data: PyTree) -> PyTree:
     """Data as arrays, types and support checked; raises as `Model.validate` does, and for what is not finite."""
     found = _where_they_lie(model, data)
-    if found is None:
-        found = _validated(model, data)
-        leaves, structure = jax.tree.flatten(found)
-        if structure == jax.tree.structure(data):  # arrays that nothing was changed in stay where they are
-            leaves = [_kept(old, new) for old, new in zip(jax.tree.leaves(data), leaves, strict=True)]
-        found = jax.tree.unflatten(structure, map(_placed, leaves))
+    if found is not None:
+        return found
+    found = _validated(model, data)
+    if isinstance(found, np.ndarray):
+        return _placed(_kept(data, found))
+    leaves, structure = jax.tree.flatten(found)
+    if structure == jax.tree.structure(data):
+        leaves = [_kept(old, new) for old, new in zip(jax.tree.leaves(data), leaves, strict=True)]
+    found = jax.tree.unflatten(structure, map(_placed, leaves))
     if isinstance(found, Sequences) and one_sequence(data):
         return Sequences(found.x, found.length, found.observed, single=True)
     return found
@@ -120,6 +125,7 @@ def _placed(x: Any) -> Any:
 
 
 def _kept(old: Any, new: Any) -> Any:
+    """`new`, or the array that it was read from, where nothing was changed in it."""
     if not isinstance(old, jax.Array) or old.dtype != new.dtype or old.shape != new.shape:
         return new
     return old if new is old or np.may_share_memory(np.asarray(old), new) else new
@@ -143,7 +149,7 @@ def _where_they_lie(model: Any, data: PyTree) -> jax.Array | None:
 
 def on_host(x: jax.Array) -> bool:
     """Whether the memory of an array is the host's, so that NumPy reads it as it is."""
-    return all(device.platform == "cpu" for device in x.devices())
+    return next(iter(x.sharding.device_set)).platform == "cpu"
 
 
 @jax.jit

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxem.data import boundary
 from jaxem.data.validation import is_traced
 from jaxem.pytree import PyTree
 from jaxem.types import Params, Rows
@@ -98,8 +99,15 @@ class Natural:
         return jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), bool), params)
 
     def validate(self, data: Any) -> Any:
-        """Check data on the host and convert them to arrays; raises ValueError or TypeError."""
+        """Check the values of data on the host and convert them to arrays; raises ValueError or TypeError.
+
+        Types, shapes and support, of any number of data: every public method asks it. What a fit needs is `check_fit`'s.
+        """
         return data
+
+    def check_fit(self, data: PyTree) -> None:
+        """Raise ValueError for settings, or validated data, that no fit could use: too few of them."""
+        del data
 
     # --- arithmetic: where rounding is least, and what is computed once ----------------------
     def pack(self, natural: PyTree) -> PyTree:
@@ -215,7 +223,8 @@ class Model(Natural):
     local: ClassVar[Any] = None
     #: (params, data) -> what the data say of the latent values; None: there is nothing to give. Of discrete ones their
     #: probabilities, along the last axis, which sum to one; so do expected shares. Of continuous ones a struct of `mean`
-    #: and `variance` (`jaxem.Moments`) or, of several together, `covariance` (`Factors`, `GaussianPath`).
+    #: and `variance` (`jaxem.Moments`) or, of several together, `covariance` (`Factors`, `GaussianPath`). NaN for data of
+    #: probability zero, which an error names outside jit.
     posterior: ClassVar[Any] = None
     #: Whether `initialize` is random.
     needs_key: ClassVar[bool] = True
@@ -228,6 +237,7 @@ class Model(Natural):
         super().__init_subclass__(**kwargs)
         if "initialize" in vars(cls):
             cls.initialize = _on_arrays(cls.initialize)
+        boundary.bind(cls)
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         """(n,) log p(x_n | natural), or a bound. `natural` is what `pack` made of the natural parameters."""
@@ -256,6 +266,10 @@ class Model(Natural):
         local = model.local(packed, data, None) if model.local else None
         scores = model.scores(params, data) if model.scores else None
         return model.log_marginal(packed, data, Rows(local=local, scores=scores))
+
+    def check_columns(self, params: Params, data: PyTree) -> None:
+        """Raise ValueError where `data` do not go with `params`, by their shapes alone. Default: by those of `template`."""
+        boundary.check_columns(self, params, data)
 
     def n_free_params(self, data: PyTree) -> int:
         """Number of free parameters, as AIC and BIC count them."""

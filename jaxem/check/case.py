@@ -18,6 +18,7 @@ from jaxem.data.validation import check_same_shapes, check_weight
 from jaxem.engine import m_step as maximization
 from jaxem.engine.ascent import climb_by
 from jaxem.engine.e_step import e_step, update_local, weighted_total
+from jaxem.fitting.checks import valid_for_fit
 from jaxem.fitting.coordinates import floored
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, cut, float_dtype, n_rows
@@ -193,7 +194,7 @@ class Case:
     """
 
     def __init__(self, model: Model, data: PyTree, key: Array, params: Params | None, weight: Any):
-        data = model.validate(data)
+        data = valid_for_fit(model, data)
         n = n_rows(data)
         dtype = float_dtype(data)
         weight = np.ones(n) if weight is None else check_weight(weight, n)

@@ -87,7 +87,7 @@ def checked(data: Any) -> Documents | np.ndarray:
         if hasattr(data, "tocsr"):
             return documents(data)
         counts = numeric(data, "data")
-        if counts.ndim != 2 or not counts.size:
+        if counts.ndim != 2 or not counts.shape[1]:
             raise ValueError(f"data must have shape (N, V), one row of word counts for each document; got {counts.shape}")
         return _checked_counts(counts, "data")
     return _checked_documents(data)
@@ -95,7 +95,7 @@ def checked(data: Any) -> Documents | np.ndarray:
 
 def _checked_documents(data: Documents) -> Documents:
     words, counts = numeric(data.words, "data.words"), numeric(data.counts, "data.counts")
-    if words.shape != counts.shape or words.ndim != 2 or not words.size or words.dtype.kind not in "iu":
+    if words.shape != counts.shape or words.ndim != 2 or not words.shape[1] or words.dtype.kind not in "iu":
         raise ValueError(f"data must hold integer words and counts of one shape (N, L); got {words.shape} and {counts.shape}")
     check_rows(words, (words >= 0) & (words < data.n_words), f"in 0..{data.n_words - 1}", "data.words")
     return Documents(words.astype(np.int32), _checked_counts(counts, "data.counts"), data.n_words)

@@ -13,7 +13,7 @@ from jax import Array
 from jaxem.data.validation import numeric
 from jaxem.numerics.blocks import n_rows
 from jaxem.numerics.trees import module_of
-from jaxem.pytree import PyTree, struct
+from jaxem.pytree import PyTree, static, struct
 
 
 @struct
@@ -24,11 +24,13 @@ class Sequences:
         x: (B, T) or (B, T, D), or a tree of such arrays; steps beyond a sequence's length may hold anything.
         length: (B,) int32, at least 1.
         observed: (B, T) bools, False for missing steps; None: all are observed.
+        single: whether it was one sequence given as an array; answers then come without the axis B.
     """
 
     x: PyTree
     length: Any
     observed: Any = None
+    single: bool = static(default=False)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -127,7 +129,7 @@ def with_observed(data: Sequences) -> Sequences:
 
     def absent(x: Any) -> np.ndarray:
         x = np.asarray(x)
-        return np.isnan(x).reshape(*data.shape, -1).all(-1) if x.dtype.kind == "f" else np.zeros(data.shape, bool)
+        return np.isnan(x).all(tuple(range(2, x.ndim))) if x.dtype.kind == "f" else np.zeros(data.shape, bool)
 
     given = np.zeros(data.shape, bool) if data.observed is None else ~np.asarray(data.observed, bool)
     missing = given | np.any([absent(x) for x in jax.tree.leaves(data.x)], 0)
@@ -144,6 +146,11 @@ def with_observed(data: Sequences) -> Sequences:
         return rows[np.where(kept, np.arange(missing.size), found[0])].reshape(x.shape)
 
     return Sequences(jax.tree.map(take, data.x), data.length, ~missing)
+
+
+def one_sequence(data: Any) -> bool:
+    """Whether `data` are one sequence, given as an array or a tree of arrays."""
+    return data.single if isinstance(data, Sequences) else not (isinstance(data, dict) and "x" in data)
 
 
 def as_sequences(data: Any, single: bool = True) -> Sequences:
@@ -215,7 +222,7 @@ def lagged(data: Any, order: int) -> Sequences:
     x = data.x
     if isinstance(x, dict) or x.ndim != 2:
         raise ValueError(f"lagged takes sequences of single numbers (T,); got {jax.tree.map(lambda leaf: leaf.shape[1:], x)}")
-    if x.shape[1] <= order or (isinstance(data.length, np.ndarray) and data.length.min() <= order):
+    if x.shape[1] <= order or (isinstance(data.length, np.ndarray) and (data.length <= order).any()):
         raise ValueError(f"every sequence must be longer than order={order}; got length {x.shape[1]}")
     stack = module_of(x).stack
     n = x.shape[1] - order

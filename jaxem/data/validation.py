@@ -50,7 +50,7 @@ def floating(array: np.ndarray, name: str) -> np.ndarray:
 
 def rows_hint(array: np.ndarray) -> str:
     """A hint for the commonest wrong rank."""
-    return "; for one feature pass x[:, None]" if array.ndim == 1 else ""
+    return "; for one feature pass x[:, None], for one row x[None]" if array.ndim == 1 else ""
 
 
 def check_finite(array: np.ndarray, name: str) -> None:
@@ -65,30 +65,42 @@ def check_finite(array: np.ndarray, name: str) -> None:
         raise ValueError(f"{name} must be finite; NaN or inf in {bad.size} row(s): {listed}")
 
 
+def check_rows_finite(data: Any) -> None:
+    """Raise ValueError naming rows that hold NaN or inf, in any leaf."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        if np.issubdtype(np.asarray(leaf).dtype, np.floating):
+            check_finite(np.asarray(leaf), "data" + jax.tree_util.keystr(path))
+
+
 def matrix(data: Any, name: str = "data") -> np.ndarray:
     """(N, D) floats."""
     array = numeric(data, name)
-    if array.ndim != 2:
+    if array.ndim != 2 or not array.shape[1]:
         raise ValueError(f"{name} must have shape (N, D); got shape {array.shape}{rows_hint(array)}")
-    check_size(array, name)
     return floating(array, name)
 
 
 def matrix_with_missing(data: Any, name: str = "data") -> np.ndarray:
-    """(N, D) floats, in which NaN stands for a missing entry; every column holds something.
-
-    Raises:
-        ValueError: for another rank, an infinite entry, or a column that is missing whole, which it names.
-    """
-    columns = getattr(data, "columns", None)
+    """(N, D) floats, in which NaN stands for a missing entry."""
     array = matrix(data, name)
     check_rows(array, ~np.isinf(array), "finite, or NaN where an entry is missing", name)
+    return array
+
+
+class ColumnError(ValueError):
+    """What is wrong with one column, which whoever knows the names of columns may name."""
+
+    def __init__(self, message: str, column: int) -> None:
+        super().__init__(message)
+        self.column = column
+
+
+def check_columns_seen(array: np.ndarray, name: str = "data") -> None:
+    """Raise ColumnError for a column of (N, D) that is missing whole: nothing could be fitted to it."""
     gone = np.isnan(array).all(0)
     if gone.any():
-        first = int(gone.argmax())
-        label = f"{first} ({list(columns)[first]})" if columns is not None else str(first)
-        raise ValueError(f"{name} must hold something in every column; got only NaN in column {label}")
-    return array
+        column = int(gone.argmax())
+        raise ColumnError(f"{name} must hold something in every column; got only NaN in column {column}", column)
 
 
 def matrix_with_gaps(data: Any, name: str = "data") -> np.ndarray:
@@ -103,9 +115,8 @@ def matrix_with_gaps(data: Any, name: str = "data") -> np.ndarray:
 def vector_or_matrix(data: Any, name: str = "data") -> np.ndarray:
     """(N,) or (N, D) numbers."""
     array = numeric(data, name)
-    if array.ndim not in (1, 2):
+    if array.ndim not in (1, 2) or 0 in array.shape[1:]:
         raise ValueError(f"{name} must have shape (N,) or (N, D); got shape {array.shape}")
-    check_size(array, name)
     return array
 
 

@@ -58,7 +58,8 @@ def align(model: Model, params: Params, reference: Array, data: PyTree, axes: Py
         axes: from `component_axes`.
     """
     k = reference.shape[-1]
-    posterior = model.posterior(params, data).reshape(-1, k)
-    overlap = jnp.matmul(reference.reshape(-1, k).T, posterior, precision=jax.lax.Precision.HIGHEST)
+    # What is impossible under either says nothing.
+    ours, theirs = (jnp.nan_to_num(x).reshape(-1, k) for x in (model.posterior(params, data), reference))
+    overlap = jnp.matmul(theirs.T, ours, precision=jax.lax.Precision.HIGHEST)
     rows, columns = optax.assignment.hungarian_algorithm(-jnp.nan_to_num(overlap))
     return permute(params, columns[jnp.argsort(rows)], axes)

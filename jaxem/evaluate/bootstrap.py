@@ -135,6 +135,7 @@ def bootstrap(
             raise TypeError(f"weight inside jit needs method='weighted': {method!r} must know how many data to draw")
     else:
         data, weight, labels = checked(model, params, data, weight, labels)
+        model.check_fit(data)
     if method == "parametric":
         if labels is not None:
             raise ValueError("labels must be None for method='parametric': sampled data have none")

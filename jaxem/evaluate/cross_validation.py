@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxem.data.validation import check_positive_int, check_weight
 from jaxem.evaluate.refit import Refit, refit_of
+from jaxem.fitting.checks import valid_for_fit
 from jaxem.model import Model
 from jaxem.numerics.blocks import n_rows
 from jaxem.pytree import PyTree, struct
@@ -67,7 +68,7 @@ def cross_validate(
     Raises:
         ValueError: for fewer than 2 or more than N folds, and whatever the model or the weights refuse.
     """
-    data = model.validate(data)
+    data = valid_for_fit(model, data)
     n = n_rows(data)
     if key is None:
         raise ValueError("key must be a JAX random key, e.g. jax.random.key(0), to deal the data into folds; got None")

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.data.boundary import accepted
 from jaxem.families.gaussian import Gaussian
 from jaxem.families.student_t import StudentT
 from jaxem.latents.chain import forecast
@@ -42,7 +43,7 @@ def predictive_moments(model: Model, params: Params, data: PyTree) -> tuple[Arra
         return params["mean"], model.covariance(params)
     elif isinstance(model, HMM):
         family, components = model.emission, params["emission"]
-        now = last_belief(model.chain(params, data))
+        now = last_belief(model.chain(params, accepted(model, params, data)))
         share = forecast(now, safe_log(params["transition"]), 1)[:, 0, 0]
     else:
         raise TypeError(f"model must be a Mixture, an HMM or a FactorAnalysis; got {type(model).__name__}")

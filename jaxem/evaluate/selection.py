@@ -21,7 +21,7 @@ from jaxem.fitting.arguments import task_of
 from jaxem.fitting.fit import fit
 from jaxem.model import Model
 from jaxem.models.mixture import Mixture
-from jaxem.numerics.blocks import n_rows
+from jaxem.numerics.blocks import n_rows, replace_absent
 from jaxem.numerics.leaves import leaf_names
 from jaxem.priors import NormalInverseWishart
 from jaxem.pytree import PyTree
@@ -103,11 +103,12 @@ def icl(result: Result, data: PyTree, *, weight: Any = None) -> Array:
     if posterior is None:
         raise TypeError(f"result must be of a model with a posterior; {type(result.model).__name__} has none")
     data = jax.tree.map(jnp.asarray, _valid(result.model, data))
-    sure = jnp.log(posterior(result.params, data).max(-1))
-    if weight is not None:
-        weight = jnp.asarray(_checked(weight, n_rows(data)), sure.dtype)
-        sure = weight * jnp.where(weight > 0, sure, 0)  # an absent row may hold NaN
-    return bic(result, data, weight=weight) - 2 * sure.sum()
+    if weight is None:
+        sure = jnp.log(posterior(result.params, data).max(-1)).sum()
+    else:  # an absent row may hold NaN
+        weight = jnp.asarray(_checked(weight, n_rows(data)), result.loglik.dtype)
+        sure = (weight * jnp.log(posterior(result.params, replace_absent(data, weight)).max(-1))).sum()
+    return bic(result, data, weight=weight) - 2 * sure
 
 
 #: Options of `fit` that make its task; the others watch it.

@@ -13,8 +13,10 @@ from jax import Array
 from jaxem.data.sequences import label_shape
 from jaxem.data.validation import check_positive_int, is_traced, numeric
 from jaxem.evaluate.refit import Refit, refit_of
+from jaxem.fitting.checks import valid_for_fit
 from jaxem.fitting.fit import fit
 from jaxem.model import Model
+from jaxem.numerics.logs import most_probable
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Result
 
@@ -51,7 +53,7 @@ def fit_labelled(model: Model, data: PyTree, labels: Any, weight: Array | float,
         **options: for `fit`.
     """
     if not is_traced(model, data, labels, weight):
-        data, labels = model.validate(data), numeric(labels, "labels")
+        data, labels = valid_for_fit(model, data), numeric(labels, "labels")
     data, labels = jax.tree.map(jnp.asarray, data), jnp.asarray(labels)
     known = labels >= 0
     responsibilities = jax.nn.one_hot(labels, model.n_labels or 0, dtype=jnp.zeros(()).dtype)
@@ -87,7 +89,7 @@ def unlabelled_weight(
     Raises:
         ValueError: for labels or candidates that do not fit, or a class with fewer than two labelled data.
     """
-    data = model.validate(data)
+    data = valid_for_fit(model, data)
     n_folds = check_positive_int(n_folds, "n_folds", 2)
     labels, weights = numeric(labels, "labels"), np.asarray(candidates, float)
     if labels.shape != label_shape(data) or labels.dtype.kind not in "iu":
@@ -125,9 +127,9 @@ def _held_out(refit: Refit, fold: Array, weights: Array, *, n_folds: int) -> tup
         # A hidden label leaves an unlabelled datum, as it would be when it comes to be predicted.
         result = refit.fitted(fit_labelled, labels=seen, weight=weight)
         share = refit.model.posterior(result.params, refit.data)
-        right = share.argmax(1) == labels
+        right = most_probable(share) == labels
         tiny = jnp.finfo(share.dtype).tiny
-        own = jnp.log(jnp.maximum(jnp.take_along_axis(share, jnp.maximum(labels, 0)[:, None], 1)[:, 0], tiny))
+        own = jnp.log(jnp.maximum(jnp.take_along_axis(jnp.nan_to_num(share), jnp.maximum(labels, 0)[:, None], 1)[:, 0], tiny))
         return jnp.where(hidden, right, 0).sum(), jnp.where(hidden, own, 0).sum()
 
     right, own = jax.vmap(jax.vmap(one, (None, 0)), (0, None))(weights, jnp.arange(n_folds))

@@ -11,6 +11,7 @@ from jax import Array
 
 from jaxem.data.sequences import Sequences
 from jaxem.model import Natural, undefined
+from jaxem.numerics.blocks import by_row
 from jaxem.pytree import PyTree
 from jaxem.types import Params
 
@@ -117,4 +118,4 @@ def _is_integer(x: Any) -> bool:
 
 def columns(data: Array) -> Array:
     """(D, n) view of (n, D) or (n,) data: data along the last axis."""
-    return data.reshape(data.shape[0], -1).T
+    return by_row(data).T

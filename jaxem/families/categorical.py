@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.data.validation import check_positive_int, check_rows, is_traced, vector_or_matrix
-from jaxem.families.base import Family
+from jaxem.families.base import Family, columns
 from jaxem.numerics.linalg import PRECISION
 from jaxem.priors import Dirichlet
 from jaxem.pytree import PyTree, static, struct
@@ -55,9 +55,9 @@ class Categorical(Family):
 
     def scores(self, natural: PyTree, data: Array) -> Array:
         weights = natural["log_probs"]
-        codes = data.reshape(data.shape[0], -1).T
+        codes = columns(data)
         one_hot = (codes[:, None, :] == jnp.arange(self.n_categories)[:, None]).astype(weights.dtype)
-        flat = one_hot.reshape(-1, data.shape[0])
+        flat = one_hot.reshape(len(codes) * self.n_categories, data.shape[0])
         return with_impossible(jnp.matmul(weights.reshape(weights.shape[0], -1), flat, precision=PRECISION))
 
     def m_step(self, stats: PyTree, params: Params) -> Params:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.data.validation import check_size, floating, numeric
+from jaxem.data.validation import floating, numeric
 from jaxem.families.base import Family
 from jaxem.numerics.blocks import float_dtype
 from jaxem.pytree import PyTree, static, struct
@@ -56,18 +56,16 @@ class Density(Family):
         return self._start(None, data)
 
     def validate(self, data: Any) -> Any:
-        """Arrays of numbers, one for each row.
-
-        Raises:
-            ValueError: where the function, by shapes alone, does not give one number for each component.
-        """
+        """Arrays of numbers, one for each row."""
 
         def leaf(x: Any) -> np.ndarray:
             array = numeric(x, "data")
-            check_size(array, "data")
             return floating(array, "data") if array.dtype.kind == "f" else array
 
-        data = jax.tree.map(leaf, data)
+        return jax.tree.map(leaf, data, is_leaf=lambda x: isinstance(x, list))
+
+    def check_fit(self, data: Any) -> None:
+        """Raise ValueError where the function, by shapes alone, does not give one number for each component."""
         rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((min(len(x), 3), *x.shape[1:]), x.dtype), data)
         params = jax.eval_shape(lambda: self._start(None, data))
         found = jax.eval_shape(self.log_density, params, rows)
@@ -75,7 +73,6 @@ class Density(Family):
             wanted = "(params, rows) -> (n, K)" if self.batched else "(params, x) -> (K,), for one datum x"
             shape = getattr(found, "shape", type(found).__name__)
             raise ValueError(f"density's fn must be {wanted}; got {shape if self.batched else shape[1:]}")
-        return data
 
     def n_free_params(self, n_components: int, data: PyTree) -> int:
         free = jax.eval_shape(lambda p: sets.to_free(self.constraints, p), self.template(data, n_components))

@@ -94,6 +94,9 @@ class FamilyMixture(Composite, Family):
         check_positive_int(self.n_parts, "n_parts")
         return self.family.validate(data)
 
+    def check_fit(self, data: Any) -> None:
+        self.family.check_fit(data)
+
     def features(self, data: PyTree) -> Array:
         return self.family.features(data)
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.data.validation import matrix, matrix_with_missing
+from jaxem.data.validation import check_columns_seen, matrix, matrix_with_missing
 from jaxem.families.base import THIN, Family, by_chance, columns
 from jaxem.families.covariance import SHAPES, Full
 from jaxem.families.missing import Observed, conditional_means, filled, patterns_of, roots
@@ -219,6 +219,10 @@ class Gaussian(Family):
         if self.missing not in (None, "marginal"):
             raise ValueError(f"missing must be None or 'marginal'; got {self.missing!r}")
         return matrix_with_missing(data) if self.missing else matrix(data)
+
+    def check_fit(self, data: Any) -> None:
+        if self.missing:
+            check_columns_seen(np.asarray(data))
 
     def features(self, data: Array) -> Array:
         return filled(data) if self.missing else data

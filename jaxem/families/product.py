@@ -125,6 +125,10 @@ class Product(Composite, Family):
                 out[np.ix_(there, np.array(columns))] = family.validate(x[there])
         return floating(out, "data")
 
+    def check_fit(self, data: Any) -> None:
+        for family, columns in zip(self.families, self.columns, strict=True):
+            family.check_fit(data[:, columns])
+
     def features(self, data: Array) -> Array:
         parts = []
         for family, columns in zip(self.families, self.columns, strict=True):

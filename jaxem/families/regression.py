@@ -17,7 +17,7 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.data.sequences import Sequences, lagged
-from jaxem.data.validation import check_finite, check_size, floating, numeric
+from jaxem.data.validation import check_finite, floating, numeric
 from jaxem.families.base import THIN, Family, by_chance
 from jaxem.numerics.floors import known_floor, least_variance
 from jaxem.numerics.linalg import PRECISION, least_squares
@@ -184,7 +184,6 @@ class LinearRegression(Family):
         if y.ndim != 1 or inputs.ndim != 2 or len(y) != len(inputs):
             wanted = "y (N,) and inputs (N, P) of one length"
             raise ValueError(f"data must hold {wanted}; got shapes {y.shape} and {inputs.shape}")
-        check_size(y, "data y")
         check_finite(y, "data y")
         if inputs.size:
             check_finite(inputs, "data inputs")

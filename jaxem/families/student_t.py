@@ -155,6 +155,9 @@ class StudentT(Composite, Family):
                 raise ValueError(f"df must be None or positive and finite; got {self.df}")
         return self.gaussian.validate(data)
 
+    def check_fit(self, data: Any) -> None:
+        self.gaussian.check_fit(data)
+
     def features(self, data: Array) -> Array:
         return self.gaussian.features(data)
 

@@ -13,9 +13,10 @@ from jaxem import constraints as sets
 from jaxem import init as starts
 from jaxem.data.sequences import label_shape
 from jaxem.data.validation import (
-    check_finite,
+    ColumnError,
     check_positive_int,
     check_rows,
+    check_rows_finite,
     check_same_shapes,
     check_weight,
     floating,
@@ -69,13 +70,6 @@ def check_key(model: Model, init: Any, key: Any) -> None:
         raise ValueError(f"key must be a single key; got shape {jnp.shape(key)}")
 
 
-def check_rows_finite(data: PyTree) -> None:
-    """Raise ValueError naming rows that hold NaN or inf, in any leaf."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
-        if np.issubdtype(np.asarray(leaf).dtype, np.floating):
-            check_finite(np.asarray(leaf), "data" + jax.tree_util.keystr(path))
-
-
 def checked_labels(labels: Any, shape: tuple[int, ...], k: int | None) -> PyTree:
     """Labels as int32; raises ValueError for another shape, where k is known, or what lies beyond `k`."""
     if labels is None:
@@ -123,7 +117,8 @@ def raise_if_all_failed(result: Result, data: PyTree, weight: Any) -> None:
     message = f"every restart failed: {counts}; {culprit} the objective infinite or NaN"
     first = jax.tree.map(lambda x: jnp.asarray(x[:10_000]), data)
     params = jax.tree.map(np.asarray, result.params)  # of this process, as the data are
-    log_prob = np.asarray(result.model.log_prob(params, first))
+    # Inside jit, where data may hold anything.
+    log_prob = np.asarray(jax.jit(lambda model, params, data: model.log_prob(params, data))(result.model, params, first))
     bad = np.flatnonzero(~np.isfinite(log_prob) & (True if weight is None else weight[:10_000] > 0))
     if bad.size:
         listed = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
@@ -142,9 +137,21 @@ def converted(task: Task) -> Task:
     return dataclasses.replace(task, data=data, weight=weight, init=init, max_steps=max_steps)
 
 
+def valid_for_fit(model: Model, data: PyTree) -> PyTree:
+    """Data as `Model.validate` leaves them, of which there are enough for a fit; raises as it and `check_fit` do."""
+    valid, names = model.validate(data), getattr(data, "columns", None)
+    if not n_rows(valid):
+        raise ValueError(f"data must not be empty; got shape {np.shape(jax.tree.leaves(valid)[0])}")
+    try:
+        model.check_fit(valid)
+    except ColumnError as error:
+        raise ValueError(str(error) if names is None else f"{error} ({list(names)[error.column]})") from None
+    return valid
+
+
 def checked(task: Task) -> Task:
     """A task whose arguments a fit can use, as arrays on the host."""
-    data = task.model.validate(task.data)
+    data = valid_for_fit(task.model, task.data)
     n, dtype, weight = n_rows(data), float_dtype(data), task.weight
     if weight is not None:
         weight = np.asarray(check_weight(weight, n), dtype)

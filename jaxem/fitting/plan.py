@@ -15,6 +15,7 @@ from jaxem.engine.problem import Algorithm
 from jaxem.engine.restarts import Rounds, take
 from jaxem.fitting.arguments import described_by, task_of
 from jaxem.fitting.arithmetic import operations
+from jaxem.fitting.checks import valid_for_fit
 from jaxem.fitting.fit import fit
 from jaxem.fitting.layout import available_bytes, gigabytes, memory_limit, n_bytes
 from jaxem.fitting.segments import run_segment
@@ -127,7 +128,7 @@ def _shapes(task: Task) -> Task:
     """A task with shapes in place of arrays."""
     data, weight = task.data, task.weight
     if not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(data)):
-        data = task.model.validate(data)
+        data = valid_for_fit(task.model, data)
     data = jax.tree.map(_shape, data)
     dtype = float_dtype(data)
     return dataclasses.replace(

@@ -101,23 +101,33 @@ def pairs_times(before: Array, change: Array, after: Array) -> Array:
 
 def _log_joint_of_mode(log_initial: Array, log_transition: Array, scores: Array, valid: Array) -> Array:
     """(n,) log p(x, most probable path)."""
-    path = viterbi(*jax.lax.stop_gradient((log_initial, log_transition, scores)), valid)
+    path = _viterbi(*jax.lax.stop_gradient((log_initial, log_transition, scores)), valid)[0]
     visited = jnp.take_along_axis(scores, path[None], 0)[0]
     moves = log_transition[path[:, :-1], path[:, 1:]]
     return log_initial[path[:, 0]] + jnp.where(valid, visited, 0).sum(1) + jnp.where(valid[:, 1:], moves, 0).sum(1)
 
 
 # --- what the data say of the states -----------------------------------------------------------
+# Of what has probability zero they say nothing: NaN for probabilities, -1 for states.
+def _possible(log_mass: Array, valid: Array) -> Array:
+    """(n,) whether a chain's observations have a positive probability, from their log-mass (T, n)."""
+    return (jnp.isfinite(log_mass) | ~valid.T).all(0)
+
+
 def posterior(log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None) -> Array:
     """(K, n, T) smoothed probabilities p(z_t | all x); zero beyond a chain's end."""
-    return jnp.moveaxis(_smoothed(log_initial, log_transition, scores, _valid(scores, valid)).visits, 0, 2)
+    valid = _valid(scores, valid)
+    found = _smoothed(log_initial, log_transition, scores, valid)
+    answered = _possible(found.log_mass, valid)[:, None] | ~valid
+    return jnp.where(answered[None], jnp.moveaxis(found.visits, 0, 2), jnp.nan)
 
 
 def filtered(log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None) -> tuple[Array, Array]:
-    """(K, n, T) causal probabilities p(z_t | x up to t), and (n, T) log p(x_t | x before)."""
+    """(K, n, T) causal probabilities p(z_t | x up to t), NaN from what is impossible on, and (n, T) log p(x_t | x before)."""
     valid = _valid(scores, valid)
     found = _smoothed(log_initial, log_transition, scores, valid)
-    belief = jnp.where(valid.T[:, None], found.belief, 0)
+    possible = jnp.cumsum(~jnp.isfinite(found.log_mass) & valid.T, 0) == 0
+    belief = jnp.where(valid.T[:, None], jnp.where(possible[:, None], found.belief, jnp.nan), 0)
     return jnp.moveaxis(belief, 0, 2), found.log_mass.T
 
 
@@ -126,10 +136,12 @@ def pairwise(log_initial: Array, log_transition: Array, scores: Array, valid: Ar
 
     T K^2 numbers a chain: for expected counts, take the gradient of `log_partition` instead.
     """
-    found = _smoothed(log_initial, log_transition, scores, _valid(scores, valid))
+    valid = _valid(scores, valid)
+    found = _smoothed(log_initial, log_transition, scores, valid)
     transition = jnp.exp(log_transition)[:, :, None, None]
     before, after = (jnp.moveaxis(x[1:], 0, 2) for x in (found.before, found.after))
-    return before[:, None] * transition * after[None]
+    answered = _possible(found.log_mass, valid)[:, None] | ~valid[:, 1:]
+    return jnp.where(answered[None, None], before[:, None] * transition * after[None], jnp.nan)
 
 
 def update(belief: Array, log_transition: Array, scores: Array) -> tuple[Array, Array]:
@@ -140,7 +152,12 @@ def update(belief: Array, log_transition: Array, scores: Array) -> tuple[Array, 
 
 def viterbi(log_initial: Array, log_transition: Array, scores: Array, valid: Array | None = None) -> Array:
     """(n, T) int32, the most probable path (Viterbi 1967); beyond a chain's end its last state."""
-    valid = _valid(scores, valid)
+    path, best = _viterbi(log_initial, log_transition, scores, _valid(scores, valid))
+    return jnp.where(jnp.isfinite(best)[:, None], path, -1)
+
+
+def _viterbi(log_initial: Array, log_transition: Array, scores: Array, valid: Array) -> tuple[Array, Array]:
+    """(n, T) the path, whatever its probability, and (n,) how its last step compares: finite where it has any."""
     by_time, on, log_transition = jnp.moveaxis(scores, 2, 0), valid.T, jnp.asarray(log_transition)
 
     def step(best: Array, now: tuple[Array, Array]):
@@ -158,7 +175,7 @@ def viterbi(log_initial: Array, log_transition: Array, scores: Array, valid: Arr
         return jnp.take_along_axis(origin, state[None], 0)[0], state
 
     first, rest = jax.lax.scan(back, last, origin, reverse=True)
-    return jnp.concatenate([first[None], rest]).T
+    return jnp.concatenate([first[None], rest]).T, best.max(0)
 
 
 def sample_posterior(
@@ -181,8 +198,9 @@ def sample_posterior(
             return new, new
 
         _, rest = jax.lax.scan(back, last, (keys[:-1], log_belief[:-1], valid.T[1:]), reverse=True)
-        return jnp.concatenate([rest, last[None]]).T
+        return jnp.where(possible[None], jnp.concatenate([rest, last[None]]), -1).T
 
+    possible = _possible(found.log_mass, valid)
     return jax.vmap(draw)(jax.random.split(key, n_samples))
 
 

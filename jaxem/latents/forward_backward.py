@@ -334,7 +334,7 @@ def _smooth(n_blocks: int, initial: Array, transition: Array, scores: Array, val
 def _with_moves(found: Smoothed) -> Smoothed:
     """Of single chains. Sums over about a thousand steps are added: in float32 one long sum would lose digits."""
     _, k, n, r = found.before.shape
-    if n > 1:
+    if n != 1:
         return found
     before, after = found.belief[:-1, :, 0], found.after[1:, :, 0]
     if r > 1 and jax.default_backend() == "cpu":

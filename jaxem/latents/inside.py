@@ -54,7 +54,7 @@ def log_partition(
 def _pair(left: Array, right: Array, log_rules: Array, hard: bool) -> Array:
     """(S, ...) log of the sum over B and C of p(A -> B C) left[B] right[C], in probabilities scaled by their maxima."""
     if hard:
-        both = (left[:, None] + right).reshape(-1, *left.shape[1:])
+        both = (left[:, None] + right).reshape(log_rules.shape[1], *left.shape[1:])
         return _sum_out(jnp.expand_dims(log_rules, range(2, 1 + both.ndim)) + both, 1, hard)
     tops = []
     scaled = []
@@ -63,7 +63,7 @@ def _pair(left: Array, right: Array, log_rules: Array, hard: bool) -> Array:
         top = jnp.where(jnp.isfinite(top), top, 0)
         tops.append(top)
         scaled.append(jnp.exp(side - top))
-    both = (scaled[0][:, None] * scaled[1]).reshape(-1, *left.shape[1:])
+    both = (scaled[0][:, None] * scaled[1]).reshape(log_rules.shape[1], *left.shape[1:])
     return safe_log(jnp.einsum("ab,b...->a...", jnp.exp(log_rules), both, precision=PRECISION)) + tops[0] + tops[1]
 
 

@@ -17,13 +17,13 @@ def log_partition(scores: Array, *, hard: bool = False) -> Array:
 
 
 def posterior(scores: Array) -> Array:
-    """(K, n) p(k | x_n)."""
+    """(K, n) p(k | x_n); NaN for what has probability zero."""
     return softmax(scores, 0)
 
 
 def mode(scores: Array) -> Array:
-    """(n,) most probable component."""
-    return scores.argmax(0)
+    """(n,) most probable component; -1 for what has probability zero."""
+    return jnp.where(jnp.isfinite(scores.max(0)), scores.argmax(0), -1)
 
 
 def sample(key: Array, scores: Array) -> Array:

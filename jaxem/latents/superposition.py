@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxem.numerics.blocks import by_row
 from jaxem.numerics.special import poisson_log_density
 
 
@@ -28,8 +29,8 @@ def log_partition(counts: Array, mean: Array, total: Array) -> Array:
     # Bin by bin nothing cancels in the value; the derivatives are those of y log(mean).
     log_mean = jnp.log(positive)
     terms = held(poisson_log_density(counts, jnp.where(seen, positive, mean))) + counts * (log_mean - held(log_mean))
-    sums = jnp.where(possible, terms, -jnp.inf).reshape(counts.shape[0], -1).sum(1)
+    sums = by_row(jnp.where(possible, terms, -jnp.inf)).sum(1)
     # A `total` that agrees with the means to rounding gives only its derivatives.
-    excess = total - held(mean).reshape(counts.shape[0], -1).sum(1)
+    excess = total - by_row(held(mean)).sum(1)
     agrees = jnp.abs(excess) <= 100 * jnp.finfo(total.dtype).eps * total
     return sums - jnp.where(agrees, excess - held(excess), excess)

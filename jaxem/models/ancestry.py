@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.data.validation import check_positive_int, check_rows, check_size, numeric
+from jaxem.data.validation import check_positive_int, check_rows, numeric
 from jaxem.model import Model
 from jaxem.numerics.blocks import cut, fold
 from jaxem.numerics.linalg import PRECISION, cholesky, inverse_lower
@@ -103,12 +103,13 @@ class Ancestry(Model):
         array = numeric(data, "data")
         if array.ndim != 2:
             raise ValueError(f"data must have shape (N, I), a row for each SNP and a column for each person; got {array.shape}")
-        check_size(array, "data")
-        if self.n_populations > array.shape[1]:
-            raise ValueError(f"n_populations must be at most the number of people, {array.shape[1]}; got {self.n_populations}")
         missing = np.isnan(array) | (array < 0)
         check_rows(array, missing | np.isin(array, (0, 1, 2)), "genotypes 0, 1, 2, negative or NaN where missing")
         return np.where(missing, -1, array).astype(np.int8)
+
+    def check_fit(self, data: Array) -> None:
+        if self.n_populations > data.shape[1]:
+            raise ValueError(f"n_populations must be at most the number of people, {data.shape[1]}; got {self.n_populations}")
 
     def template(self, data: Array) -> Params:
         k = self.n_populations

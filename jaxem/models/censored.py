@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.data.validation import check_finite, check_rows, check_size, floating, numeric
+from jaxem.data.validation import check_finite, check_rows, floating, numeric
 from jaxem.model import Model
 from jaxem.models.normal_response import normal_m_step, normal_natural
 from jaxem.numerics.floors import known_floor, least_variance
@@ -115,7 +115,6 @@ class CensoredRegression(Model):
                 f"data must be a dict of 'lower', 'upper', perhaps 'inputs', perhaps 'above' and 'below'; got {got}"
             )
         out = {name: floating(numeric(value, f"data[{name!r}]"), f"data[{name!r}]") for name, value in data.items()}
-        check_size(out["lower"], "data['lower']")
         n = len(out["lower"])
         for name, value in out.items():
             if value.shape[:1] != (n,) or value.ndim != (2 if name == "inputs" else 1):

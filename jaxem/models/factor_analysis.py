@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.data.validation import check_positive_int, matrix_with_missing, numeric
+from jaxem.data.validation import check_columns_seen, check_positive_int, matrix_with_missing, numeric
 from jaxem.families.missing import filled
 from jaxem.model import Model
 from jaxem.numerics.affine import Affine, standardization
@@ -195,8 +195,7 @@ class FactorAnalysis(Model):
         """(N, D) floats, NaN where an entry is missing.
 
         Raises:
-            ValueError: for a wrong rank, infinite entries, a column that is missing whole, as many factors as
-                columns, or a pattern of another shape.
+            ValueError: for a wrong rank, infinite entries, as many factors as columns, or a pattern of another shape.
         """
         check_positive_int(self.n_factors, "n_factors")
         if self.noise not in NOISES:
@@ -208,6 +207,9 @@ class FactorAnalysis(Model):
         if self.pattern is not None and np.shape(self.pattern) != (d, q):
             raise ValueError(f"pattern must have shape {(d, q)}, columns by factors; got {np.shape(self.pattern)}")
         return data
+
+    def check_fit(self, data: Array) -> None:
+        check_columns_seen(np.asarray(data))
 
     def template(self, data: Array) -> Params:
         d, dtype = data.shape[1], data.dtype

@@ -77,7 +77,7 @@ class Grammar(Model):
             raise ValueError(f"allowed must have shape {shape}, something in every row; got {np.shape(self.allowed)}")
         data = as_sequences(data)
         x, length = numeric(data.x, "data x"), numeric(data.length, "data length")
-        if x.ndim != 2 or length.shape != x.shape[:1] or (length < 1).any() or (length > x.shape[1]).any():
+        if x.ndim != 2 or not x.shape[1] or length.shape != x.shape[:1] or (length < 1).any() or (length > x.shape[1]).any():
             raise ValueError(f"data must be codes x (B, T) and lengths in 1..T; got shapes {x.shape} and {length.shape}")
         valid = (x >= 0) & (x < self.n_terminals) & (x == np.floor(x)) | ~np.asarray(data.valid())
         check_rows(x, valid, f"codes 0..{self.n_terminals - 1}", "data x")
@@ -110,7 +110,7 @@ class Grammar(Model):
     def predict(self, params: Params, data: Any) -> Array:
         """(B, T, T) the most probable parse: the symbol that yields the steps from i to j, -1 where none does."""
         taken = _spans(self, params, as_sequences(data), hard=True)
-        return jnp.where(taken.max(-1) > 0, taken.argmax(-1), -1)
+        return jnp.where(taken.max(-1) > 0, taken.argmax(-1), -1)  # NaN is above nothing
 
 
 @functools.partial(jax.jit, static_argnames="hard")
@@ -118,4 +118,6 @@ def _spans(model: Grammar, params: Params, data: Sequences, hard: bool) -> Array
     log_rules = model.natural(params)["log_rules"]
     given = model.binary(log_rules), model.emission(log_rules), jnp.asarray(data.filled()), data.length
     none = jnp.zeros((*given[2].shape, given[2].shape[1], model.n_symbols), log_rules.dtype)
-    return jax.grad(lambda spans: inside.log_partition(*given, spans, hard=hard).sum())(none)
+    found, pull = jax.vjp(lambda spans: inside.log_partition(*given, spans, hard=hard), none)
+    (spans,) = pull(jnp.ones_like(found))
+    return jnp.where(jnp.isfinite(found)[:, None, None, None], spans, jnp.nan)

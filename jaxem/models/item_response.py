@@ -82,17 +82,20 @@ class ItemResponse(Model):
         """(N, J) floats.
 
         Raises:
-            ValueError: for a wrong rank, answers that are not 0, 1 or NaN, or an item that nobody was put.
+            ValueError: for a wrong rank, or answers that are not 0, 1 or NaN.
         """
         check_positive_int(self.n_nodes, "n_nodes", 2)
         array = numeric(data, "data")
-        if array.ndim != 2 or not array.size:
+        if array.ndim != 2 or not array.shape[1]:
             raise ValueError(f"data must have shape (N, J), a row for each person; got shape {array.shape}")
         array = floating(array, "data")
         check_rows(array, np.isnan(array) | (array == 0) | (array == 1), "0, 1, or NaN where missing")
-        if np.isnan(array).all(0).any():
-            raise ValueError(f"data must hold answers to every item; column {int(np.isnan(array).all(0).argmax())} has none")
         return array
+
+    def check_fit(self, data: Array) -> None:
+        unseen = np.isnan(data).all(0)
+        if unseen.any():
+            raise ValueError(f"data must hold answers to every item; column {int(unseen.argmax())} has none")
 
     def template(self, data: Array) -> Params:
         zero = jnp.zeros((data.shape[1],), data.dtype)

@@ -16,9 +16,9 @@ from jaxem.init import Init, KMeansPlusPlus, Partitioned
 from jaxem.latents.mixture import label_bias, log_partition, posterior
 from jaxem.model import one_program
 from jaxem.models.family_model import FamilyModel
-from jaxem.numerics.blocks import choose_block_size, cut, fold
+from jaxem.numerics.blocks import choose_block_size, cut, fold, n_rows
 from jaxem.numerics.linalg import PRECISION
-from jaxem.numerics.logs import safe_log
+from jaxem.numerics.logs import most_probable, safe_log
 from jaxem.priors import Dirichlet
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Rows
@@ -78,11 +78,12 @@ class Mixture(Partitioned, FamilyModel):
     # --- the boundary of fit -----------------------------------------------------------------
     def validate(self, data: PyTree) -> PyTree:
         check_positive_int(self.n_components, "n_components")
-        data = self.family.validate(data)
-        n = jax.tree.leaves(data)[0].shape[0]
-        if n < self.n_components:
-            raise ValueError(f"data must have at least n_components={self.n_components} rows; got {n}")
-        return data
+        return self.family.validate(data)
+
+    def check_fit(self, data: PyTree) -> None:
+        self.family.check_fit(data)
+        if n_rows(data) < self.n_components:
+            raise ValueError(f"data must have at least n_components={self.n_components} rows; got {n_rows(data)}")
 
     def template(self, data: PyTree) -> Params:
         """Valid parameters that know nothing, of the right shapes."""
@@ -133,7 +134,7 @@ class Mixture(Partitioned, FamilyModel):
     @one_program
     def predict(self, params: Params, data: PyTree) -> Array:
         """(N,) most probable component."""
-        return self.posterior(params, data).argmax(1)
+        return most_probable(self.posterior(params, data))
 
     def impute(self, params: Params, data: PyTree) -> Array:
         """(N, D) rows with conditional means in place of what is missing, for families that take NaN as missing."""

@@ -12,10 +12,12 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.data.validation import check_positive_int
+from jaxem.families.categorical import LOG_ZERO, with_impossible
 from jaxem.init import Each
 from jaxem.model import Model
+from jaxem.numerics.blocks import by_row
 from jaxem.numerics.linalg import PRECISION
-from jaxem.numerics.logs import divided, lse, safe_log
+from jaxem.numerics.logs import divided, lse, most_probable, safe_log
 from jaxem.numerics.trees import inner
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Rows
@@ -77,13 +79,13 @@ class Motif(Model):
     def _site_scores(self, natural: PyTree, data: PyTree) -> tuple[Array, Array]:
         """(n, S, J) log-weight of a site at each start of each strand, against no site; (n,) log-density of no site."""
         # A finite stand-in for log 0 passes through the matrix products; its exponential is zero.
-        log_motif = jnp.maximum(natural["log_motif"], -1e9)
-        background = jnp.maximum(natural["log_background"], -1e9)
+        log_motif = jnp.maximum(natural["log_motif"], LOG_ZERO)
+        background = jnp.maximum(natural["log_background"], LOG_ZERO)
         windows, whole = self._windows(data["x"], log_motif.dtype)
         ratios = [log_motif - background]
         if self.both_strands:  # the complement of code c is 3 - c
             ratios.append(log_motif[::-1, ::-1] - background)
-        flat = windows.reshape(*whole.shape, -1)
+        flat = windows.reshape(*whole.shape, 4 * self.width)
         scores = jnp.einsum("njf,sf->nsj", flat, jnp.stack(ratios).reshape(len(ratios), -1), precision=PRECISION)
         free = jnp.stack([data["open"][:, w : w + whole.shape[1]] for w in range(self.width)]).min(0)
         log_free = safe_log(jnp.where(whole, free, 0).astype(scores.dtype))
@@ -95,8 +97,8 @@ class Motif(Model):
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         del rows
         sites, nothing = self._site_scores(natural, data)
-        some = natural["log_presence"] + lse(sites.reshape(sites.shape[0], -1), 1)
-        return nothing + lse(jnp.stack([some, jnp.broadcast_to(natural["log_absence"], some.shape)]), 0)
+        some = natural["log_presence"] + lse(by_row(sites), 1)
+        return with_impossible(nothing + lse(jnp.stack([some, jnp.broadcast_to(natural["log_absence"], some.shape)]), 0))
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Relative counts (Bailey and Elkan 1994, equations 10 to 12)."""
@@ -169,16 +171,17 @@ class Motif(Model):
     def sites(self, params: Params, data: PyTree) -> Array:
         """(N, S, J) probability of a site at each start of each strand."""
         natural = self.natural(params)
-        sites, _ = self._site_scores(natural, data)
+        sites, nothing = self._site_scores(natural, data)
         joint = natural["log_presence"] + sites
-        total = lse(joint.reshape(len(joint), -1), 1)
-        return jnp.exp(joint - jnp.logaddexp(total, natural["log_absence"])[:, None, None])
+        total = jnp.logaddexp(lse(by_row(joint), 1), natural["log_absence"])
+        possible = with_impossible(nothing + total) > -jnp.inf
+        return jnp.where(possible[:, None, None], jnp.exp(joint - total[:, None, None]), jnp.nan)
 
     def predict(self, params: Params, data: PyTree) -> tuple[Array, Array, Array]:
         """(N,) most probable start of a site, its strand (0, or 1 for the reverse), and the probability of any site."""
         sites = self.sites(params, data)
-        best = sites.reshape(len(sites), -1).argmax(1)
-        return best % sites.shape[2], best // sites.shape[2], sites.sum((1, 2))
+        best = most_probable(by_row(sites))
+        return jnp.where(best < 0, -1, best % sites.shape[2]), best // sites.shape[2], sites.sum((1, 2))
 
     def erased(self, params: Params, data: PyTree) -> PyTree:
         """Data in which the sites found are taken: a fit to them finds the next motif (Bailey and Elkan 1994, section 3.4)."""

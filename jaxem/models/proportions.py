@@ -14,7 +14,7 @@ from jaxem.data.validation import floating, numeric
 from jaxem.model import Model
 from jaxem.numerics.blocks import float_dtype
 from jaxem.numerics.linalg import PRECISION
-from jaxem.numerics.logs import divided, safe_log, softmax, sum_out
+from jaxem.numerics.logs import divided, most_probable, safe_log, softmax, sum_out
 from jaxem.priors import Dirichlet
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Rows
@@ -86,7 +86,7 @@ class Proportions(Model):
         """
         if not isinstance(data, dict):
             table = numeric(data, "data")
-            if table.ndim != 2 or not table.size:
+            if table.ndim != 2 or not table.shape[1]:
                 raise ValueError(f"data must be a table (N, K) or a dict of 'parts' and 'log_weight'; got shape {table.shape}")
             table, name = floating(table, "data"), "data"
             if self.n_parts not in (None, table.shape[1]):
@@ -100,7 +100,7 @@ class Proportions(Model):
                 raise ValueError(f"groups must have shape (G, {self.n_parts}); got {np.shape(self.groups)}")
             parts, name = numeric(data["parts"], "data['parts']"), "data['log_weight']"
             table = floating(numeric(data["log_weight"], name), name)
-            if parts.ndim != 3 or table.shape != parts.shape[:2] or parts.dtype.kind not in "iu" or not parts.size:
+            if parts.ndim != 3 or table.shape != parts.shape[:2] or parts.dtype.kind not in "iu" or 0 in parts.shape[1:]:
                 got = f"{parts.dtype} {parts.shape} and {table.shape}"
                 raise ValueError(f"data must be integers 'parts' (N, L, P) and 'log_weight' (N, L); got {got}")
             absent = (parts == -1).all(-1)
@@ -143,7 +143,7 @@ class Proportions(Model):
 
     def predict(self, params: Params, data: PyTree) -> Array:
         """(N,) most probable configuration."""
-        return self.posterior(params, data).argmax(1)
+        return most_probable(self.posterior(params, data))
 
     def n_free_params(self, data: PyTree) -> int:
         return self._n_parts(data) - 1

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.data.validation import check_size, floating, numeric
+from jaxem.data.validation import floating, numeric
 from jaxem.model import Model
 from jaxem.models.normal_response import normal_m_step, normal_natural
 from jaxem.numerics.floors import RELATIVE, known_floor, least_variance
@@ -104,7 +104,8 @@ class RandomIntercept(Model):
         y = out["y"]
         if y.ndim != 2 or ("inputs" in out and (out["inputs"].ndim != 3 or out["inputs"].shape[:2] != y.shape)):
             raise ValueError(f"data must be y (N, T) and inputs (N, T, P); got shapes {[x.shape for x in out.values()]}")
-        check_size(y, "data y")
+        if not y.shape[1]:
+            raise ValueError(f"data y must have shape (N, T), T > 0; got {y.shape}")
         if np.isinf(y).any() or np.isnan(y).all(1).any():
             row = int(np.argmax(np.isinf(y).any(1) | np.isnan(y).all(1)))
             raise ValueError(f"data y must be finite, NaN where missing, with something in every group; see row {row}")

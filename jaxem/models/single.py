@@ -77,13 +77,15 @@ class Single(Composite, Model):
     def validate(self, data: PyTree) -> PyTree:
         if getattr(self.family, "covariance", None) == "tied":
             raise ValueError("covariance must be 'full', 'diag' or 'spherical' for a single density; got 'tied'")
-        data = self.family.validate(data)
+        return self.family.validate(data)
+
+    def check_fit(self, data: PyTree) -> None:
+        self.family.check_fit(data)
         shapes = jax.eval_shape(lambda: self.family.template(data, 1))
         if any(x.shape[:1] != (1,) for x in jax.tree.leaves(shapes)):
             kind = type(self.family).__name__
             raise ValueError(f"Single leaves out the axis of components, with which not all of {kind}'s parameters lead;"
                              " use jaxem.Mixture(1, family)")  # fmt: skip
-        return data
 
     def template(self, data: PyTree) -> Params:
         return _only(self.family.template(data, 1))

@@ -16,7 +16,7 @@ from jaxem import constraints as sets
 from jaxem.data.validation import check_rows, floating, numeric
 from jaxem.latents.superposition import log_partition
 from jaxem.model import Model
-from jaxem.numerics.blocks import float_dtype
+from jaxem.numerics.blocks import by_row, float_dtype
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.logs import safe_log
 from jaxem.priors import Smoothness
@@ -166,14 +166,12 @@ class Superposition(Model):
             raise ValueError(f"data must be a dict of {sorted(needed)} and perhaps {sorted(allowed - needed)}; got {got}")
         out: dict[str, Any] = {name: numeric(value, f"data[{name!r}]") for name, value in data.items() if name != "row"}
         y = out["y"]
-        if not y.size or not y.ndim:
+        if not y.ndim or 0 in y.shape[1:]:
             raise ValueError(f"data['y'] must hold counts and lead with N; got shape {y.shape}")
         for name, value in out.items():
             if value.shape != y.shape:
                 raise ValueError(f"data[{name!r}] must have the shape of y, {y.shape}; got {value.shape}")
         seen = out.pop("mask", np.ones(y.shape, bool)).astype(bool) & ~np.isnan(y)
-        if not seen.any():
-            raise ValueError("data['mask'] must leave at least one bin; got none")
         for name, value in out.items():
             value = np.where(seen, value, np.zeros((), value.dtype))
             check_rows(value, value >= 0, "non-negative", f"data[{name!r}]")
@@ -182,9 +180,15 @@ class Superposition(Model):
             out["mask"] = seen
         return out | self._checked_rows(data, out["y"])
 
+    def check_fit(self, data: PyTree) -> None:
+        if "mask" in data and not data["mask"].any():
+            raise ValueError("data['mask'] must leave at least one bin; got none")
+
     def _checked_rows(self, data: Any, y: np.ndarray) -> dict[str, Any]:
         """`{"row": ...}` or nothing; raises where y is not what A gives."""
-        rows = jax.tree.map(lambda x: floating(numeric(x, "data['row']"), "data['row']"), data.get("row", ()))
+        whole = (lambda x: True) if self.operator is None else (lambda x: isinstance(x, list))  # a list of lists is an array
+        take = lambda x: floating(numeric(x, "data['row']"), "data['row']")  # noqa: E731
+        rows = jax.tree.map(take, data.get("row", ()), is_leaf=whole)
         if self.operator is None:
             if y.ndim != 1 or rows.ndim != 2 or len(y) != len(rows):
                 raise ValueError(f"data must be y (N,) and row (N, P); got shapes {y.shape} and {rows.shape}")
@@ -249,4 +253,4 @@ def _unmasked(data: PyTree, name: str) -> Array:
 
 
 def _per_row(x: Array) -> Array:
-    return x.reshape(x.shape[0], -1).sum(1)
+    return by_row(x).sum(1)

@@ -16,7 +16,7 @@ from jaxem.data.validation import floating, numeric
 from jaxem.latents.mixture import label_bias
 from jaxem.model import Model
 from jaxem.numerics.blocks import float_dtype, n_rows
-from jaxem.numerics.logs import softmax, sum_out
+from jaxem.numerics.logs import most_probable, softmax, sum_out
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Rows
 
@@ -57,8 +57,7 @@ class UserModel(Model):
         """Arrays that lead with one N; floats in the dtype that JAX computes in.
 
         Raises:
-            ValueError: where leading axes differ; where `init` lies outside the constraints; where a function
-                gives another shape than it must.
+            ValueError: where leading axes differ.
         """
 
         def leaf(path: Any, x: Any) -> np.ndarray:
@@ -71,12 +70,18 @@ class UserModel(Model):
         is_list = lambda x: isinstance(x, list)  # noqa: E731
         data = jax.tree_util.tree_map_with_path(leaf, data, is_leaf=is_list)
         lengths = {x.shape[0] for x in jax.tree.leaves(data)}
-        if len(lengths) != 1 or 0 in lengths:
-            raise ValueError(f"data must be arrays that lead with one N > 0; got leading axes {sorted(lengths)}")
-        sets.check(self.constraints, jax.tree.map(np.asarray, self.start(jax.random.key(0))))
-        (n,) = lengths  # a function for one indivisible datum need not know of more
-        self.check_functions(jax.tree.map(lambda x: jax.ShapeDtypeStruct((min(n, 3), *x.shape[1:]), x.dtype), data))
+        if len(lengths) != 1:
+            raise ValueError(f"data must be arrays that lead with one N; got leading axes {sorted(lengths)}")
         return data
+
+    def check_fit(self, data: PyTree) -> None:
+        """Raise ValueError where `init` lies outside the constraints, or a function gives another shape than it must."""
+        sets.check(self.constraints, jax.tree.map(np.asarray, self.start(jax.random.key(0))))
+        n = n_rows(data)  # a function for one indivisible datum need not know of more
+        self.check_functions(jax.tree.map(lambda x: jax.ShapeDtypeStruct((min(n, 3), *x.shape[1:]), x.dtype), data))
+
+    def check_columns(self, params: Params, data: PyTree) -> None:
+        """Nothing: the functions alone know which parameters go with which data."""
 
     def check_functions(self, data: PyTree) -> None:
         """Raise ValueError where a function, by shapes alone, gives what no fit could use; `data`: a few rows."""
@@ -170,7 +175,7 @@ class LogJoint(UserModel):
 
     def predict(self, params: Params, data: PyTree) -> Array:
         """(N,) most probable latent value."""
-        return self.posterior(params, data).argmax(1)
+        return most_probable(self.posterior(params, data))
 
 
 @struct

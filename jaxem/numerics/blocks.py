@@ -63,6 +63,11 @@ def n_rows(data: PyTree) -> int:
     return jax.tree.leaves(data)[0].shape[0]
 
 
+def by_row(x: Array) -> Array:
+    """(N, M) an array (N, ...), each row in one line; N may be 0."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
 def float_dtype(data: PyTree) -> Any:
     """The dtype that computation on `data` follows."""
     dtypes = [x.dtype for x in jax.tree.leaves(data) if jnp.issubdtype(x.dtype, jnp.floating)]

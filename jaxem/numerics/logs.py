@@ -54,8 +54,11 @@ def sum_out(scores: Array, axis: int = 0, hard: bool = False) -> Array:
 
 
 def softmax(scores: Array, axis: int = 0) -> Array:
-    """`exp(scores - lse(scores))`; an all `-inf` slice gives zeros."""
-    top = scores.max(axis, keepdims=True)
-    mass = jnp.exp(scores - jnp.where(jnp.isfinite(top), top, 0))
-    total = mass.sum(axis, keepdims=True)
-    return mass / jnp.where(total > 0, total, 1)
+    """`exp(scores - lse(scores))`; NaN where nothing is possible: a slice that is all `-inf`, or holds NaN."""
+    mass = jnp.exp(scores - scores.max(axis, keepdims=True))
+    return mass / mass.sum(axis, keepdims=True)
+
+
+def most_probable(probs: Array, axis: int = -1) -> Array:
+    """Place of the greatest entry along `axis`; -1 where it holds NaN."""
+    return jnp.where(jnp.isnan(probs).any(axis), -1, probs.argmax(axis))

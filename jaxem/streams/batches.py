@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxem.data.validation import numeric
-from jaxem.fitting.checks import check_rows_finite
+from jaxem.data.validation import check_rows_finite, numeric
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, float_dtype, n_rows
 from jaxem.pytree import PyTree

@@ -22,11 +22,11 @@ from jax import Array
 
 from jaxem import init as starts
 from jaxem.data.sequences import rescaled_data
-from jaxem.data.validation import check_positive_int
+from jaxem.data.validation import check_positive_int, check_rows_finite, is_traced, numeric
 from jaxem.engine.ascent import climb_by
 from jaxem.engine.m_step import m_step
 from jaxem.fitting.arguments import task_of
-from jaxem.fitting.checks import check_model, check_rows_finite, checked
+from jaxem.fitting.checks import check_model, checked
 from jaxem.fitting.coordinates import in_coordinates
 from jaxem.fitting.task import Task
 from jaxem.model import Model
@@ -177,7 +177,6 @@ def _begin(task: Task, settings: OnlineEM, original: Model, affine: Any) -> Onli
     )
 
 
-@jax.jit
 def update(state: OnlineState, batch: PyTree, weight: Array | None = None) -> OnlineState:
     """One step: the batch's statistics are blended in, and after the warm-up an M-step follows.
 
@@ -185,9 +184,31 @@ def update(state: OnlineState, batch: PyTree, weight: Array | None = None) -> On
 
     Args:
         state: where online EM stands.
-        batch: data as `Model.validate` leaves them: arrays in the dtype of the computation. Every shape is compiled once.
+        batch: data as `jaxem.fit` takes them; inside jit as `Model.validate` leaves them. Every shape is compiled once.
         weight: (n,) non-negative, or None.
+
+    Raises:
+        ValueError: for finite data that the model cannot take, or of other columns.
     """
+    if not is_traced(state, batch):
+        batch = _taken(state, batch)
+    state.original.check_columns(state.current, batch)
+    return _update(state, batch, weight)
+
+
+def _taken(state: OnlineState, batch: PyTree) -> PyTree:
+    """A batch, checked; what is not finite is left to be skipped."""
+    try:
+        return state.original.validate(batch)
+    except ValueError:
+        batch = jax.tree.map(lambda x: numeric(x, "batch"), batch, is_leaf=lambda x: isinstance(x, list))
+        if all(np.isfinite(x).all() for x in jax.tree.leaves(batch)):
+            raise
+        return batch
+
+
+@jax.jit
+def _update(state: OnlineState, batch: PyTree, weight: Array | None) -> OnlineState:
     with own_switches():
         new, sound = _updated(state, batch, weight)
     new = tree_where(sound, new, state)

@@ -169,12 +169,16 @@ def test_a_batch_that_is_not_finite_is_left_out(x64):
     after = online.update(state, broken)
     assert int(after.n_skipped) == 1
     jax.tree.map(np.testing.assert_array_equal, dataclasses.replace(after, n_skipped=state.n_skipped), state)
+    with pytest.raises(ValueError, match=r"counts .non-negative integers.; got"):
+        online.update(state, batches[1] + 0.5)
+    with pytest.raises(ValueError, match=r"has shape .2,., data call for .2, 1."):
+        online.update(state, batches[1][:, None].tolist())
 
 
 def test_settings_are_numbers(x64):
     batches = counts()
     model = jaxem.Mixture(2, jaxem.Poisson())
-    traced = online.update._cache_size
+    traced = jaxem.streams.online._update._cache_size
     online.update(online.init(model, batches[0], init=START, settings=SETTINGS), batches[1])
     before = traced()
     online.update(online.init(model, batches[0], init=START, settings=online.OnlineEM(0.9, 5.0, 0.1, 2)), batches[1])

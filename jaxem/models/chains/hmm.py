@@ -12,8 +12,9 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
+from jaxem.data.boundary import values
 from jaxem.data.sequences import Sequences, as_sequences, step_weight, with_observed
-from jaxem.data.validation import check_positive_int, numeric
+from jaxem.data.validation import check_positive_int, is_traced, numeric
 from jaxem.families.base import Family
 from jaxem.families.gaussian import Gaussian
 from jaxem.init import Init, KMeansPlusPlus, Labels, Startable
@@ -21,6 +22,7 @@ from jaxem.latents import chain, long_chain
 from jaxem.latents.forward_backward import absorb
 from jaxem.latents.long_chain import default_segment
 from jaxem.latents.mixture import label_bias
+from jaxem.model import one_program
 from jaxem.models.chains.inference import Chain, ChainInference, Forecast, last_belief, squeeze
 from jaxem.models.chains.transition import Transition
 from jaxem.models.family_model import FamilyModel
@@ -222,12 +224,12 @@ class HMM(ChainInference, Startable, FamilyModel):
         data = as_sequences(data)
         x = jax.tree_util.tree_map_with_path(lambda path, x: numeric(x, f"data x{jax.tree_util.keystr(path)}"), data.x)
         length, shapes = numeric(data.length, "data length"), [leaf.shape for leaf in jax.tree.leaves(x)]
-        if any(len(s) not in (2, 3) or s[:2] != shapes[0][:2] or 0 in s for s in shapes) or length.shape != shapes[0][:1]:
+        if any(len(s) not in (2, 3) or s[:2] != shapes[0][:2] or 0 in s[1:] for s in shapes) or length.shape != shapes[0][:1]:
             raise ValueError(
                 "data must be x (B, T) or (B, T, D), all its arrays of one B and T, and length (B,);"
                 f" got shapes {', '.join(map(str, shapes))} and {length.shape}"
             )
-        if length.dtype.kind not in "iu" or length.min() < 1 or length.max() > shapes[0][1]:
+        if length.dtype.kind not in "iu" or ((length < 1) | (length > shapes[0][1])).any():
             raise ValueError(
                 f"data length must be integers in 1..{shapes[0][1]}; got {length.dtype}, {length.min()}..{length.max()}"
             )
@@ -237,11 +239,16 @@ class HMM(ChainInference, Startable, FamilyModel):
         self.emission.windows(data)  # raises where a sequence is too short to look back
         seen = np.asarray(data.seen())
         steps = self._valid_steps(data, seen)
-        if seen.sum() < self.n_states:
-            raise ValueError(f"data must have at least n_states={self.n_states} steps; got {seen.sum()}")
         # Whatever padding and missing steps hold, it becomes a copy of a step that `steps` holds.
         where = np.where(seen, np.cumsum(seen.reshape(-1)).reshape(seen.shape) - 1, 0)
         return Sequences(jax.tree.map(lambda leaf: leaf[where], steps), data.length, data.observed)
+
+    def check_fit(self, data: Sequences) -> None:
+        n_seen = int(np.sum(data.seen()))
+        if n_seen < self.n_states:
+            raise ValueError(f"data must have at least n_states={self.n_states} steps; got {n_seen}")
+        steps = self.emission.windows(data).x  # what is not seen is a copy of what is
+        self.emission.check_fit(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), steps))
 
     def _valid_steps(self, data: Sequences, seen: np.ndarray) -> PyTree:
         """The observed steps of all sequences as rows that the family takes."""
@@ -328,6 +335,7 @@ class HMM(ChainInference, Startable, FamilyModel):
         model = self.exact(params)
         return model.local_chain(model.pack(model.natural(params)), data, self.rows(params, data))
 
+    @one_program
     def log_prob(self, params: Params, data: PyTree) -> Array:
         """(B,) log-likelihood of each sequence."""
         return chain.log_partition(*self.chain(params, data).astuple())
@@ -343,6 +351,8 @@ class HMM(ChainInference, Startable, FamilyModel):
         Returns:
             (B, K) belief that has seen x, and (B,) log p(x | x before).
         """
+        if not is_traced(self, x):
+            x = values(self.emission, x)
         model = self.exact(params)
         natural = model.pack(model.natural(params))
         own = self.emission.log_density

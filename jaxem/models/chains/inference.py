@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.data.sequences import Sequences, as_sequences
+from jaxem.data.sequences import as_sequences, one_sequence
 from jaxem.latents import chain
-from jaxem.numerics.logs import divided
+from jaxem.model import one_program
+from jaxem.numerics.logs import divided, most_probable
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params
 
@@ -67,9 +68,7 @@ class Forecast:
 
 def squeeze(found: PyTree, data: Any, axis: int = 0) -> PyTree:
     """`found` without its axis of sequences where `data` was one sequence as an array."""
-    if isinstance(data, Sequences) or (isinstance(data, dict) and "x" in data):
-        return found
-    return jax.tree.map(lambda x: x.squeeze(axis), found)
+    return jax.tree.map(lambda x: x.squeeze(axis), found) if one_sequence(data) else found
 
 
 class ChainInference:
@@ -86,23 +85,28 @@ class ChainInference:
     def _as_given(self, found: PyTree, data: Any, axis: int = 0) -> PyTree:
         return squeeze(found, data, axis)
 
+    @one_program
     def posterior(self, params: Params, data: PyTree) -> Array:
         """(B, T, K) smoothed probabilities p(z_t | all x), zero in the padding; (T, K) for one sequence as an array."""
         return self._as_given(jnp.moveaxis(chain.posterior(*self.chain(params, data).astuple()), 0, -1), data)
 
+    @one_program
     def filter(self, params: Params, data: PyTree) -> Array:
         """(B, T, K) causal probabilities p(z_t | x up to t), zero in the padding."""
         belief, _ = chain.filtered(*self.chain(params, data).astuple())
         return self._as_given(jnp.moveaxis(belief, 0, -1), data)
 
+    @one_program
     def pairwise(self, params: Params, data: PyTree) -> Array:
         """(B, T - 1, K, K) probabilities p(z_t, z_{t+1} | all x), the state before first."""
         return self._as_given(jnp.moveaxis(chain.pairwise(*self.chain(params, data).astuple()), (0, 1), (2, 3)), data)
 
+    @one_program
     def predict(self, params: Params, data: PyTree) -> Array:
         """(B, T), or (T,), most probable state of each step by itself; `viterbi` gives the most probable path."""
-        return self.posterior(params, data).argmax(-1)
+        return most_probable(self.posterior(params, data))
 
+    @one_program
     def viterbi(self, params: Params, data: PyTree) -> Array:
         """(B, T) int32, the most probable path (Viterbi 1967); in the padding the last state goes on."""
         return self._as_given(chain.viterbi(*self.chain(params, data).astuple()), data)
@@ -111,6 +115,7 @@ class ChainInference:
         """(n_samples, B, T) paths drawn from p(z | x)."""
         return self._as_given(chain.sample_posterior(key, *self.chain(params, data).astuple(), n_samples), data, 1)
 
+    @one_program
     def step_log_prob(self, params: Params, data: PyTree) -> Array:
         """(B, T) log p(x_t | x before t), zero in the padding: how surprising each step was."""
         return self._as_given(chain.filtered(*self.chain(params, data).astuple())[1], data)
@@ -118,7 +123,7 @@ class ChainInference:
     def impossible(self, params: Params, data: PyTree) -> str | None:
         """Where an observation has probability zero in every state that can be reached, in words; None: nowhere."""
         surprise = chain.filtered(*self.chain(params, data).astuple())[1]
-        bad = jnp.argwhere(surprise == -jnp.inf)
+        bad = jnp.argwhere(~jnp.isfinite(surprise))
         return (
             f"step {int(bad[0, 1])} of sequence {int(bad[0, 0])} is impossible in every state it can be in"
             if len(bad)

@@ -97,7 +97,7 @@ class MarkovAutoregression(ChainInference, Model):
     def joint_chain(self, natural: PyTree, data: PyTree) -> Chain:
         """The chain of joint states."""
         data = lagged(as_sequences(data, single=False), self.order)
-        scores = self.regression.scores(natural["regression"], data.steps()).reshape(-1, *data.shape)
+        scores = self.regression.scores(natural["regression"], data.steps()).reshape(len(self.regimes), *data.shape)
         if data.observed is not None:
             scores = jnp.where(data.observed, scores, 0)
         regimes, move = self.regimes, natural["log_transition"]
@@ -157,7 +157,7 @@ class MarkovAutoregression(ChainInference, Model):
         return model.joint_chain(model.pack(model.natural(params)), as_sequences(data))
 
     def _current(self, joint: Array) -> Array:
-        return joint.reshape(*joint.shape[:-1], self.n_regimes, -1).sum(-1)
+        return joint.reshape(*joint.shape[:-1], self.n_regimes, self.n_regimes**self.order).sum(-1)
 
     def log_prob(self, params: Params, data: PyTree) -> Array:
         """(B,) log-likelihood of each series given its first P steps."""

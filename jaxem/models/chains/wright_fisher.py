@@ -11,7 +11,7 @@ from jax import Array
 from jax.scipy.special import gammaln
 
 from jaxem import constraints as sets
-from jaxem.data.validation import check_positive_int, check_rows, check_size, floating, numeric
+from jaxem.data.validation import check_positive_int, check_rows, floating, numeric
 from jaxem.latents import chain
 from jaxem.model import Model
 from jaxem.models.chains.inference import Chain, ChainInference
@@ -100,7 +100,8 @@ class WrightFisher(ChainInference, Model):
         out = {}
         for name in ("count", "total"):
             array = np.atleast_2d(numeric(data[name], f"data[{name!r}]"))
-            check_size(array, f"data[{name!r}]")
+            if not array.shape[-1]:
+                raise ValueError(f"data[{name!r}] must hold generations (B, T); got shape {array.shape}")
             check_rows(array, (array >= 0) & (array == np.floor(array)), "counts (non-negative integers)", f"data[{name!r}]")
             out[name] = floating(array, f"data[{name!r}]")
         if out["count"].shape != out["total"].shape or out["count"].ndim != 2:

@@ -11,12 +11,12 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.data.alignment import MEANS
-from jaxem.data.validation import check_rows, check_size, numeric
+from jaxem.data.validation import check_rows, numeric
 from jaxem.latents import tree
 from jaxem.model import Model
 from jaxem.models.phylogeny.rate_matrix import JC, N_STATES, RateMatrix, speed
 from jaxem.models.phylogeny.site_rates import OneRate
-from jaxem.numerics.logs import divided, lse, safe_log, softmax
+from jaxem.numerics.logs import divided, lse, most_probable, safe_log, softmax
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Rows
 
@@ -140,7 +140,6 @@ class Substitution(Model):
         array = numeric(data, "data")
         if array.ndim != 2 or array.shape[1] != self.n_taxa:
             raise ValueError(f"data must have shape (N, {self.n_taxa}), a column for each leaf; got shape {array.shape}")
-        check_size(array, "data")
         check_rows(array, np.isfinite(array) & (array == np.floor(array)), "integer codes")
         return array.astype(np.int32)
 
@@ -168,12 +167,13 @@ class Substitution(Model):
         natural = self.pack(self.natural(params))
         leaves = _partials(jnp.asarray(data), natural["log_root"].dtype)
         unseen = jnp.ones((len(self.parents) - self.n_taxa, *leaves.shape[1:]), leaves.dtype)
-        total = lambda inner: lse(self._by_class(natural, jnp.concatenate([leaves, inner]))).sum()  # noqa: E731
-        return jnp.moveaxis(jax.grad(total)(unseen), -1, 0)
+        found, pull = jax.vjp(lambda inner: lse(self._by_class(natural, jnp.concatenate([leaves, inner]))), unseen)
+        (probs,) = pull(jnp.ones_like(found))
+        return jnp.moveaxis(jnp.where(jnp.isfinite(found)[None, None], probs, jnp.nan), -1, 0)
 
     def predict(self, params: Params, data: Array) -> Array:
         """(N, inner nodes) most probable nucleotide at each inner node."""
-        return self.posterior(params, data).argmax(-1)
+        return most_probable(self.posterior(params, data))
 
     def class_posterior(self, params: Params, data: Array) -> Array:
         """(N, C) probabilities of the classes of sites."""

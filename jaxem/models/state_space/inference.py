@@ -67,8 +67,14 @@ class StateInference:
 
     def posterior(self, params: Params, data: PyTree) -> GaussianPath:
         """Smoothed states p(x_t | all y), (B, T, K); beyond a series' end what is to come."""
+        return squeeze(self._smoothed(params, data), data)
+
+    def _smoothed(self, params: Params, data: PyTree) -> GaussianPath:
+        """Smoothed states; NaN for a series of probability zero, such as one that contradicts what is certain."""
         found = kalman.smooth(self.chain(params, data)[0])
-        return squeeze(GaussianPath(found.mean, found.covariance), data)
+        possible = jnp.isfinite(found.log_mass)
+        answered = lambda x: jnp.where(possible.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.nan)  # noqa: E731
+        return GaussianPath(answered(found.mean), answered(found.covariance))
 
     def lag_one(self, params: Params, data: PyTree) -> Array:
         """(B, T - 1, K, K) covariances of x_{t+1} and x_t given all y, the later state first."""
@@ -87,7 +93,7 @@ class StateInference:
     def predict(self, params: Params, data: PyTree) -> GaussianPath:
         """Fitted values: observations without their noise given all y, (B, T, D); in place of missing ones, imputations."""
         series = as_series(data)
-        found = kalman.smooth(self.chain(params, series)[0])
+        found = self._smoothed(params, series)
         return squeeze(self._observed(params, found.mean, found.covariance, series.inputs), data)
 
     def _observed(self, params: Params, mean: Array, covariance: Array, inputs: Array) -> GaussianPath:
@@ -112,7 +118,7 @@ class StateInference:
         """
         params, series = jax.tree.map(jnp.asarray, params), as_series(data)
         chain, _ = self.chain(params, series)
-        found = kalman.smooth(chain)
+        found = self._smoothed(params, series)
         last = series.valid.sum(1) - 1
         at = lambda x: jax.vmap(lambda row, i: row[i])(x, last)  # noqa: E731
         to_come = _future(inputs, series, n_steps)

@@ -54,7 +54,7 @@ def validated(data: Any) -> Sequences:
     """`Sequences` of {"y": (B, T, D), "inputs": (B, T, P)}, or of y alone: NaN in y where it is missing.
 
     Raises:
-        ValueError: for other keys, shapes or lengths, infinite values, inputs that are not finite, or nothing observed.
+        ValueError: for other keys, shapes or lengths, infinite values, or inputs that are not finite.
     """
     if isinstance(data, dict) and "inputs" in data:  # else they would pass for missing steps
         check_finite(numeric(data["inputs"], "data inputs"), "data inputs")
@@ -65,22 +65,27 @@ def validated(data: Any) -> Sequences:
     parts = {name: floating(numeric(x, f"data {name}"), f"data {name}") for name, x in parts.items()}
     length, shape = numeric(data.length, "data length"), parts["y"].shape[:2]
     for name, x in parts.items():
-        if x.ndim not in (2, 3) or x.shape[:2] != shape or 0 in x.shape:
+        if x.ndim not in (2, 3) or x.shape[:2] != shape or 0 in x.shape[1:]:
             raise ValueError(f"data {name} must have shape (B, T) or (B, T, D) and B, T as y has them, {shape}; got {x.shape}")
-    if length.shape != shape[:1] or length.dtype.kind not in "iu" or length.min() < 1 or length.max() > shape[1]:
+    if length.shape != shape[:1] or length.dtype.kind not in "iu" or ((length < 1) | (length > shape[1])).any():
         raise ValueError(f"data length must be ({shape[0]},) integers in 1..{shape[1]}; got {length}")
-    if shape[1] < 2:
-        raise ValueError(f"data must have at least 2 times; got shape {parts['y'].shape}")
     parts = {name: x[..., None] if x.ndim == 2 else x for name, x in parts.items()}
     valid = np.arange(shape[1]) < length[:, None]
     hidden = ~valid if data.observed is None else ~(valid & np.asarray(data.observed))
     y = np.where(hidden[..., None], np.nan, parts["y"]).astype(parts["y"].dtype)
     if np.isinf(y).any():
         raise ValueError(f"data y must be finite, or NaN where it is missing; got inf in {int(np.isinf(y).sum())} places")
-    if np.isnan(y).all():
-        raise ValueError("data y must hold at least one observed entry; got only missing ones")
     if "inputs" in parts:
         check_finite(parts["inputs"][valid], "data inputs")
         inputs = np.where(valid[..., None], parts["inputs"], 0).astype(y.dtype)
         return Sequences({"y": y, "inputs": inputs}, length.astype(np.int32))
     return Sequences(y, length.astype(np.int32))
+
+
+def check_enough(data: Sequences) -> None:
+    """Raise ValueError for series that no fit could use: of less than 2 times, or nothing of which is seen."""
+    y = data.x["y"] if isinstance(data.x, dict) else data.x
+    if y.shape[1] < 2:
+        raise ValueError(f"data must have at least 2 times; got shape {y.shape}")
+    if np.isnan(y).all():
+        raise ValueError("data y must hold at least one observed entry; got only missing ones")

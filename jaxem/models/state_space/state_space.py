@@ -20,7 +20,7 @@ from jaxem.model import Model
 from jaxem.models.state_space.inference import StateInference
 from jaxem.models.state_space.linear_gaussian import NOISES, LinearGaussian, System
 from jaxem.models.state_space.moments import observed_chain, statistics, tilts
-from jaxem.models.state_space.series import as_series, validated
+from jaxem.models.state_space.series import as_series, check_enough, validated
 from jaxem.models.state_space.start import start
 from jaxem.numerics.floors import known_floor, least_variance
 from jaxem.numerics.linalg import PRECISION, cholesky
@@ -265,6 +265,9 @@ class StateSpace(StateInference, Model):
             for name, part in self.systems(like).items():
                 part.check(" and ".join(SYSTEMS[name][0]), SYSTEMS[name][1])
         return data
+
+    def check_fit(self, data: Sequences) -> None:
+        check_enough(data)
 
     def _shapes(self, data: PyTree) -> Params:
         series = as_series(data)

@@ -15,7 +15,7 @@ from jaxem import constraints as sets
 from jaxem.data.documents import Documents, checked, counts_of, mixed, shared_among_documents, size_of_vocabulary
 from jaxem.data.validation import check_positive_int
 from jaxem.model import Model
-from jaxem.models.topics.shared import random_topics, sampled_words, word_frequencies
+from jaxem.models.topics.shared import answered, check_vocabulary, random_topics, sampled_words, word_frequencies
 from jaxem.numerics.logs import divided, safe_log
 from jaxem.priors import Dirichlet
 from jaxem.pytree import PyTree, static, struct
@@ -115,6 +115,9 @@ class LDA(Model):
             raise ValueError(f"alpha must be positive; got {self.alpha}")
         return checked(data)
 
+    def check_columns(self, params: Params, data: Documents | Array) -> None:
+        check_vocabulary(params, data)
+
     def template(self, data: Documents | Array) -> Params:
         k, v, dtype = self.n_topics, size_of_vocabulary(data), counts_of(data).dtype
         alpha = jnp.asarray(1 / k if self.alpha is None else self.alpha, dtype)
@@ -127,7 +130,7 @@ class LDA(Model):
     def posterior(self, params: Params, data: Documents | Array, n_steps: int = 100) -> Array:
         """(N, K) expected shares of the topics, after `n_steps` updates from a cold start."""
         gamma = self._gamma(params, data, n_steps)
-        return gamma / gamma.sum(1, keepdims=True)
+        return answered(gamma / gamma.sum(1, keepdims=True), data, params["topics"])
 
     def log_prob(self, params: Params, data: Documents | Array, n_steps: int = 100) -> Array:
         """(N,) the bound, after `n_steps` updates from a cold start."""

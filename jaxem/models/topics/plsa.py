@@ -13,7 +13,7 @@ from jaxem import constraints as sets
 from jaxem.data.documents import Documents, checked, counts_of, mixed, shared_among_documents, size_of_vocabulary
 from jaxem.data.validation import check_positive_int
 from jaxem.model import Model
-from jaxem.models.topics.shared import random_topics, sampled_words, word_frequencies
+from jaxem.models.topics.shared import answered, check_vocabulary, random_topics, sampled_words, word_frequencies
 from jaxem.numerics.logs import divided, safe_log
 from jaxem.priors import Dirichlet
 from jaxem.pytree import PyTree, static, struct
@@ -88,6 +88,9 @@ class PLSA(Model):
         check_positive_int(self.n_topics, "n_topics")
         return checked(data)
 
+    def check_columns(self, params: Params, data: Documents | Array) -> None:
+        check_vocabulary(params, data)
+
     def template(self, data: Documents | Array) -> Params:
         v = size_of_vocabulary(data)
         return {"topics": jnp.full((self.n_topics, v), 1 / v, counts_of(data).dtype)}
@@ -98,11 +101,14 @@ class PLSA(Model):
 
     def posterior(self, params: Params, data: Documents | Array, n_steps: int = 200) -> Array:
         """(N, K) theta with the topics held ("folding in"), after `n_steps` updates from equal shares."""
+        return answered(self._shares(params, data, n_steps), data, params["topics"])
+
+    def _shares(self, params: Params, data: Documents | Array, n_steps: int) -> Array:
         return dataclasses.replace(self, inner_steps=n_steps).local(self.pack(self.natural(params)), data, None)
 
     def log_prob(self, params: Params, data: Documents | Array, n_steps: int = 200) -> Array:
         """(N,) log-probability of each document at its `posterior` shares."""
-        local = self.posterior(params, data, n_steps)
+        local = self._shares(params, data, n_steps)
         return self.log_marginal(self.pack(self.natural(params)), data, Rows(local=local))
 
     def n_free_params(self, data: Documents | Array) -> int:

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxem.data.documents import Documents, counts_of, shared_among_topics
+from jaxem.data.documents import Documents, counts_of, mixed, shared_among_topics, size_of_vocabulary
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.logs import divided, safe_log
+from jaxem.types import Params
 
 
 def random_topics(key: Array | None, data: Documents | Array, weight: Array, n_topics: int) -> Array:
@@ -20,6 +21,19 @@ def random_topics(key: Array | None, data: Documents | Array, weight: Array, n_t
     # A word that no document has keeps a little mass: its zero would otherwise be structural.
     topics = topics + jnp.finfo(counts.dtype).eps * topics.sum(1, keepdims=True)
     return topics / topics.sum(1, keepdims=True)
+
+
+def check_vocabulary(params: Params, data: Documents | Array) -> None:
+    """Raise ValueError for documents of another vocabulary than the topics'; of a sparse one less will do."""
+    v, given = params["topics"].shape[1], size_of_vocabulary(data)
+    if given > v or (given < v and not isinstance(data, Documents)):
+        raise ValueError(f"data must be of the topics' vocabulary, V={v} words; got {given}")
+
+
+def answered(shares: Array, data: Documents | Array, topics: Array) -> Array:
+    """(N, K) shares, NaN for a document with a word of probability zero in every topic."""
+    anywhere = mixed(data, jnp.ones_like(shares), topics) > 0
+    return jnp.where((anywhere | ~(counts_of(data) > 0)).all(1, keepdims=True), shares, jnp.nan)
 
 
 def word_frequencies(expected: Array, topics: Array) -> Array:

@@ -9,6 +9,9 @@ import jax
 import jax.core
 import numpy as np
 
+from jaxem.data.arrays import columns_of, first_rounded, numeric
+
+DOUBLE = "call jax.config.update('jax_enable_x64', True) for double precision"
 _warned: set[str] = set()
 
 
@@ -17,35 +20,33 @@ def is_traced(*trees: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
-def numeric(value: Any, name: str) -> np.ndarray:
-    """`value` as a real numeric NumPy array; raises TypeError for object, string and complex dtypes."""
-    if hasattr(value, "to_numpy"):
-        value = value.to_numpy()
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a numeric array; got {type(value).__name__} ({error})") from None
-    if array.dtype.kind == "V" and jax.numpy.issubdtype(array.dtype, jax.numpy.floating):
-        return array
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be numeric (float, integer or boolean); got dtype {array.dtype}")
-    return array
+def floating(array: np.ndarray, name: str, source: Any = None) -> np.ndarray:
+    """`array` in the floating dtype that JAX will compute in; what loses digits in float32 warns once.
+
+    Args:
+        array: numbers.
+        name: theirs.
+        source: what they were made of: a frame has names for its columns.
+    """
+    if jax.config.read("jax_enable_x64"):
+        return array.astype(np.float64) if array.dtype.kind in "biu" else array
+    if not warn_if_rounded(array, name, source) and array.dtype == np.float64:
+        _warn_once(f"{name} is float64 but JAX computes in float32; {DOUBLE}, or pass float32 data to silence this")
+    return array.astype(np.float32, copy=False)
 
 
-def floating(array: np.ndarray, name: str) -> np.ndarray:
-    """`array` in the floating dtype that JAX will compute in; float64 without x64 warns once."""
-    if array.dtype.kind in "biu":
-        return array.astype(np.float64 if jax.config.read("jax_enable_x64") else np.float32)
-    if array.dtype == np.float64 and not jax.config.read("jax_enable_x64"):
-        if name not in _warned:
-            _warned.add(name)
-            warnings.warn(
-                f"{name} is float64 but JAX computes in float32; call jax.config.update('jax_enable_x64', True)"
-                " for double precision, or pass float32 data to silence this",
-                stacklevel=4,
-            )
-        return array.astype(np.float32)
-    return array
+def warn_if_rounded(array: np.ndarray, name: str, source: Any = None, cure: str = DOUBLE) -> bool:
+    """Whether float32 would round integers among numbers, or the columns of the frame `source`: that warns once."""
+    place = first_rounded(array, source)
+    if place is not None:
+        _warn_once(f"{name}{place} holds integers above 2**24, which float32 rounds; {cure}, or take a constant off them")
+    return place is not None
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, stacklevel=5)
 
 
 def rows_hint(array: np.ndarray) -> str:
@@ -71,7 +72,7 @@ def matrix(data: Any, name: str = "data") -> np.ndarray:
     if array.ndim != 2:
         raise ValueError(f"{name} must have shape (N, D); got shape {array.shape}{rows_hint(array)}")
     check_size(array, name)
-    return floating(array, name)
+    return floating(array, name, data)
 
 
 def matrix_with_missing(data: Any, name: str = "data") -> np.ndarray:
@@ -80,13 +81,13 @@ def matrix_with_missing(data: Any, name: str = "data") -> np.ndarray:
     Raises:
         ValueError: for another rank, an infinite entry, or a column that is missing whole, which it names.
     """
-    columns = getattr(data, "columns", None)
+    columns = columns_of(data)
     array = matrix(data, name)
     check_rows(array, ~np.isinf(array), "finite, or NaN where an entry is missing", name)
     gone = np.isnan(array).all(0)
     if gone.any():
         first = int(gone.argmax())
-        label = f"{first} ({list(columns)[first]})" if columns is not None else str(first)
+        label = f"{first} ({columns[first][0]})" if columns is not None else str(first)
         raise ValueError(f"{name} must hold something in every column; got only NaN in column {label}")
     return array
 

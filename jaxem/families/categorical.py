@@ -80,6 +80,8 @@ class Categorical(Family):
         if self.missing == "marginal":
             wanted, least = f"{wanted}, or -1 where missing", -1
             array = np.where(np.isnan(array), -1, array)
+        elif np.isnan(array).any():
+            wanted = f"{wanted} (NaN stands for a missing one with missing='marginal')"
         valid = np.isfinite(array) & (array >= least) & (array < self.n_categories) & (array == np.floor(array))
         check_rows(array, valid, wanted)
         return array.astype(np.int32)

@@ -175,7 +175,7 @@ class LinearRegression(Family):
         check_finite(y, "data y")
         if inputs.size:
             check_finite(inputs, "data inputs")
-        return {"y": floating(y, "data y"), "inputs": floating(inputs, "data inputs")}
+        return {"y": floating(y, "data y"), "inputs": floating(inputs, "data inputs", data["inputs"])}
 
     def features(self, data: PyTree) -> Array:
         return super().features(jnp.concatenate([data["y"][:, None], data["inputs"]], 1))

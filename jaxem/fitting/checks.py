@@ -137,6 +137,8 @@ def converted(task: Task) -> Task:
     """A task inside jit, as arrays: nothing can be checked there."""
     data = jax.tree.map(jnp.asarray, task.data)
     dtype = float_dtype(data)
+    if dtype.itemsize < 4:
+        raise TypeError(f"data must be float32 or float64; got {dtype}, in which no fit computes: convert it first")
     weight = None if task.weight is None else jnp.asarray(task.weight, dtype)
     init, max_steps = cast(task.init, dtype), jnp.asarray(task.max_steps)
     return dataclasses.replace(task, data=data, weight=weight, init=init, max_steps=max_steps)

@@ -20,6 +20,11 @@ def is_traced(*trees: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
+def inside_jit() -> bool:
+    """Whether what is computed here is traced, be it from numbers that are not."""
+    return isinstance(jax.device_put(np.int32(0)), jax.core.Tracer)
+
+
 def floating(array: np.ndarray, name: str, source: Any = None) -> np.ndarray:
     """`array` in the floating dtype that JAX will compute in; what loses digits in float32 warns once.
 
@@ -54,16 +59,17 @@ def rows_hint(array: np.ndarray) -> str:
     return "; for one feature pass x[:, None]" if array.ndim == 1 else ""
 
 
-def check_finite(array: np.ndarray, name: str) -> None:
-    """Raise ValueError naming the rows that hold NaN or inf."""
+def check_finite(array: np.ndarray, name: str, weight: Any = None, hint: str = "") -> None:
+    """Raise ValueError naming the rows that hold NaN or inf, and count; `hint`: what takes NaN."""
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(array.sum()):  # far cheaper than one by one, and a sum that overflows is looked into
             return
-    finite = np.isfinite(array)
-    bad = np.flatnonzero(~finite.reshape(array.shape[0], -1).all(1))
+    finite = np.isfinite(array).reshape(array.shape[0], -1).all(1)
+    bad = np.flatnonzero(~finite if weight is None else ~finite & (np.asarray(weight) > 0))
     if bad.size:
         listed = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
-        raise ValueError(f"{name} must be finite; NaN or inf in {bad.size} row(s): {listed}")
+        hint = hint if np.isnan(array[bad]).any() else ""
+        raise ValueError(f"{name} must be finite; NaN or inf in {bad.size} row(s): {listed}{hint}")
 
 
 def matrix(data: Any, name: str = "data") -> np.ndarray:

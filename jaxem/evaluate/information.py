@@ -249,8 +249,7 @@ def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any
     n = n_rows(data)
     if weight is not None:
         weight = np.asarray(check_weight(weight, n), float_dtype(data))
-    elif model.missing is None:
-        check_rows_finite(data)
+    check_rows_finite(model, data, weight)
     labels = checked_labels(labels, label_shape(data), model.n_labels)
     template = model.template(data)
     if template is not None:

@@ -19,11 +19,12 @@ from jaxem.data.validation import (
     check_same_shapes,
     check_weight,
     floating,
+    is_traced,
     numeric,
 )
 from jaxem.engine.problem import Algorithm
 from jaxem.fitting.task import Task
-from jaxem.model import Model
+from jaxem.model import Model, Natural
 from jaxem.numerics.blocks import float_dtype, n_rows
 from jaxem.numerics.trees import cast
 from jaxem.pytree import PyTree, check_struct
@@ -69,11 +70,25 @@ def check_key(model: Model, init: Any, key: Any) -> None:
         raise ValueError(f"key must be a single key; got shape {jnp.shape(key)}")
 
 
-def check_rows_finite(data: PyTree) -> None:
-    """Raise ValueError naming rows that hold NaN or inf, in any leaf."""
+def check_rows_finite(model: Model, data: PyTree, weight: Any = None) -> None:
+    """Raise ValueError naming rows that count and hold NaN or inf, in any leaf, where the model sums nothing out."""
+    if model.missing is not None:
+        return
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         if np.issubdtype(np.asarray(leaf).dtype, np.floating):
-            check_finite(np.asarray(leaf), "data" + jax.tree_util.keystr(path))
+            check_finite(np.asarray(leaf), "data" + jax.tree_util.keystr(path), weight, _missing_hint(model))
+
+
+def _missing_hint(part: Any) -> str:
+    """Which part of a model would take NaN for missing, were it told to."""
+    if isinstance(part, tuple):
+        return next(filter(None, map(_missing_hint, part)), "")
+    if not isinstance(part, Natural):
+        return ""
+    fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}  # type: ignore[arg-type]
+    if "missing" in fields:
+        return f"; {type(part).__name__}(missing='marginal') takes NaN for a missing entry"
+    return _missing_hint(tuple(fields.values()))
 
 
 def checked_labels(labels: Any, shape: tuple[int, ...], k: int | None) -> PyTree:
@@ -123,6 +138,9 @@ def raise_if_all_failed(result: Result, data: PyTree, weight: Any) -> None:
     message = f"every restart failed: {counts}; {culprit} the objective infinite or NaN"
     first = jax.tree.map(lambda x: jnp.asarray(x[:10_000]), data)
     params = jax.tree.map(np.asarray, result.params)  # of this process, as the data are
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if broken := [jax.tree_util.keystr(path, simple=True, separator=".") for path, x in leaves if not np.isfinite(x).all()]:
+        raise FitError(f"{message}: NaN or inf in {', '.join(broken)}")  # no row is to blame
     log_prob = np.asarray(result.model.log_prob(params, first))
     bad = np.flatnonzero(~np.isfinite(log_prob) & (True if weight is None else weight[:10_000] > 0))
     if bad.size:
@@ -134,12 +152,20 @@ def raise_if_all_failed(result: Result, data: PyTree, weight: Any) -> None:
 
 
 def converted(task: Task) -> Task:
-    """A task inside jit, as arrays: nothing can be checked there."""
-    data = jax.tree.map(jnp.asarray, task.data)
+    """A task inside jit, as arrays: nothing can be checked there but what does not depend on its arguments."""
+    data, weight = task.data, task.weight
+    if is_traced(data, task.model):
+        data = jax.tree.map(jnp.asarray, data)
+    else:
+        with jax.ensure_compile_time_eval():
+            data = task.model.validate(data)
+        # Behind a barrier: XLA would fold what is made of long constants, for seconds.
+        data = jax.lax.optimization_barrier(jax.tree.map(jnp.asarray, data))
     dtype = float_dtype(data)
     if dtype.itemsize < 4:
         raise TypeError(f"data must be float32 or float64; got {dtype}, in which no fit computes: convert it first")
-    weight = None if task.weight is None else jnp.asarray(task.weight, dtype)
+    if weight is not None:
+        weight = jnp.asarray(weight if is_traced(weight) else check_weight(weight, n_rows(data)), dtype)
     init, max_steps = cast(task.init, dtype), jnp.asarray(task.max_steps)
     return dataclasses.replace(task, data=data, weight=weight, init=init, max_steps=max_steps)
 
@@ -150,8 +176,7 @@ def checked(task: Task) -> Task:
     n, dtype, weight = n_rows(data), float_dtype(data), task.weight
     if weight is not None:
         weight = np.asarray(check_weight(weight, n), dtype)
-    elif task.model.missing is None:
-        check_rows_finite(data)
+    check_rows_finite(task.model, data, weight)
     return dataclasses.replace(
         task,
         data=data,

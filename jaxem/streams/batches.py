@@ -141,8 +141,7 @@ class Stream:
         data = self.model.validate(part)
         if n_rows(data) != self.size:
             raise ValueError(f"data must lead with N in every leaf; got {self.size} rows that hold {n_rows(data)} data")
-        if self.model.missing is None:
-            check_rows_finite(data)
+        check_rows_finite(self.model, data)
         return part, data, weight
 
 

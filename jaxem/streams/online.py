@@ -26,7 +26,7 @@ from jaxem.data.validation import check_positive_int
 from jaxem.engine.ascent import climb_by
 from jaxem.engine.m_step import m_step
 from jaxem.fitting.arguments import task_of
-from jaxem.fitting.checks import check_model, check_rows_finite, checked
+from jaxem.fitting.checks import check_model, checked
 from jaxem.fitting.coordinates import in_coordinates
 from jaxem.fitting.task import Task
 from jaxem.model import Model
@@ -139,8 +139,6 @@ def init(
     given = checked(task_of(model, batch, key=key, init=init, weight=weight, standardize=standardize))
     if given.weight is None:
         given = dataclasses.replace(given, weight=np.ones(given.n, given.dtype))
-    elif model.missing is None:
-        check_rows_finite(jax.tree.map(lambda x: np.asarray(x)[given.weight > 0], given.data))
     task, units = in_coordinates(given)
     task = dataclasses.replace(task, data=jax.tree.map(jnp.asarray, task.data))
     with jax.default_matmul_precision("highest"):

@@ -150,3 +150,96 @@ def test_finite_numbers_whose_sum_is_not():
     check_finite(np.full((4, 2), 3e38, np.float32), "data")
     with pytest.raises(ValueError, match=r"NaN or inf in 1 row\(s\): 2"):
         check_finite(np.array([[3e38], [3e38], [np.inf]], np.float32), "data")
+
+
+# --- rows that count must be finite, whatever is fitted ---------------------------------------
+MARGINAL = r"NaN or inf in 1 row\(s\): 3; Gaussian\(missing='marginal'\) takes NaN for a missing entry"
+
+
+def gaps():
+    x = X.copy()
+    x[3, 1] = np.nan
+    return x
+
+
+NAN_REFUSED = {
+    "fit": lambda model, **weight: jaxem.fit(model, gaps(), key=KEY, **weight),
+    "select": lambda model, **weight: jaxem.select([model], gaps(), key=KEY, **weight),
+    "cross_validate": lambda model, **weight: jaxem.cross_validate(model, gaps(), key=KEY, **weight),
+    "bootstrap": lambda model, **weight: jaxem.bootstrap(model, GOOD, gaps(), key=KEY, **weight),
+    "information": lambda model, **weight: jaxem.information(model, GOOD, gaps(), **weight),
+    "online": lambda model, **weight: jaxem.online.init(model, gaps(), key=KEY, **weight),
+    "unlabelled": lambda model: jaxem.unlabelled_weight(model, gaps(), np.arange(20) % 2, key=KEY),
+    "fit_stream": lambda model: jaxem.fit_stream(model, [gaps()], key=KEY),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", NAN_REFUSED)
+def test_nan_is_refused_by_its_row(name, weighted):
+    if weighted and name in ("unlabelled", "fit_stream"):
+        pytest.skip("has no weight")
+    weight = {"weight": np.ones(20)} if weighted else {}
+    with pytest.raises(ValueError, match=MARGINAL):
+        NAN_REFUSED[name](jaxem.GaussianMixture(2), **weight)
+
+
+def test_only_rows_that_count_are_looked_at():
+    x = gaps()
+    x[4] = np.inf
+    result = jaxem.fit(jaxem.GaussianMixture(2, "diag"), x, key=KEY, weight=np.where(np.arange(20) < 5, 0, 1.0), max_steps=2)
+    assert np.isfinite(result.loglik)
+    with pytest.raises(ValueError, match=r"NaN or inf in 1 row\(s\): 4$"):  # inf is nowhere a missing entry
+        jaxem.fit(jaxem.GaussianMixture(2, "diag"), x, key=KEY, weight=(np.arange(20) != 3) * 1.0)
+
+
+Y = np.append(np.nan, COUNTS)
+WHO_TAKES_NAN = {
+    "mixture of t": (jaxem.Mixture(2, jaxem.StudentT()), gaps(), r"StudentT\(missing='marginal'\) takes"),
+    "single": (jaxem.MultivariateNormal(missing=None), gaps(), r"Gaussian\(missing='marginal'\) takes"),
+    "chain": (jaxem.HMM(2, jaxem.Gaussian("diag")), gaps(), r"Gaussian\(missing='marginal'\) takes"),
+    "parts": (jaxem.Mixture(2, jaxem.FamilyMixture(2, jaxem.Gaussian())), gaps(), r"Gaussian\(missing='marginal'\) takes"),
+    "codes": (jaxem.Mixture(2, jaxem.Categorical(5)), Y, r"codes 0..4 \(NaN .* missing='marginal'\); got nan in row 0"),
+    "none of a name": (jaxem.Mixture(2, jaxem.Poisson()), Y, r"row\(s\): 0$"),
+    "a user's": (jaxem.log_joint(lambda p, x: p["a"] * x, init={"a": np.ones(2)}), Y, r"row\(s\): 0$"),
+}
+
+
+@pytest.mark.parametrize("name", WHO_TAKES_NAN)
+def test_who_would_take_nan_is_named(name):
+    model, data, message = WHO_TAKES_NAN[name]
+    with pytest.raises(ValueError, match=message):
+        jaxem.fit(model, data, key=KEY)
+
+
+# --- inside jit over what is not traced -------------------------------------------------------
+def closed(data, **arguments):
+    arguments.setdefault("key", KEY)
+    return jaxem.fit(jaxem.GaussianMixture(2, "diag"), data, max_steps=2, **arguments).loglik
+
+
+INSIDE = {
+    "jit": lambda f: jax.jit(lambda scale: scale * f())(1.0),
+    "scan": lambda f: jax.lax.scan(lambda carry, _: (carry, f()), 0, None, length=2)[1][1],
+    "cond": lambda f: jax.lax.cond(True, f, lambda: jnp.float32(0)),
+}
+LISTS = X.tolist()
+
+
+@pytest.mark.parametrize("inside", INSIDE)
+def test_everything_closed_over(inside):
+    found = INSIDE[inside](lambda: closed(LISTS, weight=np.ones(20)))
+    np.testing.assert_allclose(found, closed(LISTS), rtol=1e-5)
+
+
+def test_closed_over_shapes_and_checks():
+    assert jax.eval_shape(lambda: closed(X)).shape == ()
+    for data, arguments, message in (
+        (X[:, 0], {}, r"data must have shape \(N, D\)"),
+        (X, {"weight": np.ones(3)}, "weight must have shape"),
+        (X, {"max_seconds": 3}, "inside jit"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(lambda data=data, arguments=arguments: closed(data, **arguments))
+    with pytest.raises(ValueError, match=r"data must have shape \(N, D\)"):
+        jax.eval_shape(lambda key: closed(X[0], key=key), KEY)

@@ -39,9 +39,9 @@ class LinearRegression(Family):
         floor: least variance, in the squared units of y.
     """
 
-    switching_intercept: bool = static(default=True)
-    switching_coefficients: bool = static(default=True)
-    switching_variance: bool = static(default=True)
+    switching_intercept: bool = static((True, False), default=True)
+    switching_coefficients: bool = static((True, False), default=True)
+    switching_variance: bool = static((True, False), default=True)
     floor: float | Array = 0.0
     origin: Any = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import jax
@@ -28,14 +29,22 @@ from jaxem.model import Model, Natural
 from jaxem.numerics.blocks import float_dtype, n_rows
 from jaxem.numerics.trees import cast
 from jaxem.pytree import PyTree, check_struct
-from jaxem.types import FitError, Result, Status
+from jaxem.types import FitError, Params, Result, Status
 
 
 def check_model(model: Any) -> None:
     """Raise TypeError for what is no model, or no registered dataclass."""
     if not isinstance(model, Model):
-        raise TypeError(f"model must be a jaxem.Model; got {type(model).__name__}")
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"model must be a jaxem.Model; got {got}")
     check_struct(model, "model")
+    check_defined(model, "natural", "log_marginal")
+
+
+def check_defined(model: Model, *hooks: str, instead: str = "") -> None:
+    """Raise TypeError for required hooks that the class of a model leaves out."""
+    if lacking := [f"`{hook}`" for hook in hooks if getattr(type(model), hook) is getattr(Model, hook)]:
+        raise TypeError(f"model class {type(model).__name__} must define {' and '.join(lacking)}{instead}")
 
 
 def check_algorithm(algorithm: Any) -> None:
@@ -54,12 +63,18 @@ def check_init(model: Model, init: Any) -> None:
     elif isinstance(init, type | str):
         got = f"the class {init.__name__}" if isinstance(init, type) else repr(init)
         raise TypeError(f"init must be parameters, a Result or a strategy, e.g. jaxem.init.KMeans(); got {got}")
+    elif init is None:
+        check_defined(model, "initialize", instead=", or start from init=parameters")
+
+
+def is_random(model: Model, init: Any) -> bool:
+    """Whether restarts start apart by chance."""
+    return init.needs_key if isinstance(init, starts.Init) else init is None and model.needs_key
 
 
 def check_key(model: Model, init: Any, key: Any) -> None:
     """Raise unless `key` is a JAX random key of either style, or needless."""
-    random = init.needs_key if isinstance(init, starts.Init) else init is None and model.needs_key
-    if random and key is None:
+    if is_random(model, init) and key is None:
         raise ValueError("key must be a JAX random key because the initialisation is random, e.g. jax.random.key(0); got None")
     if key is None:
         return
@@ -149,6 +164,35 @@ def raise_if_all_failed(result: Result, data: PyTree, weight: Any) -> None:
     if place := result.model.impossible(params, first):
         message += f"; {place}"
     raise FitError(message)
+
+
+def raise_if_sizes_are_traced(model: Model, error: TypeError) -> None:
+    """Raise TypeError naming fields of a model that say they are an int, a bool or a word, and are not static."""
+    if sizes := _traced_sizes(model):
+        wanted = "declare what shapes, loops and conditions depend on as `name: int = jaxem.static()`"
+        raise TypeError(f"fields that are not static are numbers, traced in a fit: {', '.join(sizes)}; {wanted}") from error
+
+
+def _traced_sizes(part: Any) -> list[str]:
+    if isinstance(part, tuple | list):
+        return [name for each in part for name in _traced_sizes(each)]
+    if not dataclasses.is_dataclass(part):
+        return []
+    own = [field for field in dataclasses.fields(part) if not field.metadata.get("static")]
+    sizes = [field.name for field in own if field.type in ("int", "bool", "str", int, bool, str)]
+    here = [f"{type(part).__name__}.{name} = {getattr(part, name)!r}" for name in sizes]
+    return here + _traced_sizes(tuple(getattr(part, field.name) for field in own))
+
+
+def warn_if_alike(starting: Params) -> None:
+    """Restarts from one start are one restart; `starting`: of all of them, leaves (R, ...)."""
+    leaves = [np.asarray(x) for x in jax.tree.leaves(starting)]
+    if all((x == x[:1]).all() for x in leaves):
+        warnings.warn(
+            f"all n_restarts={len(leaves[0])} restarts start alike, and so they end: give a key and a random start, or"
+            " jaxem.init.Each(...) with a start for each",
+            stacklevel=5,
+        )
 
 
 def converted(task: Task) -> Task:

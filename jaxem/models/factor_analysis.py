@@ -83,7 +83,7 @@ class FactorAnalysis(Model):
     """
 
     n_factors: int = static()
-    noise: str = static(default="diag")
+    noise: str = static(NOISES, default="diag")
     floor: float | Array = 1e-5
     pattern: Any = None
     origin: Any = None
@@ -189,8 +189,6 @@ class FactorAnalysis(Model):
                 columns, or a pattern of another shape.
         """
         check_positive_int(self.n_factors, "n_factors")
-        if self.noise not in NOISES:
-            raise ValueError(f"noise must be one of {', '.join(NOISES)}; got {self.noise!r}")
         data = matrix_with_missing(data)
         d, q = data.shape[1], self.n_factors
         if q >= d:

@@ -198,6 +198,7 @@ class Motif(Model):
 
     def sample(self, key: Array, params: Params, n: int, length: int = 100) -> PyTree:
         """n sequences of `length` letters."""
+        check_positive_int(length, "length", self.width)
         keys = jax.random.split(key, 5)
         x = jax.random.categorical(keys[0], safe_log(params["background"]), shape=(n, length))
         site = jax.random.categorical(keys[1], safe_log(params["motif"]), shape=(n, self.width))

@@ -287,8 +287,11 @@ BAD = {
     "got inf in 1 places": (jaxem.LocalLevel(), np.array([1.0, np.inf, 2.0])),
     "only missing ones": (jaxem.LocalLevel(), np.full(4, nan)),
     "data inputs must be finite": (jaxem.StateSpace(1), {"y": np.ones(3), "inputs": np.array([1.0, nan, 2.0])}),
-    "observation_noise must be one of full, diag; got 'tied'": (jaxem.StateSpace(1, observation_noise="tied"), np.ones(4)),
-    "initial must be one of free, diffuse": (jaxem.StateSpace(1, initial="known"), np.ones(4)),
+    "observation_noise must be one of full, diag; got 'tied'": (
+        lambda: jaxem.StateSpace(1, observation_noise="tied"),
+        np.ones(4),
+    ),
+    "initial must be one of free, diffuse": (lambda: jaxem.StateSpace(1, initial="known"), np.ones(4)),
     "fixed must be for parameters, which are .* got \\['level'\\]": (jaxem.StateSpace(1, fixed={"level": 1.0}), np.ones(4)),
     "no noise in row 0: then that row of transition": (
         jaxem.StateSpace(2, fixed={"state_noise": np.diag([0.0, 1.0])}),
@@ -309,7 +312,7 @@ BAD = {
 def test_bad_input(message):
     model, data = BAD[message]
     with pytest.raises(ValueError, match=message):
-        jaxem.fit(model, data)
+        jaxem.fit(model() if callable(model) else model, data)
 
 
 def test_bad_init_and_inputs_to_come(x64):

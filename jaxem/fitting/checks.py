@@ -214,9 +214,23 @@ def converted(task: Task) -> Task:
     return dataclasses.replace(task, data=data, weight=weight, init=init, max_steps=max_steps)
 
 
+def validated(model: Model, data: PyTree, weight: Any) -> PyTree:
+    """Data as the model validates them; rows of weight zero may hold anything."""
+    try:
+        return model.validate(data)
+    except ValueError:
+        present = np.ones(1) if weight is None else numeric(weight, "weight") > 0
+        leaves, structure = jax.tree.flatten(data, is_leaf=lambda x: isinstance(x, list))
+        arrays = [numeric(x, "data") for x in leaves]
+        if present.all() or not present.any() or any(x.shape[:1] != present.shape for x in arrays):
+            raise
+        filled = np.where(present, np.arange(len(present)), present.argmax())
+        return model.validate(jax.tree.unflatten(structure, [x[filled] for x in arrays]))
+
+
 def checked(task: Task) -> Task:
     """A task whose arguments a fit can use, as arrays on the host."""
-    data = task.model.validate(task.data)
+    data = validated(task.model, task.data, task.weight)
     n, dtype, weight = n_rows(data), float_dtype(data), task.weight
     if weight is not None:
         weight = np.asarray(check_weight(weight, n), dtype)

@@ -8,6 +8,8 @@ import pytest
 import jaxem
 from jaxem.data.validation import check_finite
 from jaxem.fitting import solve
+from jaxem.fitting.arguments import task_of
+from jaxem.fitting.checks import checked
 
 X = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
 KEY = jax.random.key(0)
@@ -304,12 +306,6 @@ def test_restarts_that_start_apart_are_not(recwarn):
     assert not [w for w in recwarn if "alike" in str(w.message)]
 
 
-def test_nan_in_a_density_is_called_nan():
-    for fn in (lambda p, x: jnp.stack([p["a"] * x, jnp.log(x - 3)]), lambda p, x: jnp.log(x - 3) * p["a"] * jnp.ones(2)):
-        with pytest.raises(jaxem.FitError, match=r"first where the log-density is nan: row\(s\) 0, 1, 2$"):
-            jaxem.fit(jaxem.log_joint(fn, init={"a": 1.0}), COUNTS.astype(np.float32)[[0, 1, 2, 4]])
-
-
 # --- rows that count must be finite, whatever is fitted ---------------------------------------
 MARGINAL = r"NaN or inf in 1 row\(s\): 3; Gaussian\(missing='marginal'\) takes NaN for a missing entry"
 
@@ -349,6 +345,23 @@ def test_only_rows_that_count_are_looked_at():
     assert np.isfinite(result.loglik)
     with pytest.raises(ValueError, match=r"NaN or inf in 1 row\(s\): 4$"):  # inf is nowhere a missing entry
         jaxem.fit(jaxem.GaussianMixture(2, "diag"), x, key=KEY, weight=(np.arange(20) != 3) * 1.0)
+
+
+ABSENT = {
+    "poisson": (jaxem.Mixture(2, jaxem.Poisson()), [0, 1, np.nan, 3, 4, 5]),
+    "gamma": (jaxem.Mixture(2, jaxem.Gamma()), [1.0, 1, -7, 3, 4, 5]),
+    "regression": (jaxem.Mixture(1, jaxem.LinearRegression()), {"y": [0, 1, np.inf, 3, 5, 2], "inputs": np.ones((6, 0))}),
+    "censored": (jaxem.CensoredRegression(), {"lower": np.arange(6.0), "upper": [0, 1, np.nan, 4, 5, 6]}),
+}
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_rows_of_weight_zero_may_hold_anything(name):
+    model, data = ABSENT[name]
+    task = task_of(model, data, key=KEY, weight=[1, 2, 0, 1, 1, 1])
+    assert all(np.isfinite(x).all() and len(x) == 6 for x in jax.tree.leaves(checked(task).data))
+    with pytest.raises(ValueError, match="row"):
+        checked(task_of(model, data, key=KEY, weight=np.ones(6)))
 
 
 Y = np.append(np.nan, COUNTS)

@@ -73,7 +73,7 @@ MODELS = {
     "Ancestry": (jaxem.Ancestry(2), CODES, "code"),
     "Proportions": (jaxem.Proportions(), REAL, "real"),
     "WrightFisher": (jaxem.WrightFisher(100.0, n_grid=9), {"count": CODES, "total": CODES + 2}, "code"),
-    "Superposition": (jaxem.Superposition(4), {"y": RNG.poisson(5, N), "row": np.resize(CELLS, (N, 4))}, "count"),
+    "Superposition": (jaxem.Superposition(), {"y": RNG.poisson(5, N), "row": np.resize(CELLS, (N, 4))}, "count"),
     "log_joint": (jaxem.log_joint(log_joint, init={"mean": jnp.arange(2.0)}), REAL, "real"),
 }  # fmt: skip
 
@@ -125,7 +125,7 @@ SITUATIONS = {
     "inf": entry(np.inf),
     "minus one": entry(-1.0),
     "a half": entry(0.5),
-    "an axis more": each(lambda x: x[:, None, None]),
+    "an axis more": each(lambda x: np.repeat(x[:, None, None], 2, 1)),
     "text": each(lambda x: x.astype(str)),
     "masked": each(lambda x: np.ma.array(x, mask=np.arange(x.size).reshape(x.shape) == 4)),
     "big-endian": each(lambda x: x.astype(x.dtype.newbyteorder(">"))),
@@ -195,7 +195,7 @@ def test_every_situation(name, dtype):
                 failures.append(f"{situation}: {type(error).__name__}: {str(error)[:200]}")
 
     for situation, (kinds, change) in SITUATIONS.items():
-        if kind in kinds:
+        if kind in kinds and (name, situation) != ("log_joint", "an axis more"):  # of which its function makes what it can
             tried(situation, change(data))
     if not name.startswith(("HMM", "Markov", "LocalLevel", "StateSpace")):  # one datum each
         for situation, weight in WEIGHTS.items():

@@ -99,8 +99,9 @@ def matrix_with_missing(data: Any, name: str = "data") -> np.ndarray:
 
 
 def matrix_with_gaps(data: Any, name: str = "data") -> np.ndarray:
-    """(N, D) floats, in which NaN stands for what is missing; no row is missing whole."""
+    """(N, D) floats, in which NaN stands for what is missing; no row is missing whole, nothing is infinite."""
     array = matrix(data, name)
+    check_rows(array, ~np.isinf(array), "finite, or NaN where an entry is missing", name)
     gone = np.isnan(array).all(1)
     if gone.any():
         raise ValueError(f"{name} must hold something in every row; got only NaN in row {int(gone.argmax())}")

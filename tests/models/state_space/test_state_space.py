@@ -282,6 +282,7 @@ def test_partly_known_sets_round_trip(x64):
 
 
 BAD = {
+    "data must hold at least one step; got none": (jaxem.LocalLevel(), np.zeros(0)),
     "at least 2 times": (jaxem.LocalLevel(), np.zeros((3, 1))[:1]),
     r"fixed\['observation'\] must have shape \(2, 1\); got \(1, 1\)": (jaxem.LocalLevel(), np.zeros((5, 2))),
     "got inf in 1 places": (jaxem.LocalLevel(), np.array([1.0, np.inf, 2.0])),
@@ -325,3 +326,8 @@ def test_bad_init_and_inputs_to_come(x64):
         model.forecast(model.template(driven), driven, 3)
     with pytest.raises(NotImplementedError, match="give inputs, or use sample_like"):
         model.sample(jax.random.key(0), model.template(driven), 2)
+
+
+def test_a_series_of_zeros_has_a_start(dtype):
+    start = jaxem.StateSpace(1).initialize(None, jaxem.StateSpace(1).validate(np.zeros((9, 3), dtype)), np.ones(1, dtype))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(start))

@@ -171,7 +171,7 @@ def told(model, data, **options):
     if model.local is None:  # of a bound, log_prob has its own optimum
         each_row = np.asarray(model.log_prob(result.params, jax.tree.map(jnp.asarray, checked)), float)
         weight = options.get("weight", 1.0)
-        again, slack = (np.where(weight == 0, 0, each_row) * weight).sum(), np.finfo(result.loglik.dtype).eps ** 0.5
+        again, slack = (np.where(weight == 0, 0, each_row) * weight).sum(), np.finfo(result.loglik.dtype).eps ** 0.4
         size = 1 + np.abs(each_row).sum()
         assert abs(again - result.loglik) <= slack * size, f"{status.name}: {result.loglik} is {again} at its parameters"
     if model.posterior is not None:

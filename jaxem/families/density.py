@@ -67,7 +67,7 @@ class Density(Family):
             check_size(array, "data")
             return floating(array, "data") if array.dtype.kind == "f" else array
 
-        data = jax.tree.map(leaf, data)
+        data = jax.tree.map(leaf, data, is_leaf=lambda x: isinstance(x, list))
         rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct((min(len(x), 3), *x.shape[1:]), x.dtype), data)
         params = jax.eval_shape(lambda: self._start(None, data))
         found = jax.eval_shape(self.log_density, params, rows)

@@ -166,7 +166,8 @@ class Superposition(Model):
 
     def _checked_rows(self, data: Any, y: np.ndarray) -> dict[str, Any]:
         """`{"row": ...}` or nothing; raises where y is not what A gives."""
-        rows = jax.tree.map(lambda x: floating(numeric(x, "data['row']"), "data['row']"), data.get("row", ()))
+        is_list = lambda x: isinstance(x, list)  # noqa: E731
+        rows = jax.tree.map(lambda x: floating(numeric(x, "data['row']"), "data['row']"), data.get("row", ()), is_leaf=is_list)
         if self.operator is None:
             if y.ndim != 1 or rows.ndim != 2 or len(y) != len(rows):
                 raise ValueError(f"data must be y (N,) and row (N, P); got shapes {y.shape} and {rows.shape}")

@@ -347,6 +347,13 @@ def test_only_rows_that_count_are_looked_at():
         jaxem.fit(jaxem.GaussianMixture(2, "diag"), x, key=KEY, weight=(np.arange(20) != 3) * 1.0)
 
 
+def test_lists_are_arrays():
+    rows = {"y": [1, 2, 3], "row": [[1.0, 2], [0, 1], [2, 1]]}
+    assert jaxem.Superposition().validate(rows)["row"].shape == (3, 2)
+    family = jaxem.density(lambda p, x: p["a"] * x[0], init={"a": np.ones(2)})
+    assert jaxem.Mixture(2, family).validate([[1.0, 2], [3, 4]]).shape == (2, 2)
+
+
 ABSENT = {
     "poisson": (jaxem.Mixture(2, jaxem.Poisson()), [0, 1, np.nan, 3, 4, 5]),
     "gamma": (jaxem.Mixture(2, jaxem.Gamma()), [1.0, 1, -7, 3, 4, 5]),

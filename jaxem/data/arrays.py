@@ -45,7 +45,7 @@ def _plain(value: Any, name: str) -> np.ndarray:
     if isinstance(value, np.ma.MaskedArray):
         if value.dtype.kind not in "biuf" or not np.ma.getmaskarray(value).any():
             return value.data
-        return (value if value.dtype.kind == "f" else value.astype(np.float64)).filled(np.nan)
+        return np.ma.filled(value if value.dtype.kind == "f" else value.astype(np.float64), np.nan)
     if hasattr(value, "tocsr"):
         raise TypeError(f"{name} must be a dense array; got a sparse {type(value).__name__}: call its toarray()")
     if not isinstance(getattr(value, "dtype", None), np.dtype):

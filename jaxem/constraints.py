@@ -423,15 +423,25 @@ def broadcast(prefix: PyTree, tree: PyTree) -> PyTree:
 
     Raises:
         ValueError: for a key that `tree` has not.
+        TypeError: for what is no constraint, such as its class or its name.
     """
     prefix = Real() if prefix is None else prefix
     if isinstance(prefix, Real):
         return jax.tree.map(lambda _: prefix, tree)
+    if jax.tree_util.all_leaves((prefix,)):
+        got = f"the class {prefix.__name__}" if isinstance(prefix, type) else repr(prefix)
+        raise TypeError(f"constraints must hold instances, e.g. jaxem.constraints.Positive(), not names or classes; got {got}")
     if isinstance(prefix, dict) and isinstance(tree, dict):
         if unknown := prefix.keys() - tree.keys():
             raise ValueError(f"constraints must be for parameters, which are {sorted(tree)}; got {sorted(unknown)}")
         return {key: broadcast(prefix.get(key), sub) for key, sub in tree.items()}
-    return jax.tree.map(broadcast, prefix, tree, is_leaf=lambda x: x is None or isinstance(x, Real | dict))
+    try:
+        return jax.tree.map(broadcast, prefix, tree, is_leaf=lambda x: x is None or isinstance(x, Real | dict))
+    except ValueError as error:
+        if str(error).startswith("constraints"):
+            raise
+        got = f"{jax.tree.structure(tree)}; got {type(prefix).__name__}"
+        raise ValueError(f"constraints must be built like the parameters, or end earlier: {got}") from None
 
 
 def spread(prefix: PyTree, tree: PyTree) -> PyTree:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -11,9 +13,14 @@ import jax.core
 PyTree = Any
 
 
-def static(**kwargs: Any) -> Any:
-    """A dataclass field that is structure, hashed by value, rather than a number."""
-    return dataclasses.field(metadata={"static": True}, **kwargs)
+def static(choices: Iterable[Any] | None = None, **kwargs: Any) -> Any:
+    """A dataclass field that is structure, hashed by value, rather than a number.
+
+    Args:
+        choices: the values that it may have: others are refused when the struct is made. None: any.
+        **kwargs: of `dataclasses.field`.
+    """
+    return dataclasses.field(metadata={"static": True, "choices": choices and tuple(choices)}, **kwargs)
 
 
 #: jaxem's own structs by name: all that a file may be rebuilt from.
@@ -37,6 +44,9 @@ def struct(cls: _Class) -> _Class:
     """
     cls = dataclasses.dataclass(frozen=True)(cls)
     fields = [f for f in dataclasses.fields(cls) if f.init]
+    choices = {f.name: f.metadata["choices"] for f in fields if f.metadata.get("choices")}
+    if choices:
+        cls.__init__ = _choosing(cls.__init__, choices)
     meta = tuple(f.name for f in fields if f.metadata.get("static"))
     data = tuple(f.name for f in fields if not f.metadata.get("static"))
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in data)
@@ -55,6 +65,21 @@ def struct(cls: _Class) -> _Class:
     if cls.__module__.startswith("jaxem."):
         STRUCTS[struct_name(cls)] = cls
     return cls
+
+
+def _choosing(init: Callable[..., None], choices: dict[str, tuple[Any, ...]]) -> Callable[..., None]:
+    """An `__init__` that refuses other values of some static fields. Of leaves, which may be tracers, it knows nothing."""
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                words = all(isinstance(choice, str) for choice in allowed)
+                wanted = f"one of {', '.join(allowed)}" if words else " or ".join(map(repr, allowed))
+                raise ValueError(f"{name} must be {wanted}; got {value!r}")
+
+    return checked
 
 
 def check_struct(x: Any, name: str) -> None:

@@ -99,6 +99,7 @@ COVERS = {
     "test_docs.py": "names in docstrings and texts",
     "test_house.py": "imports, rooms, and this mirror",
     "test_notebooks.py": "every notebook",
+    "test_properties.py": "every family and model in every situation, by hand",
     "algorithms/test_algorithms.py": "what every algorithm does on three problems",
     "algorithms/test_your_own_algorithm.py": "an algorithm by public names alone",
     "check/test_broken.py": "models that break one law each",

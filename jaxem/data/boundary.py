@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxem.data.sequences import Sequences, one_sequence
-from jaxem.data.validation import check_rows_finite, is_traced
+from jaxem.data.validation import check_leaves_finite, is_traced
 from jaxem.numerics.switches import own_switches
 from jaxem.pytree import PyTree
 from jaxem.types import Params
@@ -115,7 +115,7 @@ def values(model: Any, data: PyTree) -> PyTree:
 def _validated(model: Any, data: PyTree) -> PyTree:
     found = model.validate(data)
     if model.missing is None:
-        check_rows_finite(found)
+        check_leaves_finite(found)
     return found
 
 

@@ -162,12 +162,15 @@ def time_intervals(left: Any, right: Any) -> tuple[Configurations, np.ndarray]:
         The configurations, and (K, 2) left and right ends of the intervals.
 
     Raises:
-        ValueError: for lengths that differ, or a right end before the left one.
+        ValueError: for lengths that differ, a left end that is NaN, or a right end before the left one.
     """
     left, right = numeric(left, "left").astype(float), numeric(right, "right").astype(float)
-    right = np.where(np.isnan(right), np.inf, right)
     if left.ndim != 1 or left.shape != right.shape or not left.size:
         raise ValueError(f"left and right must be (N,) of one length; got shapes {left.shape} and {right.shape}")
+    if np.isnan(left).any():
+        row = int(np.isnan(left).argmax())
+        raise ValueError(f"left must hold numbers, -inf where nothing is known, unlike right; got NaN in row {row}")
+    right = np.where(np.isnan(right), np.inf, right)
     if (right < left).any():
         row = int(np.argmax(right < left))
         raise ValueError(f"right must not lie before left; got {left[row]} and {right[row]} in row {row}")

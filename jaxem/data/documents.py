@@ -35,13 +35,13 @@ def documents(data: Any, n_words: int | None = None, round_to: int = 1) -> Docum
 
     Args:
         data: (N, V) counts, an array or a SciPy sparse matrix; or a sequence of N documents, each the integers of its
-            words in any order, repeated as often as they occur.
+            words in any order, repeated as often as they occur, or pairs of word and count, as gensim has them.
         n_words: V for a sequence of documents; None is the largest word plus one.
         round_to: pad to a multiple of this many words, so that corpora of about the same size share one compiled fit.
 
     Raises:
         ValueError: for no documents, what is no count, or words beyond `n_words`.
-        TypeError: for words that are no integers.
+        TypeError: for text, and other words that are no integers.
     """
     check_positive_int(round_to, "round_to")
     if hasattr(data, "tocsr"):
@@ -69,28 +69,47 @@ def documents(data: Any, n_words: int | None = None, round_to: int = 1) -> Docum
     return _checked_documents(Documents(words, counts, size))
 
 
-def _counted(document: Sequence[int], i: int) -> tuple[np.ndarray, np.ndarray]:
+def _counted(document: Sequence[Any], i: int) -> tuple[np.ndarray, np.ndarray]:
     """The distinct words of one document and their counts."""
-    array = np.asarray(document)
-    if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"document {i} must be integers of words; got dtype {array.dtype}")
-    return np.unique(array.astype(np.int64), return_counts=True)
+    try:
+        array = np.asarray(document)
+    except ValueError:  # pairs beside single words
+        array = np.asarray(document, object)
+    if array.dtype.kind in "US":
+        raise TypeError(
+            f"document {i} must be integers of words; got text: count its words first, e.g. by"
+            " sklearn.feature_extraction.text.CountVectorizer().fit_transform(texts), which gives a sparse matrix to pass"
+        )
+    words, often = (array[:, 0], array[:, 1]) if array.ndim == 2 and array.shape[1] == 2 else (array, None)
+    if array.size and (array.dtype.kind not in ("iu" if often is None else "iuf") or words.ndim != 1):
+        wanted = "integers of words, or pairs of word and count"
+        raise TypeError(f"document {i} must be {wanted}; got dtype {array.dtype} of shape {array.shape}")
+    if (words != np.floor(words)).any():
+        raise TypeError(f"document {i}: words must be integers; got {words[words != np.floor(words)][0]}")
+    distinct, place = np.unique(words.astype(np.int64), return_inverse=True)
+    return distinct, np.bincount(place, often, len(distinct)).astype(np.int64 if often is None else array.dtype)
 
 
 def checked(data: Any) -> Documents | np.ndarray:
-    """Documents, or dense counts (N, V), with floating counts; anything else sparse becomes documents.
+    """Documents, or dense counts (N, V), with floating counts; sparse matrices and lists of pairs become documents.
 
     Raises:
         ValueError: for a wrong shape, what is no count, or a word beyond the vocabulary.
     """
     if not isinstance(data, Documents):
-        if hasattr(data, "tocsr"):
+        if hasattr(data, "tocsr") or _is_text_or_pairs(data):
             return documents(data)
         counts = numeric(data, "data")
         if counts.ndim != 2 or not counts.shape[1]:
             raise ValueError(f"data must have shape (N, V), one row of word counts for each document; got {counts.shape}")
         return _checked_counts(counts, "data")
     return _checked_documents(data)
+
+
+def _is_text_or_pairs(data: Any) -> bool:
+    """Whether data are a list of documents, and no table of counts: text, or pairs as gensim has them."""
+    first = next(filter(len, data), ()) if isinstance(data, list | tuple) and all(hasattr(x, "__len__") for x in data) else ()
+    return isinstance(first, str) or (len(first) > 0 and isinstance(first[0], str | tuple))
 
 
 def _checked_documents(data: Documents) -> Documents:

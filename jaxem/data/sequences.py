@@ -184,6 +184,8 @@ def as_sequences(data: Any, single: bool = True) -> Sequences:
     if len(lengths) != 1 or any(x.ndim not in (1, 2) for x in jax.tree.leaves(one)):
         shapes = ", ".join(str(x.shape) for x in jax.tree.leaves(one))
         raise ValueError(f"data must be one sequence (T,) or (T, D), or jaxem.sequences([...]); got shape {shapes}")
+    if 0 in lengths:
+        raise ValueError("data must hold at least one step; got none")
     sequences_ = Sequences(jax.tree.map(lambda x: x[None], one), np.array([lengths.pop()], np.int32))
     concrete = all(isinstance(x, np.ndarray) for x in jax.tree.leaves(sequences_.x))
     return with_observed(sequences_) if concrete else sequences_

@@ -9,6 +9,9 @@ import jax
 import jax.core
 import numpy as np
 
+from jaxem.data.arrays import first_rounded, numeric
+
+DOUBLE = "call jax.config.update('jax_enable_x64', True) for double precision"
 _warned: set[str] = set()
 
 
@@ -17,35 +20,38 @@ def is_traced(*trees: Any) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
-def numeric(value: Any, name: str) -> np.ndarray:
-    """`value` as a real numeric NumPy array; raises TypeError for object, string and complex dtypes."""
-    if hasattr(value, "to_numpy"):
-        value = value.to_numpy()
-    try:
-        array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a numeric array; got {type(value).__name__} ({error})") from None
-    if array.dtype.kind == "V" and jax.numpy.issubdtype(array.dtype, jax.numpy.floating):
-        return array
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be numeric (float, integer or boolean); got dtype {array.dtype}")
-    return array
+def inside_jit() -> bool:
+    """Whether what is computed here is traced, be it from numbers that are not."""
+    return isinstance(jax.device_put(np.int32(0)), jax.core.Tracer)
 
 
-def floating(array: np.ndarray, name: str) -> np.ndarray:
-    """`array` in the floating dtype that JAX will compute in; float64 without x64 warns once."""
-    if array.dtype.kind in "biu":
-        return array.astype(np.float64 if jax.config.read("jax_enable_x64") else np.float32)
-    if array.dtype == np.float64 and not jax.config.read("jax_enable_x64"):
-        if name not in _warned:
-            _warned.add(name)
-            warnings.warn(
-                f"{name} is float64 but JAX computes in float32; call jax.config.update('jax_enable_x64', True)"
-                " for double precision, or pass float32 data to silence this",
-                stacklevel=4,
-            )
-        return array.astype(np.float32)
-    return array
+def floating(array: np.ndarray, name: str, source: Any = None) -> np.ndarray:
+    """`array` in the floating dtype that JAX will compute in; what loses digits in float32 warns once.
+
+    Args:
+        array: numbers.
+        name: theirs.
+        source: what they were made of: a frame has names for its columns.
+    """
+    if jax.config.read("jax_enable_x64"):
+        return array.astype(np.float64) if array.dtype.kind in "biu" else array
+    if not warn_if_rounded(array, name, source) and array.dtype == np.float64:
+        _warn_once(f"{name} is float64 but JAX computes in float32; {DOUBLE}, or pass float32 data to silence this")
+    return array.astype(np.float32, copy=False)
+
+
+def warn_if_rounded(array: np.ndarray, name: str, source: Any = None, cure: str = DOUBLE) -> bool:
+    """Whether float32 would round integers among numbers, or the columns of the frame `source`: that warns once."""
+    place = first_rounded(array, source)
+    if place is not None:
+        _warn_once(f"{name}{place} holds integers above 2**24, which float32 rounds; {cure}, or take a constant off them")
+    return place is not None
+
+
+def _warn_once(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(message, stacklevel=5)
 
 
 def rows_hint(array: np.ndarray) -> str:
@@ -53,23 +59,24 @@ def rows_hint(array: np.ndarray) -> str:
     return "; for one feature pass x[:, None], for one row x[None]" if array.ndim == 1 else ""
 
 
-def check_finite(array: np.ndarray, name: str) -> None:
-    """Raise ValueError naming the rows that hold NaN or inf."""
+def check_finite(array: np.ndarray, name: str, weight: Any = None, hint: str = "") -> None:
+    """Raise ValueError naming the rows that hold NaN or inf, and count; `hint`: what takes NaN."""
     with np.errstate(over="ignore", invalid="ignore"):
         if np.isfinite(array.sum()):  # far cheaper than one by one, and a sum that overflows is looked into
             return
-    finite = np.isfinite(array)
-    bad = np.flatnonzero(~finite.reshape(array.shape[0], -1).all(1))
+    finite = np.isfinite(array).reshape(array.shape[0], -1).all(1)
+    bad = np.flatnonzero(~finite if weight is None else ~finite & (np.asarray(weight) > 0))
     if bad.size:
         listed = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
-        raise ValueError(f"{name} must be finite; NaN or inf in {bad.size} row(s): {listed}")
+        hint = hint if np.isnan(array[bad]).any() else ""
+        raise ValueError(f"{name} must be finite; NaN or inf in {bad.size} row(s): {listed}{hint}")
 
 
-def check_rows_finite(data: Any) -> None:
-    """Raise ValueError naming rows that hold NaN or inf, in any leaf."""
+def check_leaves_finite(data: Any, weight: Any = None, hint: str = "") -> None:
+    """Raise ValueError naming rows that count and hold NaN or inf, in any leaf; `hint`: what takes NaN."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         if np.issubdtype(np.asarray(leaf).dtype, np.floating):
-            check_finite(np.asarray(leaf), "data" + jax.tree_util.keystr(path))
+            check_finite(np.asarray(leaf), "data" + jax.tree_util.keystr(path), weight, hint)
 
 
 def matrix(data: Any, name: str = "data") -> np.ndarray:
@@ -77,7 +84,7 @@ def matrix(data: Any, name: str = "data") -> np.ndarray:
     array = numeric(data, name)
     if array.ndim != 2 or not array.shape[1]:
         raise ValueError(f"{name} must have shape (N, D); got shape {array.shape}{rows_hint(array)}")
-    return floating(array, name)
+    return floating(array, name, data)
 
 
 def matrix_with_missing(data: Any, name: str = "data") -> np.ndarray:
@@ -104,8 +111,9 @@ def check_columns_seen(array: np.ndarray, name: str = "data") -> None:
 
 
 def matrix_with_gaps(data: Any, name: str = "data") -> np.ndarray:
-    """(N, D) floats, in which NaN stands for what is missing; no row is missing whole."""
+    """(N, D) floats, in which NaN stands for what is missing; no row is missing whole, nothing is infinite."""
     array = matrix(data, name)
+    check_rows(array, ~np.isinf(array), "finite, or NaN where an entry is missing", name)
     gone = np.isnan(array).all(1)
     if gone.any():
         raise ValueError(f"{name} must hold something in every row; got only NaN in row {int(gone.argmax())}")

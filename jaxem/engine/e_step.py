@@ -33,7 +33,14 @@ class Expectation:
 
 
 def weighted_total(log_prob: Array, weight: Array) -> Array:
-    """`weight @ log_prob` in which an absent row adds zero even where its log-probability is infinite."""
+    """`weight @ log_prob` in which an absent row adds zero even where its log-probability is infinite.
+
+    Raises:
+        TypeError: where there is not one log-probability for each row: a sum over rows would be counted n times.
+    """
+    if jnp.shape(log_prob) != weight.shape:
+        wanted = f"one number for each of n data, an array of shape (n,), here {weight.shape}"
+        raise TypeError(f"log_marginal must give {wanted}; got shape {jnp.shape(log_prob)}")
     present = weight > 0
     return jnp.where(present, weight * jnp.where(present, log_prob, 0), 0).sum()
 

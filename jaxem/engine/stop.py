@@ -299,7 +299,8 @@ def one_rule(stop: Any) -> StopRule:
     for rule in rules:
         if not isinstance(rule, StopRule):
             got = f"the class {rule.__name__}" if isinstance(rule, type) else type(rule).__name__
-            raise TypeError(f"stop must be a jaxem.Stop or another jaxem.StopRule, or several of them; got {got}")
+            hint = f"; for a tolerance give jaxem.Stop(loglik_rtol={rule})" if isinstance(rule, int | float) else ""
+            raise TypeError(f"stop must be a jaxem.Stop or another jaxem.StopRule, or several of them; got {got}{hint}")
         check_struct(rule, "stop")
         rule.check()
     if not rules:

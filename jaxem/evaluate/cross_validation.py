@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxem.data.validation import check_positive_int, check_weight
 from jaxem.evaluate.refit import Refit, refit_of
-from jaxem.fitting.checks import valid_for_fit
+from jaxem.fitting.checks import check_rows_finite, valid_for_fit
 from jaxem.model import Model
 from jaxem.numerics.blocks import n_rows
 from jaxem.pytree import PyTree, struct
@@ -76,6 +76,7 @@ def cross_validate(
     if n_folds > n:
         raise ValueError(f"n_folds must be at most N={n}; got {n_folds}")
     weight = np.ones(n) if weight is None else check_weight(weight, n)
+    check_rows_finite(model, data, weight)
     data = jax.tree.map(jnp.asarray, data)
     return _cross_validate(refit_of(model, data, weight=weight, key=key, **options), n_folds=n_folds)
 

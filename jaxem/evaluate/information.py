@@ -16,10 +16,10 @@ from jax.scipy.special import ndtri
 
 from jaxem import constraints as sets
 from jaxem.data.sequences import label_shape
-from jaxem.data.validation import check_positive_int, check_rows_finite, check_same_shapes, check_weight, is_traced
+from jaxem.data.validation import check_positive_int, check_same_shapes, check_weight, is_traced
 from jaxem.evaluate.curvature import Curvature
 from jaxem.evaluate.directions import explained, flat_directions, product, scaled, tolerance
-from jaxem.fitting.checks import check_model, checked_labels
+from jaxem.fitting.checks import check_model, check_rows_finite, checked_labels
 from jaxem.fitting.coordinates import coordinates, floored
 from jaxem.fitting.layout import rows_width
 from jaxem.model import Model
@@ -283,8 +283,7 @@ def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any
     n = n_rows(data)
     if weight is not None:
         weight = np.asarray(check_weight(weight, n), float_dtype(data))
-    elif model.missing is None:
-        check_rows_finite(data)
+    check_rows_finite(model, data, weight)
     labels = checked_labels(labels, label_shape(data), model.n_labels)
     template = model.template(data)
     if template is not None:

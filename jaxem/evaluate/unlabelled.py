@@ -13,7 +13,7 @@ from jax import Array
 from jaxem.data.sequences import label_shape
 from jaxem.data.validation import check_positive_int, is_traced, numeric
 from jaxem.evaluate.refit import Refit, refit_of
-from jaxem.fitting.checks import valid_for_fit
+from jaxem.fitting.checks import check_rows_finite, valid_for_fit
 from jaxem.fitting.fit import fit
 from jaxem.model import Model
 from jaxem.numerics.logs import most_probable
@@ -90,6 +90,7 @@ def unlabelled_weight(
         ValueError: for labels or candidates that do not fit, or a class with fewer than two labelled data.
     """
     data = valid_for_fit(model, data)
+    check_rows_finite(model, data)
     n_folds = check_positive_int(n_folds, "n_folds", 2)
     labels, weights = numeric(labels, "labels"), np.asarray(candidates, float)
     if labels.shape != label_shape(data) or labels.dtype.kind not in "iu":

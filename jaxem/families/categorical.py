@@ -17,8 +17,9 @@ from jaxem.priors import Dirichlet
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params
 
-#: log 0 as a finite number whose exponential is exactly zero: it can pass through a matrix product.
-LOG_ZERO = -1e9
+#: log 0 as a finite number whose exponential is exactly zero: it can pass through a matrix product. Totals of counts times
+#: logarithms stay far above it, and it times a total stays finite in float32.
+LOG_ZERO = -1e25
 
 
 def finite_log(probs: Array) -> Array:
@@ -43,7 +44,7 @@ class Categorical(Family):
 
     n_categories: int = static()
     prior: Dirichlet | None = None
-    missing: str | None = static(default=None)
+    missing: str | None = static((None, "marginal"), default=None)
 
     @property
     def constraints(self) -> dict[str, Any]:
@@ -80,6 +81,8 @@ class Categorical(Family):
         if self.missing == "marginal":
             wanted, least = f"{wanted}, or -1 where missing", -1
             array = np.where(np.isnan(array), -1, array)
+        elif np.isnan(array).any():
+            wanted = f"{wanted} (NaN stands for a missing one with missing='marginal')"
         valid = np.isfinite(array) & (array >= least) & (array < self.n_categories) & (array == np.floor(array))
         check_rows(array, valid, wanted)
         return array.astype(np.int32)

@@ -87,7 +87,7 @@ class Gamma(Family):
         array = vector_or_matrix(data)
         check_finite(array, "data")
         check_rows(array, array > 0, "positive")
-        return floating(array, "data")
+        return floating(array, "data", data)
 
     def features(self, data: Array) -> Array:
         return super().features(jnp.log(data))

@@ -49,10 +49,10 @@ class Gaussian(Family):
             without any entry tells nothing. Floors are then relative to each column's variance. None refuses NaN.
     """
 
-    covariance: str = static(default="full")
+    covariance: str = static(SHAPES, default="full")
     floor: float | Array = 1e-8
     prior: NormalInverseWishart | None = None
-    missing: str | None = static(default=None)
+    missing: str | None = static((None, "marginal"), default=None)
     patterns: Any = None
     form: str = static(default="product")
     origin: Any = None
@@ -62,8 +62,6 @@ class Gaussian(Family):
     @property
     def shape(self) -> Full:
         """The algebra of this kind of covariance."""
-        if self.covariance not in SHAPES:
-            raise ValueError(f"covariance must be one of {', '.join(SHAPES)}; got {self.covariance!r}")
         return SHAPES[self.covariance]
 
     @property
@@ -216,8 +214,6 @@ class Gaussian(Family):
         return {"mean": jnp.zeros((n_components, d), data.dtype), "covariance": identity}
 
     def validate(self, data: Any) -> Any:
-        if self.missing not in (None, "marginal"):
-            raise ValueError(f"missing must be None or 'marginal'; got {self.missing!r}")
         return matrix_with_missing(data) if self.missing else matrix(data)
 
     def check_fit(self, data: Any) -> None:

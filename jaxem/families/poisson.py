@@ -29,7 +29,7 @@ def validate_counts(data: Any) -> np.ndarray:
     array = vector_or_matrix(data)
     check_finite(array, "data")
     check_rows(array, (array >= 0) & (array == np.floor(array)), "counts (non-negative integers)")
-    return floating(array, "data")
+    return floating(array, "data", data)
 
 
 @struct

@@ -107,6 +107,9 @@ class Product(Composite, Family):
                 which some columns are missing and others not.
         """
         array = matrix_with_gaps(data)
+        if any(isinstance(own, str) or not all(isinstance(c, int | np.integer) for c in np.ravel(own)) or np.ndim(own) != 1
+               for own in self.columns):  # fmt: skip
+            raise ValueError(f"columns must be a tuple of ints for each part, e.g. ((0,), (1, 2)); got {self.columns}")
         claimed = sorted(c for columns in self.columns for c in columns)
         if len(self.columns) != len(self.families) or claimed != list(range(array.shape[1])):
             raise ValueError(f"columns must name each of the {array.shape[1]} columns of data once; got {self.columns}")

@@ -41,9 +41,9 @@ class LinearRegression(Family):
             the variance of y.
     """
 
-    switching_intercept: bool = static(default=True)
-    switching_coefficients: bool = static(default=True)
-    switching_variance: bool = static(default=True)
+    switching_intercept: bool = static((True, False), default=True)
+    switching_coefficients: bool = static((True, False), default=True)
+    switching_variance: bool = static((True, False), default=True)
     floor: float | Array | None = None
     origin: Any = None
 
@@ -187,7 +187,7 @@ class LinearRegression(Family):
         check_finite(y, "data y")
         if inputs.size:
             check_finite(inputs, "data inputs")
-        return {"y": floating(y, "data y"), "inputs": floating(inputs, "data inputs")}
+        return {"y": floating(y, "data y"), "inputs": floating(inputs, "data inputs", data["inputs"])}
 
     def features(self, data: PyTree) -> Array:
         return super().features(jnp.concatenate([data["y"][:, None], data["inputs"]], 1))

@@ -16,6 +16,7 @@ from jaxem import constraints as sets
 from jaxem.data.validation import is_traced
 from jaxem.families.base import Family
 from jaxem.families.composite import Composite
+from jaxem.families.covariance import SHAPES
 from jaxem.families.gaussian import Gaussian
 from jaxem.numerics.special import ceiling, gamma_normalizer, gamma_shape, scored_shape, stirling_rest
 from jaxem.pytree import PyTree, static, struct
@@ -40,10 +41,10 @@ class StudentT(Composite, Family):
         missing: "marginal" where entries may be NaN, as `Gaussian` has it; None refuses them.
     """
 
-    covariance: str = static(default="full")
+    covariance: str = static(SHAPES, default="full")
     df: float | Array | None = None
     floor: float | Array = 1e-8
-    missing: str | None = static(default=None)
+    missing: str | None = static((None, "marginal"), default=None)
     about: Gaussian | None = None
 
     @property

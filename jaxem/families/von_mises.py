@@ -85,7 +85,7 @@ class VonMises(Family):
     def validate(self, data: Any) -> Any:
         array = vector_or_matrix(data)
         check_finite(array, "data")
-        return floating(array, "data")
+        return floating(array, "data", data)
 
     def features(self, data: Array) -> Array:
         """Cosines and sines."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import jax
@@ -14,28 +15,37 @@ from jaxem import init as starts
 from jaxem.data.sequences import label_shape
 from jaxem.data.validation import (
     ColumnError,
+    check_leaves_finite,
     check_positive_int,
     check_rows,
-    check_rows_finite,
     check_same_shapes,
     check_weight,
     floating,
+    is_traced,
     numeric,
 )
 from jaxem.engine.problem import Algorithm
 from jaxem.fitting.task import Task
-from jaxem.model import Model
+from jaxem.model import Model, Natural
 from jaxem.numerics.blocks import float_dtype, n_rows
 from jaxem.numerics.trees import cast
 from jaxem.pytree import PyTree, check_struct
-from jaxem.types import FitError, Result, Status
+from jaxem.types import FitError, Params, Result, Status
 
 
 def check_model(model: Any) -> None:
     """Raise TypeError for what is no model, or no registered dataclass."""
     if not isinstance(model, Model):
-        raise TypeError(f"model must be a jaxem.Model; got {type(model).__name__}")
+        got = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"model must be a jaxem.Model; got {got}")
     check_struct(model, "model")
+    check_defined(model, "natural", "log_marginal")
+
+
+def check_defined(model: Model, *hooks: str, instead: str = "") -> None:
+    """Raise TypeError for required hooks that the class of a model leaves out."""
+    if lacking := [f"`{hook}`" for hook in hooks if getattr(type(model), hook) is getattr(Model, hook)]:
+        raise TypeError(f"model class {type(model).__name__} must define {' and '.join(lacking)}{instead}")
 
 
 def check_algorithm(algorithm: Any) -> None:
@@ -54,12 +64,18 @@ def check_init(model: Model, init: Any) -> None:
     elif isinstance(init, type | str):
         got = f"the class {init.__name__}" if isinstance(init, type) else repr(init)
         raise TypeError(f"init must be parameters, a Result or a strategy, e.g. jaxem.init.KMeans(); got {got}")
+    elif init is None:
+        check_defined(model, "initialize", instead=", or start from init=parameters")
+
+
+def is_random(model: Model, init: Any) -> bool:
+    """Whether restarts start apart by chance."""
+    return init.needs_key if isinstance(init, starts.Init) else init is None and model.needs_key
 
 
 def check_key(model: Model, init: Any, key: Any) -> None:
     """Raise unless `key` is a JAX random key of either style, or needless."""
-    random = init.needs_key if isinstance(init, starts.Init) else init is None and model.needs_key
-    if random and key is None:
+    if is_random(model, init) and key is None:
         raise ValueError("key must be a JAX random key because the initialisation is random, e.g. jax.random.key(0); got None")
     if key is None:
         return
@@ -68,6 +84,24 @@ def check_key(model: Model, init: Any, key: Any) -> None:
         raise TypeError(f"key must be a JAX random key, e.g. jax.random.key(0); got {type(key).__name__}")
     if typed and jnp.ndim(key):
         raise ValueError(f"key must be a single key; got shape {jnp.shape(key)}")
+
+
+def check_rows_finite(model: Model, data: PyTree, weight: Any = None) -> None:
+    """Raise ValueError naming rows that count and hold NaN or inf, in any leaf, where the model sums nothing out."""
+    if model.missing is None:
+        check_leaves_finite(data, weight, _missing_hint(model))
+
+
+def _missing_hint(part: Any) -> str:
+    """Which part of a model would take NaN for missing, were it told to."""
+    if isinstance(part, tuple):
+        return next(filter(None, map(_missing_hint, part)), "")
+    if not isinstance(part, Natural):
+        return ""
+    fields = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}  # type: ignore[arg-type]
+    if "missing" in fields:
+        return f"; {type(part).__name__}(missing='marginal') takes NaN for a missing entry"
+    return _missing_hint(tuple(fields.values()))
 
 
 def checked_labels(labels: Any, shape: tuple[int, ...], k: int | None) -> PyTree:
@@ -117,6 +151,9 @@ def raise_if_all_failed(result: Result, data: PyTree, weight: Any) -> None:
     message = f"every restart failed: {counts}; {culprit} the objective infinite or NaN"
     first = jax.tree.map(lambda x: jnp.asarray(x[:10_000]), data)
     params = jax.tree.map(np.asarray, result.params)  # of this process, as the data are
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if broken := [jax.tree_util.keystr(path, simple=True, separator=".") for path, x in leaves if not np.isfinite(x).all()]:
+        raise FitError(f"{message}: NaN or inf in {', '.join(broken)}")  # no row is to blame
     # Inside jit, where data may hold anything.
     log_prob = np.asarray(jax.jit(lambda model, params, data: model.log_prob(params, data))(result.model, params, first))
     bad = np.flatnonzero(~np.isfinite(log_prob) & (True if weight is None else weight[:10_000] > 0))
@@ -128,18 +165,71 @@ def raise_if_all_failed(result: Result, data: PyTree, weight: Any) -> None:
     raise FitError(message)
 
 
+def raise_if_sizes_are_traced(model: Model, error: TypeError) -> None:
+    """Raise TypeError naming fields of a model that say they are an int, a bool or a word, and are not static."""
+    if sizes := _traced_sizes(model):
+        wanted = "declare what shapes, loops and conditions depend on as `name: int = jaxem.static()`"
+        raise TypeError(f"fields that are not static are numbers, traced in a fit: {', '.join(sizes)}; {wanted}") from error
+
+
+def _traced_sizes(part: Any) -> list[str]:
+    if isinstance(part, tuple | list):
+        return [name for each in part for name in _traced_sizes(each)]
+    if not dataclasses.is_dataclass(part):
+        return []
+    own = [field for field in dataclasses.fields(part) if not field.metadata.get("static")]
+    sizes = [field.name for field in own if field.type in ("int", "bool", "str", int, bool, str)]
+    here = [f"{type(part).__name__}.{name} = {getattr(part, name)!r}" for name in sizes]
+    return here + _traced_sizes(tuple(getattr(part, field.name) for field in own))
+
+
+def warn_if_alike(starting: Params) -> None:
+    """Restarts from one start are one restart; `starting`: of all of them, leaves (R, ...)."""
+    leaves = [np.asarray(x) for x in jax.tree.leaves(starting)]
+    if all((x == x[:1]).all() for x in leaves):
+        warnings.warn(
+            f"all n_restarts={len(leaves[0])} restarts start alike, and so they end: give a key and a random start, or"
+            " jaxem.init.Each(...) with a start for each",
+            stacklevel=5,
+        )
+
+
 def converted(task: Task) -> Task:
-    """A task inside jit, as arrays: nothing can be checked there."""
-    data = jax.tree.map(jnp.asarray, task.data)
+    """A task inside jit, as arrays: nothing can be checked there but what does not depend on its arguments."""
+    data, weight = task.data, task.weight
+    if is_traced(data, task.model):
+        data = jax.tree.map(jnp.asarray, data)
+    else:
+        with jax.ensure_compile_time_eval():
+            data = task.model.validate(data)
+        # Behind a barrier: XLA would fold what is made of long constants, for seconds.
+        data = jax.lax.optimization_barrier(jax.tree.map(jnp.asarray, data))
     dtype = float_dtype(data)
-    weight = None if task.weight is None else jnp.asarray(task.weight, dtype)
+    if dtype.itemsize < 4:
+        raise TypeError(f"data must be float32 or float64; got {dtype}, in which no fit computes: convert it first")
+    if weight is not None:
+        weight = jnp.asarray(weight if is_traced(weight) else check_weight(weight, n_rows(data)), dtype)
     init, max_steps = cast(task.init, dtype), jnp.asarray(task.max_steps)
     return dataclasses.replace(task, data=data, weight=weight, init=init, max_steps=max_steps)
 
 
-def valid_for_fit(model: Model, data: PyTree) -> PyTree:
+def validated(model: Model, data: PyTree, weight: Any) -> PyTree:
+    """Data as the model validates them; rows of weight zero may hold anything."""
+    try:
+        return model.validate(data)
+    except ValueError:
+        present = np.ones(1) if weight is None else numeric(weight, "weight") > 0
+        leaves, structure = jax.tree.flatten(data, is_leaf=lambda x: isinstance(x, list))
+        arrays = [numeric(x, "data") for x in leaves]
+        if present.all() or not present.any() or any(x.shape[:1] != present.shape for x in arrays):
+            raise
+        filled = np.where(present, np.arange(len(present)), present.argmax())
+        return model.validate(jax.tree.unflatten(structure, [x[filled] for x in arrays]))
+
+
+def valid_for_fit(model: Model, data: PyTree, weight: Any = None) -> PyTree:
     """Data as `Model.validate` leaves them, of which there are enough for a fit; raises as it and `check_fit` do."""
-    valid, names = model.validate(data), getattr(data, "columns", None)
+    valid, names = validated(model, data, weight), getattr(data, "columns", None)
     if not n_rows(valid):
         raise ValueError(f"data must not be empty; got shape {np.shape(jax.tree.leaves(valid)[0])}")
     try:
@@ -151,12 +241,11 @@ def valid_for_fit(model: Model, data: PyTree) -> PyTree:
 
 def checked(task: Task) -> Task:
     """A task whose arguments a fit can use, as arrays on the host."""
-    data = valid_for_fit(task.model, task.data)
+    data = valid_for_fit(task.model, task.data, task.weight)
     n, dtype, weight = n_rows(data), float_dtype(data), task.weight
     if weight is not None:
         weight = np.asarray(check_weight(weight, n), dtype)
-    elif task.model.missing is None:
-        check_rows_finite(data)
+    check_rows_finite(task.model, data, weight)
     return dataclasses.replace(
         task,
         data=data,

@@ -18,6 +18,7 @@ from jaxem.engine.loop import HISTORY, Restart, chronological, new_restart
 from jaxem.engine.mesh import cut_on, map_restarts, run, spurious_restarts, uncut
 from jaxem.engine.problem import Problem
 from jaxem.engine.restarts import Queue, best_first, race, settle, staged, take, unrolled
+from jaxem.fitting.checks import is_random, raise_if_sizes_are_traced, warn_if_alike
 from jaxem.fitting.layout import Layout, lay_out
 from jaxem.fitting.monitor import Monitor
 from jaxem.fitting.segments import race_in_segments
@@ -151,8 +152,15 @@ def solve(task: Task) -> Result:
 
 def started(task: Task) -> Race:
     """The same from the host, in steps: first, restarts at their starts."""
-    plain = dataclasses.replace(task, guard=False)  # which is for the end, and compiles no start again
-    return Race(*begin_jit(jax.device_put(plain)), options=task.options, n=task.n, guard=task.guard)
+    try:
+        plain = dataclasses.replace(task, guard=False)  # which is for the end, and compiles no start again
+        race = Race(*begin_jit(jax.device_put(plain)), options=task.options, n=task.n, guard=task.guard)
+    except TypeError as error:
+        raise_if_sizes_are_traced(task.model, error)
+        raise
+    if task.options.n_restarts > 1 and task.options.mesh is None and not is_random(task.model, task.init):
+        warn_if_alike(race.queue.restarts.params)
+    return race
 
 
 def solve_watched(race: Race, monitor: Monitor, home: Callable[[Result], Result]) -> Result:

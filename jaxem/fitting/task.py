@@ -8,7 +8,7 @@ from typing import Any
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxem.data.validation import is_traced
+from jaxem.data.validation import inside_jit, is_traced
 from jaxem.engine.problem import Algorithm, Problem
 from jaxem.engine.regularizer import Regularizer
 from jaxem.engine.restarts import Queue, Rounds
@@ -80,7 +80,7 @@ class Task:
     @property
     def traced(self) -> bool:
         """Whether the fit is part of a jitted or vmapped function."""
-        return is_traced(self)
+        return is_traced(self) or inside_jit()
 
 
 @dataclasses.dataclass(frozen=True)

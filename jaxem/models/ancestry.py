@@ -119,6 +119,7 @@ class Ancestry(Model):
         """Shares of K extreme people: on the leading principal components of the genotypes people lie within a simplex.
 
         Its corners are drawn one after another, people far from the span of those before being much the likeliest.
+        Where people or SNPs span fewer than K - 1 dimensions there is no such simplex: all shares are random.
         """
         assert key is not None
         first, second = jax.random.split(key)
@@ -135,6 +136,8 @@ class Ancestry(Model):
         corner = jnp.stack(corners)
         lower = inverse_lower(cholesky(corner @ corner.T))
         shares = jnp.clip(points @ corner.T @ lower.T @ lower, 0.01, None)
+        drawn = jax.random.exponential(jax.random.fold_in(key, 0), shares.shape, shares.dtype)
+        shares = jnp.where(jnp.isfinite(shares).all(), shares, drawn)
         return {"ancestry": shares / shares.sum(1, keepdims=True)}
 
     def frequencies(self, params: Params, data: Array, n_steps: int = 200) -> Array:

@@ -86,7 +86,7 @@ class FactorAnalysis(Model):
     """
 
     n_factors: int = static()
-    noise: str = static(default="diag")
+    noise: str = static(NOISES, default="diag")
     floor: float | Array = 1e-5
     pattern: Any = None
     origin: Any = None
@@ -198,8 +198,6 @@ class FactorAnalysis(Model):
             ValueError: for a wrong rank, infinite entries, as many factors as columns, or a pattern of another shape.
         """
         check_positive_int(self.n_factors, "n_factors")
-        if self.noise not in NOISES:
-            raise ValueError(f"noise must be one of {', '.join(NOISES)}; got {self.noise!r}")
         data = matrix_with_missing(data)
         d, q = data.shape[1], self.n_factors
         if q >= d:

@@ -59,6 +59,9 @@ class Mixture(Partitioned, FamilyModel):
         """(K, n) log weights[k] p(x_n | k), -inf where a label excludes k."""
         own = self.family.hard_scores if rows.hard else self.family.scores
         given = own(natural["components"], data) if rows.scores is None else rows.scores.T
+        if given.ndim != 2 or len(given) != self.n_components:
+            wanted = f"log-densities (K, n), here K={self.n_components}"
+            raise TypeError(f"{type(self.family).__name__}.scores must give {wanted}; got shape {given.shape}")
         scores = natural["log_weights"][:, None] + given
         return scores if rows.labels is None else scores + label_bias(rows.labels, self.n_components, scores.dtype)
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.data.validation import check_positive_int
+from jaxem.data.validation import check_positive_int, numeric
 from jaxem.families.categorical import LOG_ZERO, with_impossible
 from jaxem.init import Each
 from jaxem.model import Model
@@ -129,7 +129,7 @@ class Motif(Model):
         check_positive_int(self.width, "width")
         if not isinstance(data, dict) or set(data) != {"x", "open"}:
             raise ValueError("data must be a dict of 'x' and 'open', as jaxem.dna makes it")
-        x, free = np.asarray(data["x"]), np.asarray(data["open"])
+        x, free = numeric(data["x"], "data['x']"), numeric(data["open"], "data['open']")
         if x.ndim != 2 or x.shape != free.shape or x.dtype.kind not in "iu" or (x < 0).any() or (x > UNKNOWN).any():
             raise ValueError(f"data must be codes x (N, T) in 0..4 and open (N, T); got {x.dtype} {x.shape} and {free.shape}")
         windows = np.lib.stride_tricks.sliding_window_view(x != UNKNOWN, min(self.width, x.shape[1]), 1)
@@ -201,6 +201,7 @@ class Motif(Model):
 
     def sample(self, key: Array, params: Params, n: int, length: int = 100) -> PyTree:
         """n sequences of `length` letters."""
+        check_positive_int(length, "length", self.width)
         keys = jax.random.split(key, 5)
         x = jax.random.categorical(keys[0], safe_log(params["background"]), shape=(n, length))
         site = jax.random.categorical(keys[1], safe_log(params["motif"]), shape=(n, self.width))

@@ -78,6 +78,9 @@ class Proportions(Model):
     def pseudo_stats(self, params: Params) -> PyTree | None:
         return None if self.prior is None else {"log_shares": self.prior.pseudo_counts(params["shares"])}
 
+    #: A log-weight of -inf is no missing entry: `validate` looks for those.
+    missing: ClassVar[str] = "marginal"  # type: ignore[misc]
+
     def validate(self, data: Any) -> PyTree:
         """Arrays of the right shapes.
 

@@ -12,9 +12,9 @@ from jax import Array
 
 
 def safe_log(x: Array) -> Array:
-    """`log x`, with `-inf` and a zero gradient at zero."""
-    positive = x > 0
-    return jnp.where(positive, jnp.log(jnp.where(positive, x, 1)), -jnp.inf)
+    """`log x`, with `-inf` and a zero gradient at zero; of NaN it is NaN, not `-inf`."""
+    zero = x <= 0
+    return jnp.where(zero, -jnp.inf, jnp.log(jnp.where(zero, 1, x)))
 
 
 def divided(x: Array, by: Array) -> Array:

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxem.data.validation import check_rows_finite, numeric
+from jaxem.data.validation import numeric
+from jaxem.fitting.checks import check_rows_finite
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, float_dtype, n_rows
 from jaxem.pytree import PyTree
@@ -140,8 +141,7 @@ class Stream:
         data = self.model.validate(part)
         if n_rows(data) != self.size:
             raise ValueError(f"data must lead with N in every leaf; got {self.size} rows that hold {n_rows(data)} data")
-        if self.model.missing is None:
-            check_rows_finite(data)
+        check_rows_finite(self.model, data)
         return part, data, weight
 
 

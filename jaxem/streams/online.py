@@ -22,7 +22,7 @@ from jax import Array
 
 from jaxem import init as starts
 from jaxem.data.sequences import rescaled_data
-from jaxem.data.validation import check_positive_int, check_rows_finite, is_traced, numeric
+from jaxem.data.validation import check_positive_int, is_traced, numeric
 from jaxem.engine.ascent import climb_by
 from jaxem.engine.m_step import m_step
 from jaxem.fitting.arguments import task_of
@@ -140,8 +140,6 @@ def init(
     given = checked(task_of(model, batch, key=key, init=init, weight=weight, standardize=standardize))
     if given.weight is None:
         given = dataclasses.replace(given, weight=np.ones(given.n, given.dtype))
-    elif model.missing is None:
-        check_rows_finite(jax.tree.map(lambda x: np.asarray(x)[given.weight > 0], given.data))
     task, units = in_coordinates(given)
     task = dataclasses.replace(task, data=jax.tree.map(jnp.asarray, task.data))
     with own_switches():

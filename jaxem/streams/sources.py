@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Protocol, TypeVar, cast
 import jax
 import numpy as np
 
-from jaxem.data.validation import check_positive_int
+from jaxem.data.arrays import is_arrow_number
+from jaxem.data.validation import check_positive_int, warn_if_rounded
 
 #: Bytes and rows of a batch where nothing else is said: much work for one call, little beside what a process takes.
 BATCH_BYTES, BATCH_ROWS = 1 << 23, 1 << 18
@@ -85,7 +86,8 @@ class Npy:
 class Columns:
     """Rows (n, D) of numeric columns of Parquet, Arrow (Feather) or CSV files. Needs `pip install "jaxem[arrow]"`.
 
-    Only the chosen columns are decoded, one row group ahead. Nulls become NaN.
+    Only the chosen columns are decoded, one row group ahead. Nulls become NaN. Columns of numbers and bools are taken; of
+    dates, times, text and bytes none.
 
     Attributes:
         dataset: path of a file or a folder, several paths, or a `pyarrow.dataset.Dataset`.
@@ -116,10 +118,14 @@ class Columns:
             found = arrow.dataset(
                 [str(p) for p in found] if isinstance(found, list | tuple) else str(found), format=self.format
             )
-        names = [n for n in found.schema.names if n != self.weight] if self.columns is None else list(self.columns)
+        chosen = [n for n in found.schema.names if n != self.weight] if self.columns is None else self.columns
+        names = [chosen] if isinstance(chosen, str) else list(chosen)
         wanted = names if self.weight is None else [*names, self.weight]
         if missing := [n for n in wanted if n not in found.schema.names]:
             raise ValueError(f"columns must be among {found.schema.names}; got {missing}")
+        kinds = {n: found.schema.field(n).type for n in wanted}
+        if others := ", ".join(f"{n!r} of {kind}" for n, kind in kinds.items() if not is_arrow_number(kind)):
+            raise TypeError(f"columns must hold numbers or bools; got {others}: convert them, or choose others by columns=")
         size = _rows(self.batch_size, len(wanted) * np.dtype(self.dtype).itemsize)
         options: dict[str, Any] = {}
         if isinstance(found, arrow.FileSystemDataset) and isinstance(found.format, arrow.ParquetFileFormat):
@@ -135,6 +141,8 @@ class Columns:
         """Row-major batches of `size` rows, whatever the sizes of the record batches."""
         rows, filled = aligned((size, width), self.dtype), 0
         for record in records:
+            if rows.dtype.itemsize < 8:
+                warn_if_rounded(rows, "the file", record, "read it with dtype='float64'")
             columns = [column.to_numpy(zero_copy_only=False) for column in record.columns]
             taken = 0
             while taken < record.num_rows:

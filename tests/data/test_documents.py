@@ -41,3 +41,42 @@ def test_products_visit_only_the_words_there():
     for form, counts in ((docs, docs.counts), (jnp.asarray(x), jnp.asarray(x))):
         np.testing.assert_allclose(shared_among_documents(form, counts, shares, topics), x @ topics.T, rtol=1e-12)
         np.testing.assert_allclose(shared_among_topics(form, counts, shares), shares.T @ x, rtol=1e-12)
+
+
+GENSIM = [[(0, 3), (7, 1)], [], [(2, 5), (2, 1)]]
+
+
+@pytest.mark.parametrize("pairs", [GENSIM, [[(w, float(c)) for w, c in d] for d in GENSIM], [np.array(d) for d in GENSIM]])
+def test_pairs_of_word_and_count(pairs):
+    """As gensim has them: the first number of a pair is the word, the second how often."""
+    for docs in (jaxem.documents(pairs), jaxem.documents(iter(pairs)), jaxem.documents(pairs, n_words=9)):
+        assert docs.n_words in (8, 9)
+        np.testing.assert_array_equal(docs.words[[0, 2]], [[0, 7], [2, 0]])
+        np.testing.assert_array_equal(docs.counts, [[3, 1], [0, 0], [6, 0]])
+    if isinstance(pairs[0], list):
+        np.testing.assert_array_equal(jaxem.LDA(2).validate(pairs).counts, docs.counts)
+
+
+TEXT = "must be integers of words; got text: count its words first, e.g. by .*CountVectorizer"
+NO_DOCUMENTS = {
+    "raw strings": (["the cat", "the dog"], TypeError, TEXT),
+    "lists of words": ([["the", "cat"], ["dog"]], TypeError, TEXT),
+    "pairs of text": ([[("the", 2)]], TypeError, TEXT),
+    "triples": ([[(0, 1, 2)]], TypeError, "document 0 must be integers of words, or pairs"),
+    "pairs beside words": ([[0, (1, 2)]], TypeError, "document 0 must be integers of words, or pairs"),
+    "fractions": ([[0], [0.5]], TypeError, "document 1 must be integers of words"),
+    "fractional words": ([[(0.5, 1.0)]], TypeError, "document 0: words must be integers; got 0.5"),
+    "fractional counts": ([[(0, 1.5)]], ValueError, "data.counts must be counts"),
+    "negative counts": ([[(0, -1)]], ValueError, "data.counts must be counts"),
+}
+
+
+@pytest.mark.parametrize("name", NO_DOCUMENTS)
+def test_no_documents(name):
+    data, error, message = NO_DOCUMENTS[name]
+    with pytest.raises(error, match=message):
+        jaxem.documents(data)
+    if name in ("raw strings", "lists of words", "fractional counts"):
+        for model in (jaxem.LDA(2), jaxem.PLSA(2)):
+            with pytest.raises(error, match=message):
+                jaxem.fit(model, data, key=jax.random.key(0))

@@ -32,3 +32,18 @@ def test_one_multinomial_is_the_frequencies(dtype):
     assert float(result.loglik) == pytest.approx(
         stats.multinomial(20, x.sum(0, float) / x.sum(dtype=float)).logpmf(x).sum(), rel=1e-5
     )
+
+
+def test_totals_of_half_a_billion_are_possible(dtype):
+    """Only a count of what has probability zero is impossible, however large the others are."""
+    params = {"probs": jnp.asarray([[0.25, 0.25, 0.5, 0.0]], dtype)}
+    rows = np.array([[5e8, 5e8, 1e9, 0], [9e8, 8e8, 3, 0], [5e8, 5e8, 1e9, 1], [0, 0, 0, 1]], dtype)
+    got = scores(jaxem.Multinomial(), params, rows)[:, 0]
+    assert np.isfinite(got[:2]).all() and (got[2:] == -np.inf).all()
+    family = jaxem.Multinomial()
+    slope = jax.grad(lambda p: family.scores(family.natural(p), jnp.asarray(rows[:2])).sum())(params)
+    assert np.isfinite(slope["probs"]).all()
+    if dtype == np.float64:
+        np.testing.assert_allclose(
+            got[:2], stats.multinomial.logpmf(rows[:2], rows[:2].sum(1), [0.25, 0.25, 0.5, 0]), rtol=1e-6
+        )

@@ -8,6 +8,8 @@ import pytest
 import jaxem
 from jaxem.data.validation import check_finite
 from jaxem.fitting import solve
+from jaxem.fitting.arguments import task_of
+from jaxem.fitting.checks import checked
 
 X = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
 KEY = jax.random.key(0)
@@ -29,6 +31,10 @@ def with_nan():
     x[3, 1] = np.nan
     x[11, 0] = np.inf
     return x
+
+
+def in_parts(*columns):
+    return jaxem.Mixture(2, jaxem.Product((jaxem.Gaussian("diag"),) * 2, columns))
 
 
 class Bare(jaxem.EM):
@@ -92,6 +98,11 @@ CASES = {
     "bare algorithm": (dict(algorithm=Bare()), TypeError, "algorithm class Bare must be a frozen dataclass"),
     "init labels": (dict(init=jaxem.init.Labels(np.full(20, 2))), ValueError, "init labels must be"),
     "each": (dict(init=jaxem.init.Each(GOOD), n_restarts=3), ValueError, "must lead with n_restarts=3"),
+    "a tolerance for a rule": (dict(stop=1e-6), TypeError, r"stop must be .*got float; .*jaxem.Stop\(loglik_rtol=1e-06\)"),
+    "a model's class": (dict(model=lambda: jaxem.Mixture), TypeError, "model must be a jaxem.Model; got the class Mixture"),
+    "columns for parts": (dict(model=in_parts(0, 1)), ValueError, r"columns must be a tuple of ints for each .*; got \(0, 1\)"),
+    "columns by name": (dict(model=in_parts(("a",), ("b",))), ValueError, "columns must be a tuple of ints for each"),
+    "columns, one int": (dict(model=in_parts((0,), 1)), ValueError, "columns must be a tuple of ints for each"),
     "not a model": (dict(model=3), TypeError, "model must be a jaxem.Model; got int"),
 }
 
@@ -150,3 +161,263 @@ def test_finite_numbers_whose_sum_is_not():
     check_finite(np.full((4, 2), 3e38, np.float32), "data")
     with pytest.raises(ValueError, match=r"NaN or inf in 1 row\(s\): 2"):
         check_finite(np.array([[3e38], [3e38], [np.inf]], np.float32), "data")
+
+
+# --- words that only some fields take ---------------------------------------------------------
+CHOICES = {
+    "covariance must be one of full, tied, diag, spherical; got 'diagonal'": [
+        lambda: jaxem.GaussianMixture(2, "diagonal"),
+        lambda: jaxem.Gaussian("diagonal"),
+        lambda: jaxem.StudentT("diagonal"),
+        lambda: jaxem.MultivariateNormal("diagonal"),
+        lambda: jaxem.MultivariateT(covariance="diagonal"),
+    ],
+    "missing must be None or 'marginal'; got 'drop'": [
+        lambda: jaxem.Gaussian(missing="drop"),
+        lambda: jaxem.StudentT(missing="drop"),
+        lambda: jaxem.Categorical(3, missing="drop"),
+    ],
+    "noise must be one of diag, isotropic; got 'diagonal'": [lambda: jaxem.FactorAnalysis(1, "diagonal")],
+    "initial must be one of free, fixed, uniform, stationary; got 'equal'": [
+        lambda: jaxem.HMM(2, jaxem.Poisson(), initial="equal")
+    ],
+    "state_noise must be one of full, diag; got 'diagonal'": [lambda: jaxem.StateSpace(1, state_noise="diagonal")],
+    "switching_intercept must be True or False; got 2": [lambda: jaxem.AutoRegression(2)],
+}
+
+
+@pytest.mark.parametrize("message", CHOICES)
+def test_a_wrong_word_is_refused_when_it_is_said(message):
+    for make in CHOICES[message]:
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+# --- models of the user's ---------------------------------------------------------------------
+def joint(constraints):
+    return jaxem.log_joint(lambda p, x: -(x[:2] ** 2) / p["s"], init={"s": 1.0}, constraints=constraints)
+
+
+NO_CONSTRAINTS = {
+    "class": ({"s": jaxem.constraints.Positive}, TypeError, r"must hold instances, e.g. .*; got the class Positive"),
+    "name": ({"s": "positive"}, TypeError, "must hold instances, .*got 'positive'"),
+    "class for all": (jaxem.constraints.Positive, TypeError, "must .*got the class Positive"),
+    "name for all": ("positive", TypeError, "must .*got 'positive'"),
+    "number": ({"s": 0}, TypeError, "must .*got 0"),
+    "list": ([jaxem.constraints.Positive()], ValueError, "must be built like the parameters.*'s'.*got list"),
+    "unknown key": ({"t": jaxem.constraints.Positive()}, ValueError, "must be for parameters, which are"),
+}
+
+
+@pytest.mark.parametrize("name", NO_CONSTRAINTS)
+def test_constraints_that_are_none(name):
+    constraints, error, message = NO_CONSTRAINTS[name]
+    with pytest.raises(error, match=f"constraints {message}"):
+        jaxem.fit(joint(constraints), X)
+
+
+class Normal(jaxem.Model):
+    """Normal(mean, 1)."""
+
+    needs_key = False
+
+    def natural(self, params):
+        return params
+
+    def log_marginal(self, natural, data, rows):
+        return data * natural - natural**2 / 2 - data**2 / 2
+
+    def initialize(self, key, data, weight):
+        return jnp.zeros((), data.dtype)
+
+
+def summed(self, natural, data, rows):
+    return Normal.log_marginal(self, natural, data, rows).sum()
+
+
+def in_columns(self, natural, data, rows):
+    return Normal.log_marginal(self, natural, data, rows)[:, None]
+
+
+def sized(self, key, data, weight):
+    return jnp.zeros((self.size,), data.dtype)
+
+
+OWN = {
+    "a sum over rows": ({"log_marginal": summed}, r"log_marginal must give one number for each .*got shape \(\)"),
+    "a column": ({"log_marginal": in_columns}, r"log_marginal must give .*; got shape \(1, 1\)"),
+    "no natural": ({"natural": jaxem.Model.natural}, "model class Mine must define `natural`$"),
+    "no log_marginal": ({"log_marginal": jaxem.Model.log_marginal}, "model class Mine must define `log_marginal`$"),
+    "neither": (
+        {"natural": jaxem.Model.natural, "log_marginal": jaxem.Model.log_marginal},
+        "model class Mine must define `natural` and `log_marginal`$",
+    ),
+    "no initialize": ({"initialize": None}, "model class Mine must define `initialize`, or start from init=parameters"),
+    "a size that is not static": (
+        {"initialize": sized, "__annotations__": {"size": int}, "size": 2},
+        r"not static are numbers, traced in a fit: Mine.size = 2; declare .*jaxem.static\(\)",
+    ),
+    "a word that is not static": (
+        {"__annotations__": {"kind": "str"}, "kind": "best"},
+        r"not static are numbers, traced in a fit: Mine.kind = 'best'; declare",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_class_of_the_users_that_no_fit_could_use(name):
+    namespace, message = OWN[name]
+    bases = (Normal,)
+    if namespace.get("initialize", Normal) is None:
+        namespace, bases = {"natural": Normal.natural, "log_marginal": Normal.log_marginal, "needs_key": False}, (jaxem.Model,)
+    model = jaxem.struct(type("Mine", bases, namespace))()
+    with pytest.raises(TypeError, match=message):
+        jaxem.fit(model, X[:, 0], n_restarts=1)
+
+
+def test_a_family_whose_scores_have_another_shape():
+    @jaxem.struct
+    class Mine(jaxem.Poisson):
+        def scores(self, natural, data):
+            return super().scores(natural, data).sum(0)
+
+    with pytest.raises(TypeError, match=r"Mine.scores must give log-densities \(K, n\), here K=2; got shape \(\d+,\)"):
+        jaxem.fit(jaxem.Mixture(2, Mine()), COUNTS, key=KEY)
+
+
+ONE_START = {
+    "parameters": (joint(None), {"s": 1.0}),
+    "the model's own": (joint(None), None),
+    "labels": (jaxem.Mixture(2, jaxem.Poisson()), jaxem.init.Labels(np.arange(5) % 2)),
+    "quantiles": (jaxem.Mixture(2, jaxem.Poisson()), jaxem.init.Quantiles()),
+}
+
+
+@pytest.mark.parametrize("name", ONE_START)
+def test_restarts_from_one_start_are_told(name):
+    model, init = ONE_START[name]
+    with pytest.warns(UserWarning, match="all n_restarts=3 restarts start alike, and so they end"):
+        jaxem.fit(model, COUNTS if isinstance(model, jaxem.Mixture) else X, key=KEY, init=init, n_restarts=3, max_steps=0)
+
+
+def test_restarts_that_start_apart_are_not(recwarn):
+    jaxem.fit(joint(None), X, init=jaxem.init.Each({"s": np.array([1.0, 2.0])}), n_restarts=2, max_steps=0)
+    jaxem.fit(jaxem.Single(jaxem.Poisson()), COUNTS, key=KEY, n_restarts=2, max_steps=0)  # random weights, needing no key
+    assert not [w for w in recwarn if "alike" in str(w.message)]
+
+
+# --- rows that count must be finite, whatever is fitted ---------------------------------------
+MARGINAL = r"NaN or inf in 1 row\(s\): 3; Gaussian\(missing='marginal'\) takes NaN for a missing entry"
+
+
+def gaps():
+    x = X.copy()
+    x[3, 1] = np.nan
+    return x
+
+
+NAN_REFUSED = {
+    "fit": lambda model, **weight: jaxem.fit(model, gaps(), key=KEY, **weight),
+    "select": lambda model, **weight: jaxem.select([model], gaps(), key=KEY, **weight),
+    "cross_validate": lambda model, **weight: jaxem.cross_validate(model, gaps(), key=KEY, **weight),
+    "bootstrap": lambda model, **weight: jaxem.bootstrap(model, GOOD, gaps(), key=KEY, **weight),
+    "information": lambda model, **weight: jaxem.information(model, GOOD, gaps(), **weight),
+    "online": lambda model, **weight: jaxem.online.init(model, gaps(), key=KEY, **weight),
+    "unlabelled": lambda model: jaxem.unlabelled_weight(model, gaps(), np.arange(20) % 2, key=KEY),
+    "fit_stream": lambda model: jaxem.fit_stream(model, [gaps()], key=KEY),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", NAN_REFUSED)
+def test_nan_is_refused_by_its_row(name, weighted):
+    if weighted and name in ("unlabelled", "fit_stream"):
+        pytest.skip("has no weight")
+    weight = {"weight": np.ones(20)} if weighted else {}
+    with pytest.raises(ValueError, match=MARGINAL):
+        NAN_REFUSED[name](jaxem.GaussianMixture(2), **weight)
+
+
+def test_only_rows_that_count_are_looked_at():
+    x = gaps()
+    x[4] = np.inf
+    result = jaxem.fit(jaxem.GaussianMixture(2, "diag"), x, key=KEY, weight=np.where(np.arange(20) < 5, 0, 1.0), max_steps=2)
+    assert np.isfinite(result.loglik)
+    with pytest.raises(ValueError, match=r"NaN or inf in 1 row\(s\): 4$"):  # inf is nowhere a missing entry
+        jaxem.fit(jaxem.GaussianMixture(2, "diag"), x, key=KEY, weight=(np.arange(20) != 3) * 1.0)
+
+
+def test_lists_are_arrays():
+    rows = {"y": [1, 2, 3], "row": [[1.0, 2], [0, 1], [2, 1]]}
+    assert jaxem.Superposition().validate(rows)["row"].shape == (3, 2)
+    family = jaxem.density(lambda p, x: p["a"] * x[0], init={"a": np.ones(2)})
+    assert jaxem.Mixture(2, family).validate([[1.0, 2], [3, 4]]).shape == (2, 2)
+
+
+ABSENT = {
+    "poisson": (jaxem.Mixture(2, jaxem.Poisson()), [0, 1, np.nan, 3, 4, 5]),
+    "gamma": (jaxem.Mixture(2, jaxem.Gamma()), [1.0, 1, -7, 3, 4, 5]),
+    "regression": (jaxem.Mixture(1, jaxem.LinearRegression()), {"y": [0, 1, np.inf, 3, 5, 2], "inputs": np.ones((6, 0))}),
+    "censored": (jaxem.CensoredRegression(), {"lower": np.arange(6.0), "upper": [0, 1, np.nan, 4, 5, 6]}),
+}
+
+
+@pytest.mark.parametrize("name", ABSENT)
+def test_rows_of_weight_zero_may_hold_anything(name):
+    model, data = ABSENT[name]
+    task = task_of(model, data, key=KEY, weight=[1, 2, 0, 1, 1, 1])
+    assert all(np.isfinite(x).all() and len(x) == 6 for x in jax.tree.leaves(checked(task).data))
+    with pytest.raises(ValueError, match="row"):
+        checked(task_of(model, data, key=KEY, weight=np.ones(6)))
+
+
+Y = np.append(np.nan, COUNTS)
+WHO_TAKES_NAN = {
+    "mixture of t": (jaxem.Mixture(2, jaxem.StudentT()), gaps(), r"StudentT\(missing='marginal'\) takes"),
+    "single": (jaxem.MultivariateNormal(missing=None), gaps(), r"Gaussian\(missing='marginal'\) takes"),
+    "chain": (jaxem.HMM(2, jaxem.Gaussian("diag")), gaps(), r"Gaussian\(missing='marginal'\) takes"),
+    "parts": (jaxem.Mixture(2, jaxem.FamilyMixture(2, jaxem.Gaussian())), gaps(), r"Gaussian\(missing='marginal'\) takes"),
+    "codes": (jaxem.Mixture(2, jaxem.Categorical(5)), Y, r"codes 0..4 \(NaN .* missing='marginal'\); got nan in row 0"),
+    "none of a name": (jaxem.Mixture(2, jaxem.Poisson()), Y, r"row\(s\): 0$"),
+    "a user's": (jaxem.log_joint(lambda p, x: p["a"] * x, init={"a": np.ones(2)}), Y, r"row\(s\): 0$"),
+}
+
+
+@pytest.mark.parametrize("name", WHO_TAKES_NAN)
+def test_who_would_take_nan_is_named(name):
+    model, data, message = WHO_TAKES_NAN[name]
+    with pytest.raises(ValueError, match=message):
+        jaxem.fit(model, data, key=KEY)
+
+
+# --- inside jit over what is not traced -------------------------------------------------------
+def closed(data, **arguments):
+    arguments.setdefault("key", KEY)
+    return jaxem.fit(jaxem.GaussianMixture(2, "diag"), data, max_steps=2, **arguments).loglik
+
+
+INSIDE = {
+    "jit": lambda f: jax.jit(lambda scale: scale * f())(1.0),
+    "scan": lambda f: jax.lax.scan(lambda carry, _: (carry, f()), 0, None, length=2)[1][1],
+    "cond": lambda f: jax.lax.cond(True, f, lambda: jnp.float32(0)),
+}
+LISTS = X.tolist()
+
+
+@pytest.mark.parametrize("inside", INSIDE)
+def test_everything_closed_over(inside):
+    found = INSIDE[inside](lambda: closed(LISTS, weight=np.ones(20)))
+    np.testing.assert_allclose(found, closed(LISTS), rtol=1e-5)
+
+
+def test_closed_over_shapes_and_checks():
+    assert jax.eval_shape(lambda: closed(X)).shape == ()
+    for data, arguments, message in (
+        (X[:, 0], {}, r"data must have shape \(N, D\)"),
+        (X, {"weight": np.ones(3)}, "weight must have shape"),
+        (X, {"max_seconds": 3}, "inside jit"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(lambda data=data, arguments=arguments: closed(data, **arguments))
+    with pytest.raises(ValueError, match=r"data must have shape \(N, D\)"):
+        jax.eval_shape(lambda key: closed(X[0], key=key), KEY)

@@ -178,3 +178,29 @@ def test_msprime_simulation_of_600_people(optimised):
     assert exact >= -9517930
     assert abs(float(result.loglik) - exact) < 4  # float32 has steps of 1 at this size
     assert error(result.params["ancestry"], truth) <= 0.0195
+
+
+SPANS = {
+    "one person, ten times": (lambda rng: np.tile(rng.integers(3, size=(40, 1)), (1, 10)), 3),
+    "one SNP, forty times": (lambda rng: np.tile(rng.integers(3, size=(1, 10)), (40, 1)), 3),
+    "two kinds of people": (lambda rng: rng.integers(3, size=(40, 2))[:, np.arange(10) % 2], 4),
+    "two SNPs": (lambda rng: rng.integers(3, size=(2, 10)), 4),
+    "one genotype": (lambda rng: np.ones((40, 10), int), 2),
+}
+
+
+@pytest.mark.parametrize("name", SPANS)
+def test_people_that_span_no_simplex_start_at_random(name, dtype):
+    make, k = SPANS[name]
+    g = make(np.random.default_rng(0))
+    start = jaxem.Ancestry(k).initialize(jax.random.key(0), g, np.ones(len(g), dtype))["ancestry"]
+    assert start.dtype == dtype and (start > 0).all()
+    np.testing.assert_allclose(start.sum(1), 1, rtol=1e-5)
+
+
+def test_a_fit_from_random_shares(x64):
+    """Of people all alike nothing tells the populations apart: any shares are as good as the frequencies by themselves."""
+    g = np.tile(np.random.default_rng(0).integers(3, size=(40, 1)), (1, 10))
+    result = jaxem.fit(jaxem.Ancestry(3), g, key=jax.random.key(0), n_restarts=2, max_steps=50)
+    h = np.clip(g.mean(1) / 2, 1e-6, 1 - 1e-6)
+    np.testing.assert_allclose(result.loglik, 10 * (g[:, 0] * np.log(h) + (2 - g[:, 0]) * np.log1p(-h)).sum(), rtol=1e-3)

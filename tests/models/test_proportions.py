@@ -176,6 +176,8 @@ def test_dirichlet_prior(x64):
     model = jaxem.Proportions(prior=jaxem.Dirichlet(2.0))
     result = jaxem.fit(model, table, weight=[5.0, 3.0, 0.0])
     np.testing.assert_allclose(result.params["shares"], np.array([6, 4, 1]) / 11, rtol=1e-12)
+    result = jaxem.fit(model, table[[0, 0, 0, 1, 1]])  # rows may exclude parts, with weights or without
+    np.testing.assert_allclose(result.params["shares"], np.array([4, 3, 1]) / 8, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +195,7 @@ def test_dirichlet_prior(x64):
         (lambda: jaxem.haplotype_pairs(np.zeros((3, 2, 2))), "locus 0 is missing throughout"),
         (lambda: jaxem.haplotype_pairs(np.ones((3, 4))), r"shape \(N, loci, 2\)"),
         (lambda: jaxem.time_intervals([1.0, 3.0], [2.0, 2.0]), "row 1"),
+        (lambda: jaxem.time_intervals([1.0, np.nan], [2.0, 2.0]), "left must hold numbers, .*got NaN in row 1"),
     ],
 )
 def test_bad_input(call, message):

@@ -179,6 +179,9 @@ def test_bad_data(x64, name):
 
 
 def test_bad_options(x64):
+    parts = jaxem.Product((jaxem.Gaussian("diag"),) * 2, ((0,), (1,)))
+    with pytest.raises(ValueError, match="data must be finite, or NaN where an entry is missing; got inf in row 1, column 0"):
+        jaxem.fit(jaxem.Mixture(1, parts), np.array([[1.0, 2.0], [np.inf, 1.0]]), key=jax.random.key(0))
     x = np.array([[1.0, 2.0], [np.nan, 1.0], [0.0, 0.0]])
     with pytest.raises(ValueError, match=r"finite; NaN or inf in 1 row\(s\): 1"):
         jaxem.fit(MultivariateNormal(missing=None), x)

@@ -1,12 +1,14 @@
 """Sources: every kind gives the same rows in every pass; the reader runs ahead, stops, and hands on errors."""
 
 import builtins
+import datetime
 import threading
 import time
 
 import numpy as np
 import pytest
 
+from jaxem.data import validation
 from jaxem.streams.sources import Array, Columns, Npy, aligned, as_source, read_ahead
 
 
@@ -67,6 +69,40 @@ def test_columns_of_files(tmp_path, format):
     np.testing.assert_allclose(next(iter(every))[0], x[:, [2, 0, 1]], rtol=1e-6)
     with pytest.raises(ValueError, match=r"columns must be among \['c', 'a', 'w', 'b'\]; got \['z'\]"):
         list(Columns(tmp_path, ["a", "z"], format=format))
+
+
+FOREIGN = {
+    "timestamp": datetime.datetime(2020, 1, 1),
+    "date32": datetime.date(2020, 1, 1),
+    "time64": datetime.time(1),
+    "duration": datetime.timedelta(1),
+    "binary": b"1",
+    "string": "1",
+    "list": [1.0],
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_columns_that_hold_no_numbers(tmp_path, kind):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = arrow.table({"a": [1.0, None], "when": [FOREIGN[kind], None], "n": [2**24 + 1, 1], "b": [True, None]})
+    parquet.write_table(rows, tmp_path / "x.parquet")
+    for weight in (None, "when"):
+        with pytest.raises(TypeError, match=f"columns must hold numbers or bools; got 'when' of {kind}.*columns="):
+            next(iter(Columns(tmp_path / "x.parquet", weight=weight)))
+    np.testing.assert_array_equal(stacked(Columns(tmp_path / "x.parquet", ["a", "b"])), [[1, 1], [np.nan, np.nan]])
+    np.testing.assert_array_equal(stacked(Columns(tmp_path / "x.parquet", "a")), [[1], [np.nan]])
+
+
+def test_columns_of_integers_that_float32_rounds(tmp_path, monkeypatch):
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(validation, "_warned", set())
+    parquet.write_table(arrow.table({"few": [1, 2], "many": [2**24 + 1, None]}), tmp_path / "x.parquet")
+    with pytest.warns(UserWarning, match="file in column 'many' holds integers above .*dtype='float64'") as seen:
+        for _ in range(2):
+            assert stacked(Columns(tmp_path / "x.parquet", dtype="float64"))[0, 1] == 2**24 + 1
+            stacked(Columns(tmp_path / "x.parquet", batch_size=1))
+    assert len(seen) == 1
 
 
 def test_nulls_become_nan(tmp_path):

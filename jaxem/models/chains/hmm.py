@@ -96,7 +96,7 @@ class HMM(ChainInference, Startable, FamilyModel):
     n_states: int = static()
     emission: Family = Gaussian()
     transition: Transition = Transition()
-    initial: str = static(default="free")
+    initial: str = static(INITIAL, default="free")
     start: Any = None
     initial_prior: Dirichlet | None = None
     segment: int | None = static(default=None)
@@ -216,8 +216,6 @@ class HMM(ChainInference, Startable, FamilyModel):
         check_positive_int(self.n_states, "n_states")
         if self.segment is not None:
             check_positive_int(self.segment, "segment")
-        if self.initial not in INITIAL:
-            raise ValueError(f"initial must be one of {', '.join(INITIAL)}; got {self.initial!r}")
         if self.start is not None and (np.shape(self.start) != (self.n_states,) or sets.Simplex().violation(self.start)):
             raise ValueError(f"start must be ({self.n_states},) probabilities that sum to 1; got {self.start}")
         self.transition.check(self.n_states)
@@ -351,6 +349,8 @@ class HMM(ChainInference, Startable, FamilyModel):
         Returns:
             (B, K) belief that has seen x, and (B,) log p(x | x before).
         """
+        if any(np.ndim(leaf) == 0 for leaf in jax.tree.leaves(x, is_leaf=lambda leaf: isinstance(leaf, list))):
+            raise ValueError("x must be (B,) or (B, D), the next step of each of B series; got a single number: give [x]")
         if not is_traced(self, x):
             x = values(self.emission, x)
         model = self.exact(params)
@@ -403,6 +403,7 @@ class HMM(ChainInference, Startable, FamilyModel):
 
     def sample_states(self, key: Array, params: Params, n: int, n_steps: int = 100) -> tuple[Sequences, Array]:
         """Draw n sequences of `n_steps` steps, and the (n, T) states that they went through, T = n_steps less those given."""
+        check_positive_int(n_steps, "n_steps", self.emission.n_given + 1)
         params, (which, what) = jax.tree.map(jnp.asarray, params), jax.random.split(key)
         initial, transition = safe_log(self.initial_probs(params)), safe_log(params["transition"])
         states = chain.sample(which, initial, transition, n, n_steps - self.emission.n_given)

@@ -191,7 +191,8 @@ class MarkovAutoregression(ChainInference, Model):
 
     def sample(self, key: Array, params: Params, n: int, n_steps: int = 100) -> Sequences:
         """n series of `n_steps` steps, of which the first P, which the model takes as given, are standard normal."""
-        first, path, noise = jax.random.split(key, 3)
+        check_positive_int(n_steps, "n_steps", self.order)
+        params, (first, path, noise) = jax.tree.map(jnp.asarray, params), jax.random.split(key, 3)
         initial = safe_log(jnp.maximum(chain.stationary(params["transition"]), 0))
         states = chain.sample(path, initial, safe_log(params["transition"]), n, n_steps).T
         mean, variance = params["mean"], jnp.broadcast_to(params["variance"], (self.n_regimes,))

@@ -123,9 +123,10 @@ class WrightFisher(ChainInference, Model):
 
     def sample(self, key: Array, params: Params, n: int, n_steps: int = 100, total: int = 50) -> dict[str, Array]:
         """`total` copies sampled in each of `n_steps` generations of n loci."""
-        natural = self.natural(params)
+        check_positive_int(n_steps, "n_steps")
+        natural = self.natural(jax.tree.map(jnp.asarray, params))
         which, what = jax.random.split(key)
         path = chain.sample(which, natural["log_initial"], natural["log_transition"], n, n_steps)
-        x = self.frequencies(params["selection"].dtype)[path]
+        x = self.frequencies(jnp.asarray(params["selection"]).dtype)[path]
         totals = jnp.full(x.shape, float(total), x.dtype)
         return {"count": jax.random.binomial(what, totals, x).astype(x.dtype), "total": totals}

@@ -10,6 +10,7 @@ from jax import Array
 from jax.scipy.special import ndtri
 
 from jaxem.data.sequences import Sequences, as_sequences
+from jaxem.data.validation import check_positive_int
 from jaxem.latents import gaussian_chain, kalman
 from jaxem.latents.gaussian_chain import GaussianChain
 from jaxem.models.chains.inference import squeeze
@@ -137,6 +138,7 @@ class StateInference:
         Raises:
             NotImplementedError: for a diffuse first state, which cannot be drawn, or inputs that are needed and not given.
         """
+        check_positive_int(n_steps, "n_steps")
         if self.initial == "diffuse":
             raise NotImplementedError("a diffuse first state cannot be drawn")
         if inputs is None and "transition_input" in params:

@@ -51,7 +51,7 @@ class LinearGaussian:
         origin: (D, W) about which the statistics are; None: zero.
     """
 
-    noise: str = static()
+    noise: str = static(NOISES)
     fixed: Any = None
     fixed_noise: Any = None
     floor: Any = 0.0

@@ -20,8 +20,8 @@ ROUNDS = 30
 
 def principal(second: Array, k: int) -> Array:
     """(D, k) leading principal directions of a second-moment matrix, each as long as the data are wide along it."""
-    d = len(second)
-    second = second + jnp.finfo(second.dtype).eps * jnp.trace(second) * jnp.eye(d, dtype=second.dtype)
+    d, size = len(second), jnp.trace(second)
+    second = second + jnp.finfo(second.dtype).eps * jnp.where(size > 0, size, 1) * jnp.eye(d, dtype=second.dtype)
 
     def turn(_: int, basis: Array) -> Array:
         moved = jnp.matmul(second, basis, precision=PRECISION)

@@ -72,9 +72,9 @@ class StateSpace(StateInference, Model):
 
     n_states: int = static()
     fixed: Any = None
-    state_noise: str = static(default="full")
-    observation_noise: str = static(default="diag")
-    initial: str = static(default="free")
+    state_noise: str = static(NOISES, default="full")
+    observation_noise: str = static(NOISES, default="diag")
+    initial: str = static(INITIAL, default="free")
     floor: float | Array | None = None
     origin: Any = None
 
@@ -247,13 +247,6 @@ class StateSpace(StateInference, Model):
             ValueError: for shapes that do not fit, infinite values, missing inputs, or known entries that do not fit.
         """
         check_positive_int(self.n_states, "n_states")
-        for name, value, choices in (
-            ("state_noise", self.state_noise, NOISES),
-            ("observation_noise", self.observation_noise, NOISES),
-            ("initial", self.initial, INITIAL),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}")
         data = validated(data)
         like = self._shapes(data)
         if unknown := set(self.fixed or {}) - set(like):

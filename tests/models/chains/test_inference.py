@@ -364,3 +364,38 @@ def test_an_impossible_observation_is_named():
         jaxem.fit(model, data, init=init)
     inside = jax.jit(lambda d: jaxem.fit(model, d, init=init).status)(jax.tree.map(jnp.asarray, data))
     assert int(inside) == jaxem.Status.NONFINITE
+
+
+# --- what is asked for in a wrong way ----------------------------------------------------------
+def test_the_next_step_as_a_plain_value():
+    first, log_prob = MODEL.update(POISSON, None, [3, 8])
+    np.testing.assert_allclose(MODEL.update(POISSON, None, np.array([3.0, 8.0]))[0], first)
+    np.testing.assert_allclose(log_prob, MODEL.log_prob(POISSON, jaxem.sequences([[3.0], [8.0]])))
+    for x in (3, 3.0, np.float64(3), jnp.asarray(3.0)):
+        with pytest.raises(ValueError, match=r"x must be \(B,\) or \(B, D\).*; got a single number: give \[x\]"):
+            MODEL.update(POISSON, first[:1], x)
+
+
+LINES = {"intercept": np.zeros(2), "coefficients": np.full((2, 2), 0.3), "variance": np.ones(2)}
+SHORT = {
+    "chain": (MODEL, POISSON, 1),
+    "chain that looks back": (jaxem.HMM(2, jaxem.AutoRegression(order=2)), {**POISSON, "emission": LINES}, 3),
+    "Hamilton's": (
+        jaxem.MarkovAutoregression(2, 3),
+        {"transition": POISSON["transition"], "mean": np.zeros(2), "coefficients": np.full(3, 0.2), "variance": np.ones(())},
+        3,
+    ),
+    "state space": (jaxem.LocalLevel(), {"level": 1.0}, 1),
+    "drift": (jaxem.WrightFisher(100, n_grid=5), {"selection": np.zeros(())}, 1),
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_samples_that_are_too_short(name):
+    model, params, least = SHORT[name]
+    for n_steps in (least - 1, 0, -1, 2.5):
+        with pytest.raises(ValueError, match=f"n_steps must be an integer of at least {least}; got {n_steps}"):
+            model.sample(jax.random.key(0), params, 2, n_steps)
+    if name != "state space":  # parameters on the host are as good as any
+        drawn = jax.tree.leaves(model.sample(jax.random.key(0), params, 2, least))[0]
+        assert drawn.shape == (2, least) and np.isfinite(drawn).all()

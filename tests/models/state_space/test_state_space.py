@@ -282,13 +282,17 @@ def test_partly_known_sets_round_trip(x64):
 
 
 BAD = {
+    "data must hold at least one step; got none": (jaxem.LocalLevel(), np.zeros(0)),
     "at least 2 times": (jaxem.LocalLevel(), np.zeros((3, 1))[:1]),
     r"fixed\['observation'\] must have shape \(2, 1\); got \(1, 1\)": (jaxem.LocalLevel(), np.zeros((5, 2))),
     "got inf in 1 places": (jaxem.LocalLevel(), np.array([1.0, np.inf, 2.0])),
     "only missing ones": (jaxem.LocalLevel(), np.full(4, nan)),
     "data inputs must be finite": (jaxem.StateSpace(1), {"y": np.ones(3), "inputs": np.array([1.0, nan, 2.0])}),
-    "observation_noise must be one of full, diag; got 'tied'": (jaxem.StateSpace(1, observation_noise="tied"), np.ones(4)),
-    "initial must be one of free, diffuse": (jaxem.StateSpace(1, initial="known"), np.ones(4)),
+    "observation_noise must be one of full, diag; got 'tied'": (
+        lambda: jaxem.StateSpace(1, observation_noise="tied"),
+        np.ones(4),
+    ),
+    "initial must be one of free, diffuse": (lambda: jaxem.StateSpace(1, initial="known"), np.ones(4)),
     "fixed must be for parameters, which are .* got \\['level'\\]": (jaxem.StateSpace(1, fixed={"level": 1.0}), np.ones(4)),
     "no noise in row 0: then that row of transition": (
         jaxem.StateSpace(2, fixed={"state_noise": np.diag([0.0, 1.0])}),
@@ -309,7 +313,7 @@ BAD = {
 def test_bad_input(message):
     model, data = BAD[message]
     with pytest.raises(ValueError, match=message):
-        jaxem.fit(model, data)
+        jaxem.fit(model() if callable(model) else model, data)
 
 
 def test_bad_init_and_inputs_to_come(x64):
@@ -343,3 +347,8 @@ def test_choices_of_the_states_coordinates_are_no_free_parameters(x64):
     vector = vector + 0.3 * np.random.default_rng(1).normal(size=vector.shape)
     jacobian = jax.jit(jax.jacfwd(lambda v: free.log_prob(back(v), data)))(vector)
     assert np.linalg.matrix_rank(np.asarray(jacobian), 1e-8 * np.abs(jacobian).max()) == entries - 4
+
+
+def test_a_series_of_zeros_has_a_start(dtype):
+    start = jaxem.StateSpace(1).initialize(None, jaxem.StateSpace(1).validate(np.zeros((9, 3), dtype)), np.ones(1, dtype))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(start))

@@ -16,6 +16,11 @@ def static(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
+def aside() -> Any:
+    """A dataclass field that is no part of the pytree: None in whatever is made of it by `jit`, `vmap` or `jax.tree.map`."""
+    return dataclasses.field(default=None, compare=False, repr=False, metadata={"aside": True})
+
+
 #: jaxem's own structs by name: all that a file may be rebuilt from.
 STRUCTS: dict[str, type] = {}
 
@@ -28,15 +33,15 @@ def struct_name(cls: type) -> str:
 _Class = TypeVar("_Class", bound=type)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static,))
+@dataclass_transform(frozen_default=True, field_specifiers=(static, aside))
 def struct(cls: _Class) -> _Class:
-    """Make `cls` a frozen dataclass and a pytree: fields made by `static` are structure, the others leaves.
+    """Make `cls` a frozen dataclass and a pytree: fields made by `static` are structure, by `aside` no part of it, others leaves.
 
     Not `jax.tree_util.register_dataclass`: there the structures of two classes with the same fields compare
     equal (jax 0.10), and a jitted function may run the program compiled for the one on the other.
     """
     cls = dataclasses.dataclass(frozen=True)(cls)
-    fields = [f for f in dataclasses.fields(cls) if f.init]
+    fields = [f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("aside")]
     meta = tuple(f.name for f in fields if f.metadata.get("static"))
     data = tuple(f.name for f in fields if not f.metadata.get("static"))
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in data)

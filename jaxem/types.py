@@ -14,7 +14,7 @@ import jax.core
 import numpy as np
 from jax import Array
 
-from jaxem.pytree import PyTree, static, struct
+from jaxem.pytree import PyTree, aside, static, struct
 
 Params = Any
 
@@ -102,6 +102,9 @@ class Result:
         history: its last objective values, oldest first; NaN beyond the steps taken.
         restarts: all restarts.
         model: the fitted model.
+        provenance: how it was made, by a plain call: "versions", "backend", "dtype", "layout" and the like, and as
+            "options" the arguments that were not at their defaults. `fit(model, data, **provenance["options"])` gives the
+            same bits on the same machine. None inside jit, and after it.
     """
 
     params: Params
@@ -114,6 +117,7 @@ class Result:
     history: Array
     restarts: Restarts
     model: Any
+    provenance: dict[str, Any] | None = aside()
 
     @property
     def converged(self) -> Array:

@@ -20,6 +20,7 @@ from jaxem.fitting.arguments import task_of
 from jaxem.fitting.checks import checked, converted, raise_if_all_failed
 from jaxem.fitting.coordinates import in_coordinates
 from jaxem.fitting.monitor import Monitor, Snapshot
+from jaxem.fitting.provenance import provenance
 from jaxem.fitting.rows import on_host, placed
 from jaxem.fitting.solve import solve, solve_watched, started, trimmed
 from jaxem.fitting.task import Task
@@ -108,6 +109,7 @@ def fit(
         TypeError: for data that are not numeric, or a model that is not a registered dataclass.
         FitError: when every restart failed (called plainly only; inside jit the statuses tell).
     """
+    given = dict(locals())
     task = task_of(
         model, data, key=key, init=init, n_restarts=n_restarts, weight=weight, labels=labels, algorithm=algorithm,
         stop=stop, max_steps=max_steps, block_size=block_size, rounds=rounds, penalty=penalty, log_prior=log_prior,
@@ -120,7 +122,8 @@ def fit(
         if task.traced:
             return fit_traced(task)
         with monitor:
-            return fit_plainly(task, monitor)
+            result = fit_plainly(task, monitor)
+    return dataclasses.replace(result, provenance=provenance(fit, given, result, monitor.about.get("layout")))
 
 
 def fit_traced(task: Task) -> Result:

@@ -73,9 +73,12 @@ ELSEWHERE = {
     # streams and storage
     "streams/batches.py": "streams/test_fit_stream.py",
     "streams/passes.py": "streams/test_fit_stream.py",
+    "fitting/provenance.py": "storage/test_results.py",
     "storage/archive.py": "storage/test_results.py",
+    "storage/atomic.py": "storage/test_results.py",
     "storage/export.py": "test_cli.py",
     "storage/fingerprint.py": "storage/test_checkpoint.py",
+    "storage/references.py": "storage/test_checkpoint.py",
     "storage/sharded.py": "storage/test_checkpoint.py",
     # evaluate
     "evaluate/curvature.py": "evaluate/test_information.py",

@@ -134,6 +134,7 @@ class Monitor:
 
         Raises:
             ValueError: where the checkpoint is of another fit.
+            TypeError: where what a user's function reads cannot be followed.
             FileError: where no checkpoint is sound.
         """
         if self._checkpoint is None:
@@ -141,7 +142,7 @@ class Monitor:
         given = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in OTHERWISE}
         options = dataclasses.replace(task.options, mesh=None)
         given |= {"options": (options, task.standardize), "mesh": self._mesh and dict(self._mesh.shape)}
-        self.about["fit"] = {name: _everywhere(fingerprint(value), self._mesh) for name, value in given.items()}
+        self.about["fit"] = {name: _everywhere(_of(name, value), self._mesh) for name, value in given.items()}
         about = self._checkpoint.about()
         if about is None:
             return task
@@ -230,6 +231,13 @@ class Monitor:
 
         signal.signal(signal.SIGINT, note)
         self._exit.callback(signal.signal, signal.SIGINT, before)
+
+
+def _of(name: str, value: Any) -> str:
+    try:
+        return fingerprint(value)
+    except TypeError as error:
+        raise TypeError(f"checkpoint: nothing would tell whether {name} is the same when the fit goes on: {error}") from error
 
 
 def _everywhere(digest: str, mesh: Mesh | None) -> str:

@@ -1,4 +1,4 @@
-"""Numeric CSV tables, read and written."""
+"""Numeric CSV tables."""
 
 from __future__ import annotations
 
@@ -73,9 +73,3 @@ def _numbers(path: Path, line: int, row: Sequence[str], names: Sequence[str]) ->
         if not math.isfinite(float(field)):
             raise ValueError(f"{path}: column {name!r}, line {line}: {field.strip()!r} is not finite")
     return [float(field) for field in row]
-
-
-def write_table(path: str | Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file; floats keep every digit."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows(itertools.chain([names], rows))

@@ -1,5 +1,9 @@
 """Information criteria, and the choice among models."""
 
+import os
+import signal
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,6 +104,57 @@ def test_select_chooses_the_least_and_lists_all(data):
     assert str(chosen).count("*") == 1
     by_function = jaxem.select(models[:2], data, key=jax.random.key(0), n_restarts=8, criterion=lambda r, x: jaxem.aic(r, x))
     assert by_function.best.model == models[1]
+
+
+TIED = [jaxem.GaussianMixture(k, "tied") for k in (1, 2, 3)]
+OPTIONS = {"key": jax.random.key(0), "n_restarts": 8}
+
+
+def test_select_goes_on_from_checkpoints(data, tmp_path):
+    """Whatever the order of the models, and whichever were added; of other data they are refused."""
+    chosen = jaxem.select([*TIED[1:], TIED[1]], data, workers=2, checkpoint=tmp_path, **OPTIONS)
+    assert len(list(tmp_path.iterdir())) == 3
+    steps = []
+    again = jaxem.select(TIED, data, checkpoint=tmp_path, callback=lambda s: steps.append(s.n_steps.max()), **OPTIONS)
+    assert len(list(tmp_path.iterdir())) == 4
+    for before, after in zip(chosen.candidates, again.candidates[1:], strict=False):
+        assert before.score == after.score
+    done = {int(np.asarray(c.result.restarts.n_steps).max()) for c in again.candidates}
+    assert set(map(int, steps)) <= done | {2}  # nothing was fitted twice
+    with pytest.raises(ValueError, match="another fit: not the same data"):
+        jaxem.select(TIED[1:2], data[1:], checkpoint=tmp_path, **OPTIONS)
+
+
+@pytest.fixture
+def interrupt():
+    """Makes hooks that do what Ctrl-C does, once."""
+
+    def hook():
+        once = iter([os.getpid()])
+        return lambda *_: any(os.kill(pid, signal.SIGINT) for pid in once)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield hook
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_leaves_what_is_finished(data, interrupt, workers):
+    chosen = jaxem.select(TIED * 3, data, workers=workers, on_fit=interrupt(), **OPTIONS)
+    assert 1 <= len(chosen.candidates) <= workers + 1
+    assert all(c.result.converged for c in chosen.candidates)
+    never = {"stop": jaxem.Stop(loglik_rtol=1e-30), "max_steps": 10**8, "callback": interrupt(), **OPTIONS}
+    begun = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        jaxem.select(TIED[1:], data, workers=workers, **never)
+    assert time.perf_counter() - begun < 5
+
+
+def test_threads_compute_in_the_precision_of_their_caller(data):
+    with jax.enable_x64(True):
+        chosen = jaxem.select(TIED[:2], data.astype(float), workers=2, max_steps=0, key=jax.random.key(0))
+    assert all(c.result.loglik.dtype == np.float64 for c in chosen.candidates)
 
 
 def test_a_degenerate_fit_is_not_chosen(data):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxem
+from jaxem.evaluate import selection
 
 
 @pytest.fixture(scope="module")
@@ -127,34 +128,48 @@ def test_select_goes_on_from_checkpoints(data, tmp_path):
 
 @pytest.fixture
 def interrupt():
-    """Makes hooks that do what Ctrl-C does, once."""
+    """Makes hooks that do what Ctrl-C does, once; and when the last one did."""
+    at = []
 
     def hook():
         once = iter([os.getpid()])
-        return lambda *_: any(os.kill(pid, signal.SIGINT) for pid in once)
+
+        def do(_):
+            for pid in once:
+                at.append(time.perf_counter())
+                os.kill(pid, signal.SIGINT)
+
+        return do
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield hook
+    yield hook, at
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_interrupt_leaves_what_is_finished(data, interrupt, workers):
-    chosen = jaxem.select(TIED * 3, data, workers=workers, on_fit=interrupt(), **OPTIONS)
+    hook, at = interrupt
+    chosen = jaxem.select(TIED * 3, data, workers=workers, on_fit=hook(), **OPTIONS)
     assert 1 <= len(chosen.candidates) <= workers + 1
     assert all(c.result.converged for c in chosen.candidates)
-    never = {"stop": jaxem.Stop(loglik_rtol=1e-30), "max_steps": 10**8, "callback": interrupt(), **OPTIONS}
-    begun = time.perf_counter()
+    never = {"stop": jaxem.Stop(loglik_rtol=1e-30), "max_steps": 10**8, "callback": hook(), **OPTIONS}
     with pytest.raises(KeyboardInterrupt):
         jaxem.select(TIED[1:], data, workers=workers, **never)
-    assert time.perf_counter() - begun < 5
+    assert time.perf_counter() - at[-1] < 5
 
 
-def test_threads_compute_in_the_precision_of_their_caller(data):
-    with jax.enable_x64(True):
-        chosen = jaxem.select(TIED[:2], data.astype(float), workers=2, max_steps=0, key=jax.random.key(0))
-    assert all(c.result.loglik.dtype == np.float64 for c in chosen.candidates)
+def test_threads_compute_in_the_precision_of_their_caller(data, monkeypatch):
+    seen = []
+
+    def failing(*_, **__):
+        seen.append(jnp.zeros(()).dtype)
+        raise jaxem.FitError
+
+    monkeypatch.setattr(selection, "fit", failing)
+    with jax.enable_x64(True), pytest.raises(jaxem.FitError):
+        jaxem.select(TIED, data.astype(float), workers=2, **OPTIONS)
+    assert seen == [np.float64] * 3
 
 
 def test_a_degenerate_fit_is_not_chosen(data):

@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             data, title = datasets.old_faithful(), "Old Faithful: Gaussian mixtures chosen by BIC"
             table = _Table(data, ["eruptions", "waiting"], FAITHFUL, title)
         else:
-            names, data = _read(args.file)
+            names, data = _read(args)
             table = _Table(data, names, tuple(names), f"{Path(args.file).name}: Gaussian mixtures chosen by BIC")
         _check_rows(args, data)
         out = _directory(args.out)
@@ -112,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="fit the Old Faithful data", description="Fit the Old Faithful data.")
     fit = commands.add_parser("fit", help="fit a numeric CSV file", description="Fit a numeric CSV file.")
     fit.add_argument("file", metavar="FILE.csv", help="numeric columns; a header line is found by itself")
+    fit.add_argument("--header", choices=["yes", "no"], help="whether the first line is one, where that is not plain")
+    fit.add_argument("--index", choices=["drop", "keep"], help="what to do with a first column that numbers the rows")
     for command, out in ((demo, "demo-out"), (fit, "fit-out")):
         default = "1:6" if command is demo else "1:9"
         command.add_argument("--out", metavar="DIR", default=out, help="directory for the results (default: %(default)s)")
@@ -170,9 +172,10 @@ def _require_extras() -> None:
             raise UsageError(f'{name} is not installed; the command needs: pip install "jaxem[cli]"') from None
 
 
-def _read(path: str) -> tuple[list[str], np.ndarray]:
+def _read(args: argparse.Namespace) -> tuple[list[str], np.ndarray]:
+    header, index = {"yes": True, "no": False}.get(args.header), {"drop": True, "keep": False}.get(args.index)
     try:
-        return read_table(path)
+        return read_table(args.file, header=header, index=index)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

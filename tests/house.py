@@ -16,6 +16,7 @@ ELSEWHERE = {
     "operators/convolution.py": "operators/test_joseph.py",
     # data
     "data/sequences.py": "models/chains/test_inference.py",
+    "data/text.py": "data/test_alignment.py",
     "data/validation.py": "fitting/test_checks.py",
     # latents
     "latents/forward_backward.py": "latents/test_chain.py",
@@ -108,6 +109,7 @@ COVERS = {
     "check/test_factors.py": "the laws on factor analysis",
     "check/test_models.py": "the laws on models",
     "check/test_uses.py": "the laws on models of the sciences",
+    "data/test_fuzz.py": "files of every format, damaged and forged",
     "engine/test_your_own_stopping_rule.py": "a stopping rule by public names alone",
     "families/test_your_own_family.py": "a family by public names alone",
     "families/test_every_family.py": "what every family does",

@@ -142,7 +142,10 @@ def test_a_full_disk_is_one_line_and_the_fit_is_not_lost(at_once, tmp_path, caps
     monkeypatch.setattr(cli, "write_bytes", full)
     assert at_once("--out", tmp_path) == 2
     said = capsys.readouterr()
-    assert said.err == f"jaxem: error: {tmp_path}/parameters.json: No space left on device; the parameters are on standard output\n"
+    assert (
+        said.err
+        == f"jaxem: error: {tmp_path}/parameters.json: No space left on device; the parameters are on standard output\n"
+    )
     assert json.loads(said.out[said.out.index("\n{") :])["n_components"] == 1
 
 

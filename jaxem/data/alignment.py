@@ -94,7 +94,9 @@ def _check_line(source: Any, i: int, line: str) -> None:
     """Raise ValueError for a letter of a FASTA file that is no nucleotide."""
     bad = None if line.startswith(">") else _OTHER.search(line)
     if bad:
-        raise ValueError(f"{source}: line {i}: sequences must consist of the nucleotides {LETTERS}, U, or gaps {GAPS}; got {bad[0]!r}")
+        raise ValueError(
+            f"{source}: line {i}: sequences must consist of the nucleotides {LETTERS}, U, or gaps {GAPS}; got {bad[0]!r}"
+        )
 
 
 def _fasta(source: Any, lines: list[tuple[int, str]]) -> tuple[list[str], list[str]]:

@@ -13,9 +13,7 @@ import numpy as np
 from jaxem.data.text import read_text, shortened
 
 
-def read_table(
-    path: str | Path, *, header: bool | None = None, index: bool | None = None
-) -> tuple[list[str], np.ndarray]:
+def read_table(path: str | Path, *, header: bool | None = None, index: bool | None = None) -> tuple[list[str], np.ndarray]:
     """Read a numeric table, separated by commas, semicolons or tabs; a first line without numbers is its header.
 
     Args:

@@ -214,9 +214,7 @@ def select(
     return Selection(candidates, criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "score"))
 
 
-def _in_threads(
-    one: Callable[[int], Candidate | None], n: int, workers: int, interrupts: Interrupts
-) -> list[Candidate | None]:
+def _in_threads(one: Callable[[int], Candidate | None], n: int, workers: int, interrupts: Interrupts) -> list[Candidate | None]:
     """`one` of 0, 1, ..., n - 1, so many at once; after an interrupt of those that are done within a second."""
     pool = ThreadPoolExecutor(workers)
     futures: list[Future[Candidate | None]] = [pool.submit(one, i) for i in range(n)]

@@ -19,7 +19,9 @@ from jaxem.types import Result
 OTHERWISE = ("model", "data", "batches", "progress", "checkpoint", "max_seconds", "callback")
 
 
-def provenance(call: Callable[..., Any], given: dict[str, Any], result: Result, layout: dict[str, int] | None) -> dict[str, Any]:
+def provenance(
+    call: Callable[..., Any], given: dict[str, Any], result: Result, layout: dict[str, int] | None
+) -> dict[str, Any]:
     """The versions, the device, and the arguments of `call` that were not at their defaults.
 
     Args:

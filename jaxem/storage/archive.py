@@ -73,13 +73,13 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
         if header["kind"] != kind:
             raise FileError(f"{path}: holds a {header['kind']}, not a {kind}")
         arrays = {name: _restored(stored[name], *entry) for name, entry in header["arrays"].items()}
-        return {**header["about"], "versions": header["versions"]}, arrays
+        return {**header["about"], "versions": dict(header["versions"])}, arrays
     except FileNotFoundError:
         raise FileError(f"{path}: no such file") from None
     except FileError:
         raise
     except Exception as error:  # zip files break in many ways
-        raise FileError(f"{path}: damaged, or no file of jaxem's ({type(error).__name__}: {error})") from error
+        raise FileError(f"{path}: damaged, or no file of jaxem's ({type(error).__name__}: {str(error)[:200]})") from error
 
 
 def _unpacked(path: str | Path) -> dict[str, np.ndarray]:

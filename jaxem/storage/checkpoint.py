@@ -57,7 +57,9 @@ class Checkpoint:
             checked_folder(self.directory)
         except OSError as error:
             reason = error.strerror or error
-            raise type(error)(error.errno, f"checkpoint: its directory cannot be written to: {reason}", str(self.directory)) from error
+            raise type(error)(
+                error.errno, f"checkpoint: its directory cannot be written to: {reason}", str(self.directory)
+            ) from error
 
     def paths(self) -> list[Path]:
         """The checkpoints there are, oldest first."""

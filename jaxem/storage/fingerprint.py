@@ -147,7 +147,9 @@ class _Description:
             state = reduced(x) if reduced else x.__reduce_ex__(4)
         except Exception as error:
             if not getattr(x, "__dict__", None):
-                raise Unfollowed(f"what a {type(x).__module__}.{type(x).__qualname__} holds cannot be told ({error})") from error
+                raise Unfollowed(
+                    f"what a {type(x).__module__}.{type(x).__qualname__} holds cannot be told ({error})"
+                ) from error
             state = vars(x)
         if isinstance(state, tuple) and len(state) > 2:  # items come one by one
             state = (*state[:3], *(None if items is None else list(items) for items in state[3:5]))

@@ -24,9 +24,7 @@ def referenced(function: types.FunctionType, whole: Callable[[types.ModuleType],
     return dict(sorted(found.items()))
 
 
-def _reads(
-    code: types.CodeType, space: dict[str, Any], whole: Callable[[types.ModuleType], bool]
-) -> Iterator[tuple[str, Any]]:
+def _reads(code: types.CodeType, space: dict[str, Any], whole: Callable[[types.ModuleType], bool]) -> Iterator[tuple[str, Any]]:
     name, value, module = "", NOTHING, NOTHING
     for step in dis.get_instructions(code):
         if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and isinstance(value, types.ModuleType) and not whole(value):

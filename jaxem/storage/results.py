@@ -72,9 +72,9 @@ def load(path: str | Path, model: Model | None = None) -> Result:
         whole = Result(**_fields(Result, {**numbers, "model": model, "provenance": provenance}))
         _check(whole, of_file)
     except Exception as error:  # whole and yet not what `save` writes
-        raise FileError(f"{path}: holds no result that this jaxem can put together ({error})") from error
+        raise FileError(f"{path}: holds no result that this jaxem can put together ({str(error)[:500]})") from error
     if model is None:
-        raise ValueError(f"{path}: its model cannot be rebuilt from a file ({about['why']}); call load(path, model=...)")
+        raise ValueError(f"{path}: its model cannot be rebuilt from a file ({about.get('why')}); call load(path, model=...)")
     if "provenance" not in about:
         was = about["versions"].get("jaxem")
         warnings.warn(f"{path}: lacks provenance, which jaxem {was} did not write: it is None", stacklevel=2)
@@ -164,7 +164,10 @@ def _check(result: Result, of_file: bool) -> None:
         raise ValueError("restarts or model is something else")
     fits = np.shape(result.loglik)  # () or those of a vmapped call
     restarts = np.shape(result.restarts.loglik)
-    wanted = {"result": (result, one, fits, np.ndim(result.loglik)), "restarts": (result.restarts, of_restarts, restarts, len(restarts))}
+    wanted = {
+        "result": (result, one, fits, np.ndim(result.loglik)),
+        "restarts": (result.restarts, of_restarts, restarts, len(restarts)),
+    }
     for place, (x, names, shape, ndim) in wanted.items():
         for name in (*names, "history"):
             array = np.asarray(getattr(x, name))

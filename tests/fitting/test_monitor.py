@@ -104,7 +104,9 @@ def test_a_full_disk_costs_checkpoints_and_not_the_fit(tmp_path, monkeypatch):
 
     monkeypatch.setattr(archive, "write_bytes", full)
     (tmp_path / ".jaxem-0.part").write_text("of a process that was killed")
-    with pytest.warns(UserWarning, match=r"no checkpoint was written, and the fit goes on: .*No space left.*checkpoint-00000001"):
+    with pytest.warns(
+        UserWarning, match=r"no checkpoint was written, and the fit goes on: .*No space left.*checkpoint-00000001"
+    ):
         result = fit(checkpoint=tmp_path)
     np.testing.assert_array_equal(result.history, whole.history)
     assert not list(tmp_path.iterdir())

@@ -223,7 +223,10 @@ def test_a_fingerprint_sees_into_wrappers(monkeypatch):
     wrappers = (jax.jit, jax.vmap, times(2), times(3), functools.lru_cache, lambda f: functools.partial(f, 1))
     seen = [fingerprint(wrap(helper)) for wrap in wrappers] + [fingerprint(straight), fingerprint(functools.partial(helper, 2))]
     monkeypatch.setattr(sys.modules[__name__], "SCALE", 3.0)
-    seen += [fingerprint(wrap(helper)) for wrap in wrappers] + [fingerprint(straight), fingerprint(functools.partial(helper, 2))]
+    seen += [fingerprint(wrap(helper)) for wrap in wrappers] + [
+        fingerprint(straight),
+        fingerprint(functools.partial(helper, 2)),
+    ]
     assert len(set(seen)) == len(seen)
 
 

@@ -85,7 +85,13 @@ def test_a_real_fit_comes_back_and_goes_on(tmp_path):
 
 
 def test_options_that_no_file_holds_are_written_as_text(tmp_path):
-    options = {"penalty": log_density, "stop": jaxem.Stop(1e-3), "tied": [("a", "b")], "init": {"w": jnp.ones(2)}, "labels": [{}]}
+    options = {
+        "penalty": log_density,
+        "stop": jaxem.Stop(1e-3),
+        "tied": [("a", "b")],
+        "init": {"w": jnp.ones(2)},
+        "labels": [{}],
+    }
     result = dataclasses.replace(made(*MODELS[0]), provenance={"backend": "cpu", "options": options})
     jaxem.save(tmp_path / "r.npz", result)
     back = jaxem.load(tmp_path / "r.npz").provenance["options"]

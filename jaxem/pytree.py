@@ -35,7 +35,7 @@ _Class = TypeVar("_Class", bound=type)
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static, aside))
 def struct(cls: _Class) -> _Class:
-    """Make `cls` a frozen dataclass and a pytree: fields made by `static` are structure, by `aside` no part of it, others leaves.
+    """Make `cls` a frozen dataclass and a pytree: fields made by `static` are structure, those not made `aside` leaves.
 
     Not `jax.tree_util.register_dataclass`: there the structures of two classes with the same fields compare
     equal (jax 0.10), and a jitted function may run the program compiled for the one on the other.

@@ -65,6 +65,7 @@ ELSEWHERE = {
     "algorithms/squarem.py": "algorithms/test_jump.py",
     # fitting
     "fitting/arithmetic.py": "fitting/test_plan.py",
+    "fitting/interrupts.py": "evaluate/test_selection.py",
     "fitting/layout.py": "fitting/test_plan.py",
     "fitting/progress.py": "fitting/test_monitor.py",
     "fitting/rows.py": "engine/test_mesh.py",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def read_text(path: str | Path) -> str:
-    """A file's text, a byte order mark taken off, every line ended by "\\n".
+    """A file's text, a byte order mark taken off, every line ended by a line feed.
 
     Raises:
         ValueError: in one line: for a file that is missing, compressed, or no text.

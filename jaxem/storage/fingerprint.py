@@ -30,7 +30,7 @@ TEXT = (
 EMPTY = (types.GetSetDescriptorType, types.MemberDescriptorType, type(threading.Lock()), type(threading.RLock()))
 
 
-class Unfollowed(TypeError):
+class UnfollowedError(TypeError):
     """What a fingerprint cannot follow: its value may be another in another process, and nothing tells."""
 
 
@@ -128,8 +128,8 @@ class _Description:
         for name, value in read.items():
             try:
                 words += f", {name} {self.of(value, within)}"
-            except Unfollowed as error:
-                raise Unfollowed(f"{x.__qualname__} reads {name}: {error}") from error
+            except UnfollowedError as error:
+                raise UnfollowedError(f"{x.__qualname__} reads {name}: {error}") from error
         return words
 
     def _object(self, x: Any, within: tuple[int, ...]) -> str:
@@ -147,7 +147,7 @@ class _Description:
             state = reduced(x) if reduced else x.__reduce_ex__(4)
         except Exception as error:
             if not getattr(x, "__dict__", None):
-                raise Unfollowed(
+                raise UnfollowedError(
                     f"what a {type(x).__module__}.{type(x).__qualname__} holds cannot be told ({error})"
                 ) from error
             state = vars(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ def _like_names(fields: Sequence[str]) -> bool:
     if len(fields) < 2 or not all(field.isdigit() and field.isascii() for field in fields):
         return False
     numbers = list(map(int, fields))
-    rising = all(a < b for a, b in zip(numbers, numbers[1:], strict=False))
+    rising = all(a < b for a, b in itertools.pairwise(numbers))
     return rising and (numbers == list(range(len(numbers))) or 1800 <= numbers[0] <= numbers[-1] <= 2100)
 
 

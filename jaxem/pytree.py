@@ -16,9 +16,9 @@ def static(**kwargs: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **kwargs)
 
 
-def aside() -> Any:
-    """A dataclass field that is no part of the pytree: None in whatever is made of it by `jit`, `vmap` or `jax.tree.map`."""
-    return dataclasses.field(default=None, compare=False, repr=False, metadata={"aside": True})
+def aside(*, default: Any = None) -> Any:
+    """A dataclass field that is no part of the pytree: at its default in what `jit`, `vmap`, `jax.tree.map` make of it."""
+    return dataclasses.field(default=default, compare=False, repr=False, metadata={"aside": True})
 
 
 #: jaxem's own structs by name: all that a file may be rebuilt from.

@@ -117,7 +117,7 @@ class Result:
     history: Array
     restarts: Restarts
     model: Any
-    provenance: dict[str, Any] | None = aside()
+    provenance: dict[str, Any] | None = aside(default=None)
 
     @property
     def converged(self) -> Array:

@@ -129,6 +129,26 @@ def test_an_interrupt_writes_what_is_finished(at_once, tmp_path, capsys):
     ]  # fmt: skip
 
 
+@pytest.mark.published
+def test_ctrl_c_in_a_process_of_its_own(tmp_path):
+    """After the first of four models, two in work at once."""
+    code = """
+import os, signal, sys
+from jaxem import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+select, once = cli.select, iter([os.getpid()])
+def interrupted(*args, on_fit, **options):
+    return select(*args, on_fit=lambda c: [on_fit(c), *(os.kill(pid, signal.SIGINT) for pid in once)], **options)
+cli.select = interrupted
+cli.command()
+"""
+    argv = ["demo", "--components", "1:4", "--covariance", "spherical", "--restarts", "2", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.startswith("jaxem: interrupted: ") and done.stderr.count("\n") == 1
+    assert len(list(tmp_path.iterdir())) == 5
+
+
 def test_an_interrupt_before_the_first_is_one_line(at_once, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(cli, "select", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     assert at_once("--out", tmp_path) == 130

@@ -39,7 +39,7 @@ def provenance(
         "versions": {
             "jaxem": __version__,
             "jax": jax.__version__,
-            "jaxlib": jaxlib.__version__,
+            "jaxlib": jaxlib.__version__,  # type: ignore[attr-defined]
             "numpy": np.__version__,
             "python": platform.python_version(),
         },

@@ -97,7 +97,8 @@ def fit(
         progress: show a line that tells how the fit stands (needs pip install "jaxem[cli]"). This and the next three
             in plain calls only.
         checkpoint: directory, or a `jaxem.Checkpoint`, to save the fit in every half a minute, and to go on from:
-            the same call made again resumes, on the CPU to the same bits. A directory of another fit is refused.
+            the same call made again resumes, on the CPU to the same bits. A directory of another fit is refused: what
+            functions of your own read counts too, and what of it cannot be followed is refused by name.
         max_seconds: time after which restarts that still run are INTERRUPTED, as by Ctrl-C: the result is the best so far.
             It is looked at about every .2 s, or after every step that takes longer.
         callback: called with a `jaxem.Snapshot` about every .2 s; returning True stops the fit likewise.
@@ -108,6 +109,8 @@ def fit(
     Raises:
         ValueError: for input that no fit could use; the message names the argument.
         TypeError: for data that are not numeric, or a model that is not a registered dataclass.
+        OSError: for a checkpoint's directory that cannot be written to, before the fit. A disk that is full later costs
+            the checkpoint, with a warning, and not the fit.
         FitError: when every restart failed (called plainly only; inside jit the statuses tell).
     """
     given = dict(locals())

@@ -1,8 +1,6 @@
 """`python -m jaxem`."""
 
-import sys
-
-from jaxem.cli import main
+from jaxem.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -15,16 +16,20 @@ import numpy as np
 
 from jaxem import datasets
 from jaxem._version import __version__
-from jaxem.data.tables import read_table, write_table
+from jaxem.data.tables import read_table
 from jaxem.engine.stop import Stop
 from jaxem.evaluate.selection import Candidate, Selection, aic, select
 from jaxem.families.covariance import SHAPES
 from jaxem.models.mixture import GaussianMixture
-from jaxem.storage.export import write_params
+from jaxem.storage.atomic import checked_folder, write_bytes
+from jaxem.storage.export import csv_of_table, json_of_params, npz_of_params
 from jaxem.types import FitError, Params, Status
 
 #: What `demo` calls its columns in the picture.
 FAITHFUL = ("duration of the eruption (minutes)", "waiting time to the next eruption (minutes)")
+
+#: Exit code after an interrupt: what shells give for SIGINT.
+INTERRUPTED = 130
 
 #: Tight, so that the printed digits of the log-likelihood are all true.
 STOP = Stop(loglik_rtol=1e-12)
@@ -56,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None for those of the process.
 
     Returns:
-        Exit code: 0; 2 after one line on stderr that says what to mend; 1 where every fit failed.
+        Exit code: 0; 2 after one line on stderr that says what to mend; 1 where every fit failed; 130 after an interrupt.
     """
     try:
         args = _parser().parse_args(argv)
@@ -65,14 +70,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             data, title = datasets.old_faithful(), "Old Faithful: Gaussian mixtures chosen by BIC"
             table = _Table(data, ["eruptions", "waiting"], FAITHFUL, title)
         else:
-            names, data = _read(args.file)
+            names, data = _read(args)
             table = _Table(data, names, tuple(names), f"{Path(args.file).name}: Gaussian mixtures chosen by BIC")
         _check_rows(args, data)
         out = _directory(args.out)
         jax.config.update("jax_enable_x64", True)
-        selection = _select(args, data)
+        selection, n_models = _select(args, data)
         _print(selection, data, table.title)
         _write(out, selection, table, args)
+        if len(selection.candidates) < n_models:
+            done = f"{len(selection.candidates)} of {n_models} models were fitted, and are in {out}{os.sep}"
+            print(f"jaxem: interrupted: {done}", file=sys.stderr)
+            return INTERRUPTED
+    except KeyboardInterrupt:
+        print("jaxem: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except UsageError as error:
         print(f"jaxem: error: {error}", file=sys.stderr)
         return 2
@@ -80,6 +92,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jaxem: error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def command() -> NoReturn:
+    """The command as a process of its own."""
+    code = main()
+    if code == INTERRUPTED:  # threads may still compile, which nobody waits for
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 # --- arguments -------------------------------------------------------------------------------
@@ -90,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="fit the Old Faithful data", description="Fit the Old Faithful data.")
     fit = commands.add_parser("fit", help="fit a numeric CSV file", description="Fit a numeric CSV file.")
     fit.add_argument("file", metavar="FILE.csv", help="numeric columns; a header line is found by itself")
+    fit.add_argument("--header", choices=["yes", "no"], help="whether the first line is one, where that is not plain")
+    fit.add_argument("--index", choices=["drop", "keep"], help="what to do with a first column that numbers the rows")
     for command, out in ((demo, "demo-out"), (fit, "fit-out")):
         default = "1:6" if command is demo else "1:9"
         command.add_argument("--out", metavar="DIR", default=out, help="directory for the results (default: %(default)s)")
@@ -148,9 +172,10 @@ def _require_extras() -> None:
             raise UsageError(f'{name} is not installed; the command needs: pip install "jaxem[cli]"') from None
 
 
-def _read(path: str) -> tuple[list[str], np.ndarray]:
+def _read(args: argparse.Namespace) -> tuple[list[str], np.ndarray]:
+    header, index = {"yes": True, "no": False}.get(args.header), {"drop": True, "keep": False}.get(args.index)
     try:
-        return read_table(path)
+        return read_table(args.file, header=header, index=index)
     except ValueError as error:
         raise UsageError(str(error)) from None
 
@@ -168,17 +193,16 @@ def _check_rows(args: argparse.Namespace, data: np.ndarray) -> None:
 def _directory(path: str) -> Path:
     out = Path(path)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        checked_folder(out)
     except OSError as error:
-        raise UsageError(f"--out {path}: cannot make the directory ({error.strerror})") from None
-    if not os.access(out, os.W_OK):
-        raise UsageError(f"--out {path}: the directory cannot be written to")
+        what = "the directory cannot be written to" if out.is_dir() else "cannot make the directory"
+        raise UsageError(f"--out {path}: {what} ({error.strerror})") from None
     return out
 
 
 # --- work ------------------------------------------------------------------------------------
-def _select(args: argparse.Namespace, data: np.ndarray) -> Selection:
-    """Fit every model, with a progress bar on a terminal."""
+def _select(args: argparse.Namespace, data: np.ndarray) -> tuple[Selection, int]:
+    """Fit every model, with a progress bar on a terminal; and how many there are."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -193,7 +217,7 @@ def _select(args: argparse.Namespace, data: np.ndarray) -> Selection:
             workers=min(8, os.cpu_count() or 1), on_fit=lambda _: progress.advance(task),
         )  # fmt: skip
     order = sorted(selection.candidates, key=lambda c: (args.covariance.index(_kind(c)), _size(c)))
-    return Selection(tuple(order), selection.criterion)
+    return Selection(tuple(order), selection.criterion), len(models)
 
 
 def _kind(candidate: Candidate) -> str:
@@ -223,7 +247,7 @@ def _print(selection: Selection, data: np.ndarray, title: str) -> None:
     for kind in kinds:
         table.add_column(kind, justify="right", no_wrap=True)
     for size in sizes:
-        table.add_row(str(size), *(_cell(by_place[size, kind], best) for kind in kinds))
+        table.add_row(str(size), *(_cell(by_place.get((size, kind)), best) for kind in kinds))
     console.print(table)
     if any(c.degenerate for c in selection.candidates):
         console.print("† a component without width in every restart, its likelihood meaningless: chosen only where all are")
@@ -239,7 +263,9 @@ def _print(selection: Selection, data: np.ndarray, title: str) -> None:
     )  # fmt: skip
 
 
-def _cell(candidate: Candidate, best: Candidate) -> str:
+def _cell(candidate: Candidate | None, best: Candidate) -> str:
+    if candidate is None:
+        return "-"
     if candidate.result is None:
         return "failed"
     score, loglik = f"{candidate.score:.3f}" + "†" * candidate.degenerate, f"{float(candidate.result.loglik):.3f}"
@@ -247,7 +273,7 @@ def _cell(candidate: Candidate, best: Candidate) -> str:
 
 
 def _write(out: Path, selection: Selection, table: _Table, args: argparse.Namespace) -> None:
-    """parameters.npz and .json, responsibilities.csv, table.csv, picture.png."""
+    """parameters.json and .npz, table.csv, responsibilities.csv, picture.png."""
     from jaxem.plot import selection_figure
 
     data, best = table.data, selection.best
@@ -270,20 +296,30 @@ def _write(out: Path, selection: Selection, table: _Table, args: argparse.Namesp
         "seed": args.seed,
     }
     order = np.argsort(-np.asarray(result.params["weights"]), kind="stable")
-    write_params(out / "parameters", _ordered(result.params, order, _kind(best)), about)
-    responsibilities = np.asarray(best.model.posterior(result.params, data))[:, order]
-    write_table(
-        out / "responsibilities.csv",
-        [*(f"p_{k + 1}" for k in range(_size(best))), "component"],
-        ([*map(float, row), int(row.argmax()) + 1] for row in responsibilities),
-    )
-    write_table(
-        out / "table.csv",
-        ["covariance", "components", "loglik", "n_params", "bic", "status", "n_steps", "chosen"],
-        (_row(c, c is best) for c in selection.candidates),
-    )
-    selection_figure(data, selection, labels=table.labels, title=table.title).savefig(out / "picture.png")
-    print(f"written to {out}{os.sep}: parameters.npz, parameters.json, responsibilities.csv, table.csv, picture.png")
+    params = _ordered(result.params, order, _kind(best))
+    text, written = json_of_params(params, about), []
+
+    def write(name: str, content: bytes | str) -> None:
+        write_bytes(out / name, content.encode() if isinstance(content, str) else content)
+        written.append(name)
+
+    try:  # what takes time to compute comes last
+        write("parameters.json", text)
+        write("parameters.npz", npz_of_params(params))
+        columns = ["covariance", "components", "loglik", "n_params", "bic", "status", "n_steps", "chosen"]
+        write("table.csv", csv_of_table(columns, (_row(c, c is best) for c in selection.candidates)))
+        responsibilities = np.asarray(best.model.posterior(result.params, data))[:, order]
+        columns = [*(f"p_{k + 1}" for k in range(_size(best))), "component"]
+        rows = ([*map(float, row), int(row.argmax()) + 1] for row in responsibilities)
+        write("responsibilities.csv", csv_of_table(columns, rows))
+        picture = io.BytesIO()
+        selection_figure(data, selection, labels=table.labels, title=table.title).savefig(picture, format="png")
+        write("picture.png", picture.getvalue())
+    except (OSError, ValueError) as error:
+        print(text, end="")  # so that the fit is not lost
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        raise UsageError(f"{reason}; the parameters are on standard output") from None
+    print(f"written to {out}{os.sep}: {', '.join(written)}")
 
 
 def _ordered(params: Params, order: np.ndarray, kind: str) -> Params:

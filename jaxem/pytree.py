@@ -23,6 +23,11 @@ def static(choices: Iterable[Any] | None = None, **kwargs: Any) -> Any:
     return dataclasses.field(metadata={"static": True, "choices": choices and tuple(choices)}, **kwargs)
 
 
+def aside(*, default: Any = None) -> Any:
+    """A dataclass field that is no part of the pytree: at its default in what `jit`, `vmap`, `jax.tree.map` make of it."""
+    return dataclasses.field(default=default, compare=False, repr=False, metadata={"aside": True})
+
+
 #: jaxem's own structs by name: all that a file may be rebuilt from.
 STRUCTS: dict[str, type] = {}
 
@@ -35,15 +40,15 @@ def struct_name(cls: type) -> str:
 _Class = TypeVar("_Class", bound=type)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(static,))
+@dataclass_transform(frozen_default=True, field_specifiers=(static, aside))
 def struct(cls: _Class) -> _Class:
-    """Make `cls` a frozen dataclass and a pytree: fields made by `static` are structure, the others leaves.
+    """Make `cls` a frozen dataclass and a pytree: fields made by `static` are structure, those not made `aside` leaves.
 
     Not `jax.tree_util.register_dataclass`: there the structures of two classes with the same fields compare
     equal (jax 0.10), and a jitted function may run the program compiled for the one on the other.
     """
     cls = dataclasses.dataclass(frozen=True)(cls)
-    fields = [f for f in dataclasses.fields(cls) if f.init]
+    fields = [f for f in dataclasses.fields(cls) if f.init and not f.metadata.get("aside")]
     choices = {f.name: f.metadata["choices"] for f in fields if f.metadata.get("choices")}
     if choices:
         cls.__init__ = _choosing(cls.__init__, choices)

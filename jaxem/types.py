@@ -14,7 +14,7 @@ import jax.core
 import numpy as np
 from jax import Array
 
-from jaxem.pytree import PyTree, static, struct
+from jaxem.pytree import PyTree, aside, static, struct
 
 Params = Any
 
@@ -137,6 +137,9 @@ class Result:
         to_gain: what the log-likelihood is projected to rise still, in units of a datum's weight; NaN where the stopping
             rule does not say.
         restrained: dotted names of the leaves that did not move by themselves: frozen, or tied to another.
+        provenance: how it was made, by a plain call: "versions", "backend", "dtype", "layout" and the like, and as
+            "options" the arguments that were not at their defaults. `fit(model, data, **provenance["options"])` gives the
+            same bits on the same machine. None inside jit, and after it.
     """
 
     params: Params
@@ -151,6 +154,7 @@ class Result:
     model: Any
     to_gain: Array | float = np.nan
     restrained: tuple[str, ...] = static(default=())
+    provenance: dict[str, Any] | None = aside(default=None)
 
     @property
     def converged(self) -> Array:

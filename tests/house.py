@@ -17,6 +17,7 @@ ELSEWHERE = {
     "operators/convolution.py": "operators/test_joseph.py",
     # data
     "data/sequences.py": "models/chains/test_inference.py",
+    "data/text.py": "data/test_alignment.py",
     "data/validation.py": "fitting/test_checks.py",
     # latents
     "latents/forward_backward.py": "latents/test_chain.py",
@@ -65,6 +66,7 @@ ELSEWHERE = {
     "algorithms/squarem.py": "algorithms/test_jump.py",
     # fitting
     "fitting/arithmetic.py": "fitting/test_plan.py",
+    "fitting/interrupts.py": "evaluate/test_selection.py",
     "fitting/layout.py": "fitting/test_plan.py",
     "fitting/progress.py": "fitting/test_monitor.py",
     "fitting/rows.py": "engine/test_mesh.py",
@@ -74,9 +76,12 @@ ELSEWHERE = {
     # streams and storage
     "streams/batches.py": "streams/test_fit_stream.py",
     "streams/passes.py": "streams/test_fit_stream.py",
+    "fitting/provenance.py": "storage/test_results.py",
     "storage/archive.py": "storage/test_results.py",
+    "storage/atomic.py": "storage/test_results.py",
     "storage/export.py": "test_cli.py",
     "storage/fingerprint.py": "storage/test_checkpoint.py",
+    "storage/references.py": "storage/test_checkpoint.py",
     "storage/sharded.py": "storage/test_checkpoint.py",
     # evaluate
     "evaluate/curvature.py": "evaluate/test_information.py",
@@ -108,6 +113,7 @@ COVERS = {
     "check/test_factors.py": "the laws on factor analysis",
     "check/test_models.py": "the laws on models",
     "check/test_uses.py": "the laws on models of the sciences",
+    "data/test_fuzz.py": "files of every format, damaged and forged",
     "engine/test_your_own_stopping_rule.py": "a stopping rule by public names alone",
     "families/test_your_own_family.py": "a family by public names alone",
     "families/test_every_family.py": "what every family does",

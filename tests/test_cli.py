@@ -1,6 +1,7 @@
 """The command line: what it writes, and one clear line for everything that a user can get wrong."""
 
 import csv
+import errno
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxem
+from jaxem import cli
 from jaxem.cli import main
 from jaxem.data import tables
 
@@ -97,6 +99,74 @@ def test_a_constant_column_ends_with_a_status(tmp_path):
     done = run("fit", path, "--components", "1,2", "--covariance", "diag", "--restarts", 2, "--out", tmp_path / "out")
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode in (0, 1)
+
+
+# --- interrupts and full disks -----------------------------------------------------------------
+def one_fit(models, data, **options):
+    """In place of `select`: the smallest model, and no fit."""
+    params = {"weights": np.ones(1), "components": {"mean": data.mean(0)[None], "covariance": np.cov(data.T)}}
+    one, count = np.float64(-1289.5), np.int32(2)
+    restarts = jaxem.Restarts(one[None], one[None], count[None], count[None], np.zeros((1, 1)))
+    result = jaxem.Result(params, None, one, one, np.int32(1), np.int32(1), count, np.zeros(1), restarts, models[-1])
+    return jaxem.Selection((jaxem.Candidate(models[-1], result, 5, 2607.0),), "bic")
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    """The command in this process, its fits made up."""
+    before = jax.config.jax_enable_x64
+    monkeypatch.setattr(cli, "select", one_fit)
+    yield lambda *argv: main(["demo", "--components", "1,2", "--covariance", "tied", *map(str, argv)])
+    jax.config.update("jax_enable_x64", before)
+
+
+def test_an_interrupt_writes_what_is_finished(at_once, tmp_path, capsys):
+    assert at_once("--out", tmp_path) == 130
+    assert capsys.readouterr().err == f"jaxem: interrupted: 1 of 2 models were fitted, and are in {tmp_path}/\n"
+    assert json.loads((tmp_path / "parameters.json").read_text())["n_components"] == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "parameters.json", "parameters.npz", "picture.png", "responsibilities.csv", "table.csv",
+    ]  # fmt: skip
+
+
+@pytest.mark.published
+def test_ctrl_c_in_a_process_of_its_own(tmp_path):
+    """After the first of four models, two in work at once."""
+    code = """
+import os, signal, sys
+from jaxem import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+select, once = cli.select, iter([os.getpid()])
+def interrupted(*args, on_fit, **options):
+    return select(*args, on_fit=lambda c: [on_fit(c), *(os.kill(pid, signal.SIGINT) for pid in once)], **options)
+cli.select = interrupted
+cli.command()
+"""
+    argv = ["demo", "--components", "1:4", "--covariance", "spherical", "--restarts", "2", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.startswith("jaxem: interrupted: ") and done.stderr.count("\n") == 1
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_an_interrupt_before_the_first_is_one_line(at_once, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "select", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert at_once("--out", tmp_path) == 130
+    assert capsys.readouterr() == ("", "jaxem: interrupted\n") and not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line_and_the_fit_is_not_lost(at_once, tmp_path, capsys, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(cli, "write_bytes", full)
+    assert at_once("--out", tmp_path) == 2
+    said = capsys.readouterr()
+    assert (
+        said.err
+        == f"jaxem: error: {tmp_path}/parameters.json: No space left on device; the parameters are on standard output\n"
+    )
+    assert json.loads(said.out[said.out.index("\n{") :])["n_components"] == 1
 
 
 # --- what a user can get wrong ---------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,12 +20,15 @@ from jaxem.engine.restarts import tier
 from jaxem.families.gaussian import Gaussian
 from jaxem.fitting.arguments import task_of
 from jaxem.fitting.fit import fit
+from jaxem.fitting.interrupts import Interrupts
 from jaxem.model import Model
 from jaxem.models.mixture import Mixture
 from jaxem.numerics.blocks import n_rows, replace_absent
 from jaxem.numerics.leaves import leaf_names
 from jaxem.priors import NormalInverseWishart
 from jaxem.pytree import PyTree
+from jaxem.storage.checkpoint import Checkpoint, as_checkpoint
+from jaxem.storage.fingerprint import fingerprint
 from jaxem.types import TIERS, FitError, Result, Status
 
 
@@ -190,6 +194,7 @@ def select(
     workers: int = 1,
     on_fit: Callable[[Candidate], None] | None = None,
     prior: str | None = None,
+    checkpoint: Checkpoint | str | Path | None = None,
     **options: Any,
 ) -> Selection:
     """Fit several models to the same data and choose one.
@@ -206,15 +211,18 @@ def select(
             compile while another runs.
         on_fit: called with each `Candidate` as soon as it is known; from another thread when workers > 1.
         prior: "mclust" gives mixtures of Gaussians without one `NormalInverseWishart.mclust` of the data. None: as they are.
+        checkpoint: as `fit` takes it; each model has a directory of its own in it. The same call made again goes on from
+            there, whatever their order and whichever models were added.
         **options: of `jaxem.fit`: key, n_restarts, weight, stop, ...
 
     Returns:
-        A `Selection`; `.best` is the chosen candidate. After an interrupt it ends with the model that was
-        interrupted.
+        A `Selection`; `.best` is the chosen candidate. After an interrupt (SIGINT, Ctrl-C) it holds the models whose
+        fits were finished: the others are left at once, though a thread may end what it compiles.
 
     Raises:
         ValueError: for an unknown criterion or prior, a model that it is not for, or no models.
         FitError: when every model failed.
+        KeyboardInterrupt: after an interrupt before any fit was finished, or a second one.
     """
     models = list(models)
     if not models:
@@ -229,33 +237,36 @@ def select(
     for model in models:  # what is wrong with any of them is said before the first is fitted
         task_of(model, data, **{name: options[name] for name in TASK_OPTIONS & options.keys()})
 
-    def one(model: Model) -> Candidate:
-        try:
-            result = fit(model, data, **options)
-        except FitError:
-            result = None
-        valid = model.validate(data)
-        free = model.n_free_params(valid) if result is None else n_free_params(result, valid)
-        candidate = Candidate(model, result, free, float("inf") if result is None else float(score(result, data)))
+    checkpoints = _checkpoints(checkpoint, models)
+    x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]  # other threads do not know of it
+
+    def one(i: int) -> Candidate | None:
+        """None where an interrupt left the fit unfinished."""
+        if interrupts.seen:
+            return None
+        model = models[i]
+        with jax.enable_x64(x64):
+            try:
+                result = fit(model, data, checkpoint=checkpoints[i], **options)
+            except FitError:
+                result = None
+            if interrupts.seen and result is not None and _interrupted(result):
+                return None
+            valid = model.validate(data)
+            free = model.n_free_params(valid) if result is None else n_free_params(result, valid)
+            candidate = Candidate(model, result, free, float("inf") if result is None else float(score(result, data)))
         if on_fit is not None:
             on_fit(candidate)
         return candidate
 
-    if workers == 1:
-        fitted = []
-        for model in models:
-            fitted.append(one(model))
-            if _interrupted(fitted[-1]):
-                break
-        candidates = tuple(fitted)
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            futures = [pool.submit(one, model) for model in models]
-            try:
-                candidates = tuple(future.result() for future in futures)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    with Interrupts() as interrupts:
+        if workers == 1:
+            fitted = [one(i) for i in range(len(models))]
+        else:
+            fitted = _in_threads(one, len(models), workers, interrupts)
+    candidates = tuple(candidate for candidate in fitted if candidate is not None)
+    if not candidates:
+        raise KeyboardInterrupt
     if all(c.result is None for c in candidates):
         raise FitError(f"every restart of all {len(candidates)} models failed")
     return Selection(candidates, criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "score"))
@@ -273,8 +284,35 @@ def _with_prior(prior: str, model: Model, data: PyTree) -> Model:
     return dataclasses.replace(model, family=dataclasses.replace(family, prior=given))
 
 
-def _interrupted(candidate: Candidate) -> bool:
-    return candidate.result is not None and bool((candidate.result.restarts.status == Status.INTERRUPTED).any())
+def _in_threads(one: Callable[[int], Candidate | None], n: int, workers: int, interrupts: Interrupts) -> list[Candidate | None]:
+    """`one` of 0, 1, ..., n - 1, so many at once; after an interrupt of those that are done within a second."""
+    pool = ThreadPoolExecutor(workers)
+    futures: list[Future[Candidate | None]] = [pool.submit(one, i) for i in range(n)]
+    waiting = set(futures)
+    try:
+        while waiting and not interrupts.seen:  # not for long: a signal must find this thread awake
+            done, waiting = wait(waiting, 0.1, FIRST_EXCEPTION)
+            for future in done:
+                future.result()  # raises what it raised
+        if waiting:
+            wait(waiting, 1.0)
+        return [future.result() if future.done() and not future.cancelled() else None for future in futures]
+    finally:
+        pool.shutdown(wait=not interrupts.seen, cancel_futures=True)
+
+
+def _checkpoints(checkpoint: Any, models: list[Model]) -> list[Checkpoint | None]:
+    """One for each model, in a directory that is called after what the model is; equal models are told apart by number."""
+    whole = as_checkpoint(checkpoint)
+    if whole is None:
+        return [None] * len(models)
+    names = [f"{type(model).__name__}-{fingerprint(model)[:16]}" for model in models]
+    places = [f"{name}-{names[:i].count(name)}" for i, name in enumerate(names)]
+    return [dataclasses.replace(whole, directory=Path(whole.directory) / place) for place in places]
+
+
+def _interrupted(result: Result) -> bool:
+    return bool((np.asarray(result.restarts.status) == Status.INTERRUPTED).any())
 
 
 def _scorer(criterion: str | Callable[[Result, PyTree], Any], weight: Any) -> Callable[[Result, PyTree], Any]:

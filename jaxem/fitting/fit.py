@@ -20,6 +20,7 @@ from jaxem.fitting.arguments import task_of
 from jaxem.fitting.checks import checked, converted, raise_if_all_failed
 from jaxem.fitting.coordinates import in_coordinates
 from jaxem.fitting.monitor import Monitor, Snapshot
+from jaxem.fitting.provenance import provenance
 from jaxem.fitting.rows import on_host, placed
 from jaxem.fitting.solve import solve, solve_watched, started, trimmed
 from jaxem.fitting.task import Task
@@ -99,7 +100,8 @@ def fit(
         progress: show a line that tells how the fit stands (needs pip install "jaxem[cli]"). This and the next three
             in plain calls only.
         checkpoint: directory, or a `jaxem.Checkpoint`, to save the fit in every half a minute, and to go on from:
-            the same call made again resumes, on the CPU to the same bits. A directory of another fit is refused.
+            the same call made again resumes, on the CPU to the same bits. A directory of another fit is refused: what
+            functions of your own read counts too, and what of it cannot be followed is refused by name.
         max_seconds: time after which restarts that still run are INTERRUPTED, as by Ctrl-C: the result is the best so far.
             It is looked at about every .2 s, or after every step that takes longer.
         callback: called with a `jaxem.Snapshot` about every .2 s; returning True stops the fit likewise.
@@ -110,8 +112,11 @@ def fit(
     Raises:
         ValueError: for input that no fit could use; the message names the argument.
         TypeError: for data that are not numeric, or a model that is not a registered dataclass.
+        OSError: for a checkpoint's directory that cannot be written to, before the fit. A disk that is full later costs
+            the checkpoint, with a warning, and not the fit.
         FitError: when every restart failed (called plainly only; inside jit the statuses tell).
     """
+    given = dict(locals())
     task = task_of(
         model, data, key=key, init=init, n_restarts=n_restarts, weight=weight, labels=labels, algorithm=algorithm,
         stop=stop, max_steps=max_steps, block_size=block_size, rounds=rounds, penalty=penalty, log_prior=log_prior,
@@ -124,7 +129,8 @@ def fit(
         if task.traced:
             return fit_traced(task)
         with monitor:
-            return fit_plainly(task, monitor)
+            result = fit_plainly(task, monitor)
+    return dataclasses.replace(result, provenance=provenance(fit, given, result, monitor.about.get("layout")))
 
 
 def fit_traced(task: Task) -> Result:

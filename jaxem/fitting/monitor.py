@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -18,11 +16,13 @@ from jax.sharding import Mesh
 
 from jaxem._version import __version__
 from jaxem.distributed import agreed, gathered, spans_processes
+from jaxem.fitting.interrupts import Interrupts
 from jaxem.fitting.layout import Layout
 from jaxem.fitting.progress import ProgressLine, clock
 from jaxem.fitting.task import Task
 from jaxem.pytree import PyTree
-from jaxem.storage.checkpoint import Checkpoint
+from jaxem.storage.atomic import remove_parts
+from jaxem.storage.checkpoint import Checkpoint, as_checkpoint
 from jaxem.storage.fingerprint import fingerprint
 from jaxem.types import TIERS, Result, Status
 
@@ -92,21 +92,21 @@ class Monitor:
         Raises:
             ValueError: for a time that is not positive.
             TypeError: for a callback that cannot be called, or a checkpoint that is neither Checkpoint nor path.
+            OSError: for a checkpoint's directory that cannot be made, or not be written to.
             ImportError: where an extra lacks.
         """
         if max_seconds is not None and not float(max_seconds) > 0:
             raise ValueError(f"max_seconds must be None or a positive number; got {max_seconds!r}")
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be a function of a Snapshot; got {type(callback).__name__}")
-        if isinstance(checkpoint, str | Path):
-            checkpoint = Checkpoint(checkpoint)
-        if not isinstance(checkpoint, Checkpoint | None):
-            raise TypeError(f"checkpoint must be a jaxem.Checkpoint or a path; got {type(checkpoint).__name__}")
+        checkpoint = as_checkpoint(checkpoint)
+        if checkpoint is not None:
+            checkpoint.prepare()
         self._line = ProgressLine() if progress else None
         self._checkpoint, self._max_seconds, self._callback = checkpoint, max_seconds, callback
         self._mesh = mesh
         self.about: dict[str, Any] = {}
-        self._interrupted = self.stopped = False
+        self._interrupts, self.stopped = Interrupts(), False
         self._exit = ExitStack()
 
     @property
@@ -117,7 +117,7 @@ class Monitor:
     def __enter__(self) -> Monitor:
         self._begun = self._saved = time.perf_counter()
         self._first: tuple[float, int] | None = None
-        self._catch_interrupts()
+        self._exit.enter_context(self._interrupts)
         if self._line is not None:
             self._exit.enter_context(self._line)
         return self
@@ -133,6 +133,7 @@ class Monitor:
 
         Raises:
             ValueError: where the checkpoint is of another fit.
+            TypeError: where what a user's function reads cannot be followed.
             FileError: where no checkpoint is sound.
         """
         if self._checkpoint is None:
@@ -140,8 +141,10 @@ class Monitor:
         given = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in OTHERWISE}
         options = dataclasses.replace(task.options, mesh=None)
         given |= {"options": (options, task.standardize), "mesh": self._mesh and dict(self._mesh.shape)}
-        self.about["fit"] = {name: _everywhere(fingerprint(value), self._mesh) for name, value in given.items()}
+        self.about["fit"] = {name: _everywhere(_of(name, value), self._mesh) for name, value in given.items()}
         about = self._checkpoint.about()
+        if jax.process_index() == 0:
+            remove_parts(Path(self._checkpoint.directory))
         if about is None:
             return task
         others = [name for name, value in self.about["fit"].items() if about.get("fit", {}).get(name) != value]
@@ -162,10 +165,16 @@ class Monitor:
         return None if self._checkpoint is None else self._checkpoint.restore(template)
 
     def save(self, state: PyTree, **about: Any) -> None:
-        """Write a checkpoint now, if any are to be written."""
-        if self._checkpoint is not None:
+        """Write a checkpoint now, if any are to be written; where the disk is full, say so and go on."""
+        if self._checkpoint is None:
+            return
+        try:
             self._checkpoint.save(state, {**self.about, **about})
-            self._saved = time.perf_counter()
+        except OSError as error:
+            if spans_processes(self._mesh):  # the others wait for this one
+                raise
+            warnings.warn(f"no checkpoint was written, and the fit goes on: {error}", stacklevel=2)
+        self._saved = time.perf_counter()
 
     # --- between segments --------------------------------------------------------------------
     def due(self) -> bool:
@@ -203,7 +212,7 @@ class Monitor:
 
     def over(self) -> bool:
         """Whether an interrupt came or the time is up: for work that can be left in the middle."""
-        return self._interrupted or (self._max_seconds is not None and self._seconds() >= self._max_seconds)
+        return self._interrupts.seen or (self._max_seconds is not None and self._seconds() >= self._max_seconds)
 
     def _left(self, restarts: Any) -> float | None:
         """Seconds until every restart has taken its last step at the pace so far, or until the time limit."""
@@ -216,19 +225,12 @@ class Monitor:
             limits.append(seconds / taken * int((np.asarray(restarts.max_steps) - steps)[running].sum()))
         return min(limits, default=None)
 
-    def _catch_interrupts(self) -> None:
-        """Note SIGINT instead of raising. It acts once: a second one raises KeyboardInterrupt as ever."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        before = signal.getsignal(signal.SIGINT)
 
-        def note(number: int, frame: object) -> None:
-            del number, frame
-            self._interrupted = True
-            signal.signal(signal.SIGINT, before)
-
-        signal.signal(signal.SIGINT, note)
-        self._exit.callback(signal.signal, signal.SIGINT, before)
+def _of(name: str, value: Any) -> str:
+    try:
+        return fingerprint(value)
+    except TypeError as error:
+        raise TypeError(f"checkpoint: nothing would tell whether {name} is the same when the fit goes on: {error}") from error
 
 
 def _everywhere(digest: str, mesh: Mesh | None) -> str:

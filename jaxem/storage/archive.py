@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, ZipFile
 
 import jax
 import numpy as np
 
 from jaxem._version import __version__
+from jaxem.storage.atomic import write_bytes
 
 #: Of the layout and the names in it: a reader refuses what is newer than itself. 1 named classes by paths, which moved
 #: (`jaxem.storage.names`).
@@ -62,44 +63,45 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, Any]]:
         FileError: for a file that is missing, damaged, foreign, of another kind or of a newer format.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if int(file["jaxem.format"]) > FORMAT:
-                raise FileError(f"{path}: written by a newer jaxem; this is {__version__}")
-            stored = {name: file[name] for name in file.files if not name.startswith("jaxem.")}
-            text, digest = file["jaxem.header"], file["jaxem.digest"]
+        stored = _unpacked(path)
+        if int(stored.pop("jaxem.format")) > FORMAT:
+            raise FileError(f"{path}: written by a newer jaxem; this is {__version__}")
+        text, digest = stored.pop("jaxem.header"), stored.pop("jaxem.digest")
         if _digest(text, stored) != digest.tobytes():
             raise FileError(f"{path}: damaged: its bytes are not those that were written")
         header = json.loads(text.tobytes())
         if header["kind"] != kind:
             raise FileError(f"{path}: holds a {header['kind']}, not a {kind}")
         arrays = {name: _restored(stored[name], *entry) for name, entry in header["arrays"].items()}
-        return {**header["about"], "versions": header["versions"]}, arrays
+        return {**header["about"], "versions": dict(header["versions"])}, arrays
     except FileNotFoundError:
         raise FileError(f"{path}: no such file") from None
     except FileError:
         raise
     except Exception as error:  # zip files break in many ways
-        raise FileError(f"{path}: damaged, or no file of jaxem's ({type(error).__name__}: {error})") from error
+        raise FileError(f"{path}: damaged, or no file of jaxem's ({type(error).__name__}: {str(error)[:200]})") from error
 
 
-def write_bytes(path: str | Path, content: Any) -> None:
-    """Write a file so that even a power cut leaves the old one or the whole new one."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    if os.name == "posix":  # the new name must reach the disk too
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+def _unpacked(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file by name, in no more memory than twice its size: `write` compresses nothing."""
+    size = Path(path).stat().st_size
+    if not Path(path).is_file():  # a pipe would keep the reader waiting
+        raise FileError(f"{path}: is no regular file")
+    with ZipFile(path) as file:
+        members = file.infolist()
+        if any(m.compress_type != ZIP_STORED for m in members) or sum(m.file_size for m in members) > size:
+            raise FileError(f"{path}: no file of jaxem's, or damaged: it holds more than its own size")
+        return {m.filename.removesuffix(".npy"): _array(file.read(m)) for m in members}
+
+
+def _array(content: bytes) -> np.ndarray:
+    """The array of an npy file, which may claim any shape: NumPy's own reader takes memory for it first."""
+    file, form = io.BytesIO(content), np.lib.format
+    read_header = form.read_array_header_1_0 if form.read_magic(file) == (1, 0) else form.read_array_header_2_0
+    shape, in_fortran, dtype = read_header(file)
+    if dtype.hasobject:
+        raise ValueError("holds Python objects")
+    return np.ndarray(shape, dtype, content, file.tell(), order="F" if in_fortran else "C").copy(order="K")
 
 
 def _plain(x: Any) -> tuple[str | None, np.ndarray]:

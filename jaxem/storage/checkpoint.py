@@ -17,6 +17,7 @@ from jaxem.numerics.leaves import leaf_names
 from jaxem.pytree import PyTree
 from jaxem.storage import archive, sharded
 from jaxem.storage.archive import FileError
+from jaxem.storage.atomic import checked_folder
 from jaxem.storage.names import leaf_now
 
 
@@ -49,6 +50,16 @@ class Checkpoint:
             raise ValueError(f"Checkpoint: backend must be 'auto', 'npz' or 'orbax'; got {self.backend!r}")
         if self.backend == "orbax":
             sharded.require_orbax()
+
+    def prepare(self) -> None:
+        """Make the directory, and see that it can be written to; raises OSError, which says so."""
+        try:
+            checked_folder(self.directory)
+        except OSError as error:
+            reason = error.strerror or error
+            raise type(error)(
+                error.errno, f"checkpoint: its directory cannot be written to: {reason}", str(self.directory)
+            ) from error
 
     def paths(self) -> list[Path]:
         """The checkpoints there are, oldest first."""
@@ -123,6 +134,15 @@ class Checkpoint:
                     raise
                 warnings.warn(f"{error}; going back to the checkpoint before it", stacklevel=3)
         return None
+
+
+def as_checkpoint(checkpoint: Any) -> Checkpoint | None:
+    """What `fit` takes as its `checkpoint`; raises TypeError for what is neither Checkpoint nor path."""
+    if isinstance(checkpoint, str | Path):
+        return Checkpoint(checkpoint)
+    if not isinstance(checkpoint, Checkpoint | None):
+        raise TypeError(f"checkpoint must be a jaxem.Checkpoint or a path; got {type(checkpoint).__name__}")
+    return checkpoint
 
 
 def _number(path: Path) -> int:

@@ -1,9 +1,12 @@
-"""Fitted parameters for other programs: an npz file and the same in JSON. No pickle."""
+"""Fitted parameters and tables for other programs, as the contents of npz, JSON and CSV files. No pickle."""
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
 import json
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -13,17 +16,22 @@ from jaxem.numerics.leaves import leaf_names
 from jaxem.pytree import PyTree
 
 
-def write_params(stem: str | Path, params: PyTree, about: dict[str, Any]) -> None:
-    """Write parameters as `stem`.npz, an array for each leaf, and as `stem`.json, beside what there is to say about them.
-
-    Args:
-        stem: path without its ending.
-        params: pytree of arrays; leaf components/mean becomes the array "components.mean".
-        about: what JSON can hold; it comes before `params` in the JSON file.
-    """
+def npz_of_params(params: PyTree) -> bytes:
+    """An npz file with an array for each leaf; leaf components/mean becomes the array "components.mean"."""
     leaves = dict(zip(leaf_names(params), map(np.asarray, jax.tree.leaves(params)), strict=True))
-    stem = Path(stem)
-    np.savez(stem.with_name(stem.name + ".npz"), **leaves)  # type: ignore[arg-type]
+    file = io.BytesIO()
+    np.savez(file, **leaves)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def json_of_params(params: PyTree, about: dict[str, Any]) -> str:
+    """A JSON file of the parameters under "params", after what there is to say `about` them."""
     nested = jax.tree.map(lambda x: np.asarray(x).tolist(), params)
-    text = json.dumps({**about, "params": nested}, indent=2, allow_nan=False)
-    stem.with_name(stem.name + ".json").write_text(text + "\n", encoding="utf-8")
+    return json.dumps({**about, "params": nested}, indent=2, allow_nan=False) + "\n"
+
+
+def csv_of_table(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A CSV file; floats keep every digit."""
+    file = io.StringIO(newline="")
+    csv.writer(file, lineterminator="\n").writerows(itertools.chain([names], rows))
+    return file.getvalue()

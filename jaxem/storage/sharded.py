@@ -16,7 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxem.storage.archive import FileError, write_bytes
+from jaxem.storage.archive import FileError
+from jaxem.storage.atomic import write_bytes
 from jaxem.storage.names import leaf_now
 
 

@@ -26,6 +26,7 @@ from jaxem.fitting.checks import check_model, checked, raise_if_all_failed
 from jaxem.fitting.coordinates import in_coordinates
 from jaxem.fitting.fit import fit
 from jaxem.fitting.monitor import Monitor, Snapshot
+from jaxem.fitting.provenance import provenance
 from jaxem.fitting.rows import placed
 from jaxem.fitting.segments import race_watched
 from jaxem.fitting.solve import end_jit, started, trimmed
@@ -109,6 +110,7 @@ def fit_stream(
         ValueError: for other input that no fit could use.
         FitError: when every restart failed.
     """
+    given = dict(locals())
     check_model(model)
     if model.scores:
         wanted = "finite sufficient statistics, which add up over batches"
@@ -124,7 +126,8 @@ def fit_stream(
     rounds_of_local = jnp.int32(check_positive_int(local_rounds, "local_rounds"))
     task = dataclasses.replace(task, data=sample, weight=weight)
     with own_switches(), monitor:
-        return _fit_stream(task, stream, rounds_of_local, monitor)
+        result = _fit_stream(task, stream, rounds_of_local, monitor)
+    return dataclasses.replace(result, provenance=provenance(fit_stream, given, result, monitor.about.get("layout")))
 
 
 def _fit_stream(task: Task, stream: Stream, local_rounds: Array, monitor: Monitor) -> Result:

@@ -1,5 +1,7 @@
 """Alignments in FASTA and PHYLIP files."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,37 @@ def test_alignments(tmp_path, kind):
     patterns, weight, index = alignment.patterns()
     np.testing.assert_array_equal(patterns[index], alignment.codes)
     assert weight.sum() == 8 and len(patterns) == 7
+
+
+def test_marks_line_ends_and_blanks_of_other_systems(tmp_path):
+    path = tmp_path / "file"
+    for text in (
+        "\ufeff>one\u2028first\r\nAC GT\r\n>two\r\nACGT",
+        ">one\rACGT\r>two\rACGT\r",
+        "\ufeff2 4\r\none ACGT\r\ntwo ACGT",
+    ):
+        path.write_bytes(text.encode())
+        assert jaxem.read_alignment(path).names == ("one", "two") and (jaxem.read_alignment(path).codes[:, 1] == range(4)).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b">a\nA\n"), "compressed by gzip"),
+        (b">a\nA\n>B\xe4r\nA\n", "line 3: not a UTF-8 text file"),
+        (b">a\nA\0\n", "line 2: not a UTF-8 text file"),
+        (">a\nA\u0100\n".encode(), "line 2: sequences must consist of .*got '\u0100'"),
+        (b">a\nAC\n\n>b\nA*\n", r"line 5: sequences must consist of .*got '\*'"),
+        (b">\nA\n", "line 1: a sequence must have a name"),
+        (b"0 0\n", "begins with '0 0'"),
+        ("\u00b2 2\na AC\nb AC\n".encode(), "begins with"),
+        (b"2 2\na AC\nb AC\nc AC\n", "must hold 2 sequences of 2 sites"),
+    ],
+)
+def test_what_no_program_reads_is_refused_by_file_and_line(tmp_path, content, message):
+    (tmp_path / "some.fa").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"some\.fa.*{message}"):
+        jaxem.read_alignment(tmp_path / "some.fa")
 
 
 def test_patterns_count_sites():

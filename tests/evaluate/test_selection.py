@@ -1,6 +1,9 @@
 """Information criteria, and the choice among models."""
 
 import dataclasses
+import os
+import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxem
+from jaxem.evaluate import selection
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +147,71 @@ def test_a_result_remembers_what_was_frozen_or_tied(data, result, tmp_path):
     frozen = dataclasses.replace(result, restrained=("weights",))
     np.testing.assert_allclose(jax.jit(jaxem.aic)(frozen, data), jaxem.aic(frozen, data), rtol=1e-6)
     assert float(jaxem.aic(result, data) - jaxem.aic(frozen, data)) == pytest.approx(2, rel=1e-3)
+
+
+TIED = [jaxem.GaussianMixture(k, "tied") for k in (1, 2, 3)]
+OPTIONS = {"key": jax.random.key(0), "n_restarts": 8}
+
+
+def test_select_goes_on_from_checkpoints(data, tmp_path):
+    """Whatever the order of the models, and whichever were added; of other data they are refused."""
+    chosen = jaxem.select([*TIED[1:], TIED[1]], data, workers=2, checkpoint=tmp_path, **OPTIONS)
+    assert len(list(tmp_path.iterdir())) == 3
+    steps = []
+    again = jaxem.select(TIED, data, checkpoint=tmp_path, callback=lambda s: steps.append(s.n_steps.max()), **OPTIONS)
+    assert len(list(tmp_path.iterdir())) == 4
+    for before, after in zip(chosen.candidates, again.candidates[1:], strict=False):
+        assert before.score == after.score
+    done = {int(np.asarray(c.result.restarts.n_steps).max()) for c in again.candidates}
+    assert set(map(int, steps)) <= done | {2}  # nothing was fitted twice
+    with pytest.raises(ValueError, match="another fit: not the same data"):
+        jaxem.select(TIED[1:2], data[1:], checkpoint=tmp_path, **OPTIONS)
+
+
+@pytest.fixture
+def interrupt():
+    """Makes hooks that do what Ctrl-C does, once; and when the last one did."""
+    at = []
+
+    def hook():
+        once = iter([os.getpid()])
+
+        def do(_):
+            for pid in once:
+                at.append(time.perf_counter())
+                os.kill(pid, signal.SIGINT)
+
+        return do
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield hook, at
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_leaves_what_is_finished(data, interrupt, workers):
+    hook, at = interrupt
+    chosen = jaxem.select(TIED * 3, data, workers=workers, on_fit=hook(), **OPTIONS)
+    assert 1 <= len(chosen.candidates) <= workers + 1
+    assert all(c.result.converged for c in chosen.candidates)
+    never = {"stop": jaxem.Stop(loglik_rtol=1e-30), "max_steps": 10**8, "callback": hook(), **OPTIONS}
+    with pytest.raises(KeyboardInterrupt):
+        jaxem.select(TIED[1:], data, workers=workers, **never)
+    assert time.perf_counter() - at[-1] < 5
+
+
+def test_threads_compute_in_the_precision_of_their_caller(data, monkeypatch):
+    seen = []
+
+    def failing(*_, **__):
+        seen.append(jnp.zeros(()).dtype)
+        raise jaxem.FitError
+
+    monkeypatch.setattr(selection, "fit", failing)
+    with jax.enable_x64(True), pytest.raises(jaxem.FitError):
+        jaxem.select(TIED, data.astype(float), workers=2, **OPTIONS)
+    assert seen == [np.float64] * 3
 
 
 def test_a_degenerate_fit_is_not_chosen(data):

@@ -1,5 +1,6 @@
 """A fit that is watched: the progress line, the clock, the callback."""
 
+import errno
 import sys
 import time
 
@@ -13,6 +14,7 @@ import jaxem
 from jaxem import Status
 from jaxem.fitting import segments
 from jaxem.fitting.progress import ProgressLine, clock
+from jaxem.storage import archive
 
 X = clusters(60, 2, 2).astype(np.float32)
 
@@ -85,6 +87,29 @@ def test_progress_without_rich_says_how_to_get_it(monkeypatch):
 def test_wrong_options_are_named(wrong, error, message):
     with pytest.raises(error, match=message):
         fit(**wrong)
+
+
+def test_a_directory_that_cannot_be_made_is_told_before_the_fit(tmp_path):
+    (tmp_path / "file").write_text("")
+    for checkpoint in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(OSError, match="checkpoint: its directory cannot be written to"):
+            jaxem.fit(jaxem.GaussianMixture(2), np.full((3, 1), np.nan), key=jax.random.key(0), checkpoint=checkpoint)
+
+
+def test_a_full_disk_costs_checkpoints_and_not_the_fit(tmp_path, monkeypatch):
+    whole = fit()
+
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(archive, "write_bytes", full)
+    (tmp_path / ".jaxem-0.part").write_text("of a process that was killed")
+    with pytest.warns(
+        UserWarning, match=r"no checkpoint was written, and the fit goes on: .*No space left.*checkpoint-00000001"
+    ):
+        result = fit(checkpoint=tmp_path)
+    np.testing.assert_array_equal(result.history, whole.history)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_watched_fit_inside_jit_is_refused():

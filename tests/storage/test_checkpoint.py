@@ -1,8 +1,11 @@
 """Runs that survive: what is on disk is checked to the last bit, and a resumed fit ends with the bits of one run through."""
 
+import functools
 import os
 import subprocess
 import sys
+import threading
+import types
 import warnings
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import support
 from kill_and_resume import fit, killed_and_resumed, same
 
 import jaxem
@@ -142,7 +146,7 @@ def test_a_fingerprint_is_the_same_in_another_process():
     code = "import test_checkpoint as t, jaxem, optax, jax.numpy as jnp\n"
     code += "from jaxem.storage.fingerprint import fingerprint\n"
     code += "u = jaxem.log_joint(t.scaled(2.0), init={'m': jnp.zeros(())})\n"
-    code += "u = (u, t.Once(), t.MoreCounts())\n"
+    code += "u = (u, t.Once(), t.MoreCounts(), t.straight, t.reads)\n"
     code += "print(fingerprint((u, jaxem.GEM(optax.adam(.1)), jaxem.HMM(3, jaxem.Poisson()), {'a', 'b'}.issuperset)))"
     env = {
         **os.environ,
@@ -153,6 +157,83 @@ def test_a_fingerprint_is_the_same_in_another_process():
         for seed in ("1", "2")
     }
     assert len(seen) == 1 and len(seen.pop().strip()) == 64
+
+
+#: What functions below read.
+SCALE, TABLE, SEEN = 2.0, {"a": np.ones(2)}, (0 for _ in iter(int, 1))
+LOCK, COUNTER = threading.Lock(), types.SimpleNamespace(rate=1.0)
+
+
+def helper(x):
+    return SCALE * x
+
+
+def reads(params, x):
+    import support as s
+
+    with LOCK:
+        within = lambda y: helper(y) + TABLE["a"].sum() + COUNTER.rate  # noqa: E731
+        return within(params["m"] * x) + s.read.factor + jnp.exp(x) + functools.partial(np.add, 1)(x)
+
+
+def loses(params, x):
+    return next(SEEN) + x
+
+
+def times(factor):
+    def wrapped(function):
+        @functools.wraps(function)
+        def call(*args):
+            return factor * function(*args)
+
+        return call
+
+    return wrapped
+
+
+@jax.custom_vjp
+def straight(x):
+    return x
+
+
+straight.defvjp(lambda x: (x, None), lambda _, g: (SCALE * g,))
+
+CHANGES = {
+    "a global of a helper": lambda m: m.setattr(sys.modules[__name__], "SCALE", 3.0),
+    "the helper": lambda m: m.setattr(sys.modules[__name__], "helper", lambda x: x),
+    "an entry of a dict": lambda m: m.setitem(TABLE, "a", np.zeros(2)),
+    "an attribute of an object": lambda m: m.setattr(COUNTER, "rate", 2.0),
+    "what a module's function holds": lambda m: m.setattr(support.read, "factor", 2.0, raising=False),
+    "a function of a module": lambda m: m.setattr(support, "read", helper),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_fingerprint_follows_what_a_function_reads(monkeypatch, name):
+    monkeypatch.setattr(support.read, "factor", 1.0, raising=False)
+    before = fingerprint(reads)
+    assert fingerprint(reads) == fingerprint(jax.jit(reads).__wrapped__) == before
+    with monkeypatch.context() as m:
+        CHANGES[name](m)
+        assert fingerprint(reads) != before
+    assert fingerprint(reads) == before
+
+
+def test_a_fingerprint_sees_into_wrappers(monkeypatch):
+    wrappers = (jax.jit, jax.vmap, times(2), times(3), functools.lru_cache, lambda f: functools.partial(f, 1))
+    seen = [fingerprint(wrap(helper)) for wrap in wrappers] + [fingerprint(straight), fingerprint(functools.partial(helper, 2))]
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", 3.0)
+    seen += [fingerprint(wrap(helper)) for wrap in wrappers] + [
+        fingerprint(straight),
+        fingerprint(functools.partial(helper, 2)),
+    ]
+    assert len(set(seen)) == len(seen)
+
+
+def test_what_cannot_be_followed_is_refused_by_name(tmp_path):
+    model = jaxem.log_joint(lambda params, x: loses(params, x)[None], init={"m": jnp.zeros(())})
+    with pytest.raises(TypeError, match=r"checkpoint: nothing would tell whether model .*loses reads SEEN: .*generator"):
+        jaxem.fit(model, np.ones(3, np.float32), checkpoint=tmp_path)
 
 
 # --- fits ----------------------------------------------------------------------------------------

@@ -122,8 +122,9 @@ def test_a_class_that_moves_breaks_no_file(tmp_path, monkeypatch):
     one = jnp.float32(-1.0)
     restarts = jaxem.Restarts(one[None], one[None], jnp.ones(1, int), jnp.ones(1, int), one[None, None])
     model = jaxem.Mixture(2, jaxem.Poisson())
-    result = jaxem.Result({"x": one}, None, one, one, jnp.int32(1), jnp.int32(1), jnp.int32(1), one[None], restarts, model)
-    odd = dataclasses.replace(result, params={"sites": jaxem.constraints.Simplex()})
+    params = {"weights": jnp.full(2, 0.5), "components": {"rate": jnp.ones((2, 1))}}
+    result = jaxem.Result(params, None, one, one, jnp.int32(1), jnp.int32(1), jnp.int32(1), one[None], restarts, model)
+    odd = dataclasses.replace(result, local={"sites": jaxem.constraints.Simplex()})
     jaxem.save(tmp_path / "public.npz", result)
     jaxem.save(tmp_path / "odd.npz", odd)
     before = fingerprint((model, odd))
@@ -141,7 +142,7 @@ def test_a_class_that_moves_breaks_no_file(tmp_path, monkeypatch):
     assert fingerprint((model, odd)) != before
     monkeypatch.setitem(names.MOVED, "jaxem.constraints.Simplex", "jaxem.elsewhere.Simplex")
     monkeypatch.setitem(names.MOVED, "jaxem.families.poisson.Poisson", "jaxem.Poisson")
-    assert type(jaxem.load(tmp_path / "odd.npz").params["sites"]) is jaxem.constraints.Simplex
+    assert type(jaxem.load(tmp_path / "odd.npz").local["sites"]) is jaxem.constraints.Simplex
     assert fingerprint((model, odd)) == before
 
 

@@ -13,6 +13,7 @@ import jaxem
 from jaxem.fitting import monitor
 from jaxem.storage import archive
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*lacks provenance")
 OLD = Path(__file__).parents[1] / "files" / "saved"
 EXPECTED = json.loads((OLD / "expected.json").read_text())
 CHECKPOINT, ONLINE = EXPECTED.pop("checkpoint"), EXPECTED.pop("online")

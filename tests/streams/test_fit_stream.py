@@ -56,7 +56,7 @@ def test_a_mixture_with_restarts(x64, algorithm):
     streamed = jaxem.fit_stream(POISSON, Array(x, batch_size=100), **options)
     check_same(streamed, whole)
     assert len(set(np.asarray(whole.restarts.n_steps))) > 1  # restarts ended at different times
-    assert streamed.local is None
+    assert streamed.local is None and streamed.provenance["options"].keys() == options.keys()
 
 
 @pytest.mark.published

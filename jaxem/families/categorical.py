@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,8 @@ class Categorical(Family):
     n_categories: int = static()
     prior: Dirichlet | None = None
     missing: str | None = static(default=None)
+
+    absent: ClassVar[float] = -1
 
     @property
     def constraints(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,8 @@ class Poisson(Family):
 
     prior: GammaPrior | None = None
     zero_inflated: bool = static(default=False)
+
+    absent: ClassVar[float] = -1
 
     @property
     def constraints(self) -> dict[str, Any]:

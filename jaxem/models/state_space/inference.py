@@ -12,8 +12,8 @@ from jax.scipy.special import ndtri
 from jaxem.data.sequences import Sequences, as_sequences
 from jaxem.latents import gaussian_chain, kalman
 from jaxem.latents.gaussian_chain import GaussianChain
-from jaxem.models.chains.inference import squeeze
-from jaxem.models.state_space.series import Series, as_series
+from jaxem.models.chains.inference import future_inputs, squeeze
+from jaxem.models.state_space.series import as_series
 from jaxem.numerics.linalg import PRECISION, semi_cholesky
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params
@@ -115,7 +115,7 @@ class StateInference:
         found = kalman.smooth(chain)
         last = series.valid.sum(1) - 1
         at = lambda x: jax.vmap(lambda row, i: row[i])(x, last)  # noqa: E731
-        to_come = _future(inputs, series, n_steps)
+        to_come = future_inputs(inputs, (len(last), n_steps, series.inputs.shape[-1]), series.y.dtype)
         shift = jnp.zeros((len(last), n_steps, self.n_states), series.y.dtype)
         if "transition_input" in params:
             shift = jnp.matmul(to_come, params["transition_input"].T, precision=PRECISION)
@@ -164,13 +164,3 @@ class StateInference:
 
 def _matrix(noise: Array) -> Array:
     return jnp.diag(noise) if noise.ndim == 1 else noise
-
-
-def _future(inputs: Any, series: Series, n_steps: int) -> Array:
-    n, width = len(series.valid), series.inputs.shape[-1]
-    if inputs is None and not width:
-        return jnp.zeros((n, n_steps, 0), series.y.dtype)
-    wanted = (n, n_steps, width)
-    if inputs is None or jnp.shape(inputs) not in (wanted, wanted[1:]) or (jnp.ndim(inputs) == 2 and n > 1):
-        raise ValueError(f"inputs to come must have shape {wanted}; got {None if inputs is None else jnp.shape(inputs)}")
-    return jnp.asarray(inputs, series.y.dtype).reshape(wanted)

@@ -47,6 +47,7 @@ ELSEWHERE = {
     "models/state_space/series.py": "models/state_space/test_state_space.py",
     "models/state_space/start.py": "models/state_space/test_state_space.py",
     "models/state_space/structural.py": "models/state_space/test_state_space.py",
+    "models/state_space/units.py": "models/state_space/test_state_space.py",
     "models/topics/shared.py": "models/topics/test_plsa.py",
     # engine and algorithms: seen through `fit`
     "engine/e_step.py": "fitting/test_fit.py",

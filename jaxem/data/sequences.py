@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -65,9 +65,14 @@ class Sequences:
             value = absent if jnp.issubdtype(x.dtype, jnp.floating) else -1
             return jnp.where(seen.reshape(*seen.shape, *(1,) * (x.ndim - 2)), x, value)
 
-        inputs = {"inputs": self.x["inputs"]} if isinstance(self.x, dict) and "inputs" in self.x else None
+        return self._changed(leaf)
+
+    def _changed(self, leaf: Callable[[Array], Array]) -> Sequences:
+        """With every array but `inputs` changed."""
         x = jax.tree.map(leaf, self.x)
-        return Sequences(x if inputs is None else {**x, **inputs}, self.length, self.observed)
+        if isinstance(x, dict) and "inputs" in x:
+            x["inputs"] = self.x["inputs"]
+        return Sequences(x, self.length, self.observed)
 
     def steps(self) -> PyTree:
         """(B * T,) or (B * T, D) rows of `filled`."""
@@ -79,9 +84,8 @@ class Sequences:
         return self.shape
 
     def rescaled(self, affine: Any) -> Sequences:
-        """The same sequences, their steps in new coordinates (see `jaxem.numerics.affine`)."""
-        change = lambda x: affine.data(x.reshape(-1, *x.shape[2:])).reshape(*x.shape)  # noqa: E731
-        return Sequences(jax.tree.map(change, self.x), self.length, self.observed)
+        """The same sequences, their steps in new coordinates (see `jaxem.numerics.affine`); inputs as they are."""
+        return self._changed(lambda x: affine.data(x.reshape(-1, *x.shape[2:])).reshape(*x.shape))
 
 
 def sequences(parts: Sequence[Any], round_to: int = 1) -> Sequences:

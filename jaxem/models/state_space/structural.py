@@ -11,7 +11,7 @@ from jax import Array
 from jaxem.models.state_space.state_space import StateSpace
 
 
-def LocalLevel(initial_variance: float | Array | None = 1e7, **options: Any) -> StateSpace:  # noqa: N802
+def LocalLevel(initial_variance: float | Array | None = None, **options: Any) -> StateSpace:  # noqa: N802
     """A random walk plus noise (Harvey 1989; Durbin and Koopman 2012, chapter 2), for series (T,).
 
     y_t = x_t + Normal(0, observation_noise), x_t = x_{t-1} + Normal(0, state_noise).

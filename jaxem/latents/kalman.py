@@ -229,7 +229,7 @@ def smooth(chain: GaussianChain, limits: bool = False) -> Smoothed:
     # What is to come of the last step is nothing: its noise is dropped.
     _, (mean, covariance, push, cross, noise, wide) = over_time(step, nothing, (state, updates), reverse=True)
     push, cross, noise = (x[:, :-1] for x in (push, cross, noise))
-    return Smoothed(mean, covariance, push, cross, noise, pairwise_sum(log_mass.T), wide)
+    return Smoothed(mean, covariance, push, cross, noise, log_mass=pairwise_sum(log_mass.T), wide=wide)
 
 
 def at_limit(mean: Array, covariance: Array, wide: Array | None) -> tuple[Array, Array]:

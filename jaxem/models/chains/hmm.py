@@ -369,7 +369,7 @@ class HMM(ChainInference, Startable, FamilyModel):
         """
         params, past = jax.tree.map(jnp.asarray, params), with_gaps(data)
         found, own = self.chain(params, past), params["emission"]
-        ahead = forecast(key, found, self.emission, own, past, (n_samples, n_steps), inputs)
+        ahead = forecast(key, found, self.emission, own, past, (n_samples, n_steps), inputs=inputs)
         return Forecast(squeeze(ahead.states, data), squeeze(ahead.samples, data, 1))
 
     def n_free_params(self, data: PyTree) -> int:

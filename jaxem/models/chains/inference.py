@@ -156,7 +156,7 @@ def future_inputs(inputs: Any, wanted: tuple[int, int, int], dtype: Any) -> Arra
 
 
 def forecast(
-    key: Array, found: Chain, family: Family, params: Params, data: Sequences, shape: tuple[int, int], inputs: Any = None
+    key: Array, found: Chain, family: Family, params: Params, data: Sequences, shape: tuple[int, int], *, inputs: Any = None
 ) -> Forecast:
     """What comes after each sequence.
 

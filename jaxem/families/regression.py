@@ -208,7 +208,7 @@ class AutoRegression(LinearRegression):
     """x_t ~ Normal(intercept + sum over lags of coefficients[l] x_{t - l}, variance) given the state: for chains.
 
     Data: sequences of single numbers (T,). The first P steps of each are taken as given, so that states begin at
-    step P (Hamilton 1994, section 22.4).
+    step P (Hamilton 1994, section 22.4). Steps whose past is not all seen count as missing; forecasts draw what is missing.
 
     Attributes:
         order: number of lags, P.
@@ -244,7 +244,7 @@ class AutoRegression(LinearRegression):
         return Sequences(x, data.length + self.order, observed)
 
     def last_given(self, key: Array, params: Params, data: Sequences, states: Array | None) -> Array:
-        x = jnp.asarray(data.filled())
+        x = jnp.asarray(data.filled(), params["coefficients"].dtype)
         if states is None:
             last = jnp.asarray(data.length)[:, None] - self.order + jnp.arange(self.order)
             return jnp.take_along_axis(x, last, 1)
@@ -286,9 +286,10 @@ class AutoRegression(LinearRegression):
 
     def sample_path(self, key: Array, params: Params, states: Array, given: Array | None = None, like: Any = None) -> Array:
         del like
-        first, rest = jax.random.split(key)
+        dtype, (first, rest) = params["coefficients"].dtype, jax.random.split(key)
         if given is None:
-            given = jax.random.normal(first, (states.shape[0], self.order), params["coefficients"].dtype)
+            given = jax.random.normal(first, (states.shape[0], self.order), dtype)
+        given = given.astype(dtype)
 
         def step(before: Array, now: tuple[Array, Array]):
             key, state = now

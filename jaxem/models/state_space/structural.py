@@ -17,7 +17,7 @@ def LocalLevel(initial_variance: float | Array | None = None, **options: Any) ->
     y_t = x_t + Normal(0, observation_noise), x_t = x_{t-1} + Normal(0, state_noise).
 
     Args:
-        initial_variance: variance of x_1, whose mean is zero; None: diffuse.
+        initial_variance: variance of x_1, whose mean is zero; None: diffuse, nothing is known of it.
         **options: of `StateSpace`.
     """
     known = {"transition": np.eye(1), "observation": np.eye(1)}

@@ -29,6 +29,11 @@ LINE = {**ONE, "emission": {"intercept": np.array([3.0]), "coefficients": np.arr
 DRIVEN = {"y": np.full(30, 23.0), "inputs": np.full((30, 1), 20.0)}
 
 
+def drawn_ahead(model, params, data, n_steps, **options):
+    """A forecast by 4000 paths, in one program."""
+    return jax.jit(lambda key: model.forecast(key, params, data, n_steps, 4000, **options))(KEY)
+
+
 def autoregression(*coefficients, variance=0.5):
     own = {"intercept": np.array([1.0]), "coefficients": np.array([coefficients]), "variance": np.array([variance])}
     return jaxem.HMM(1, jaxem.AutoRegression(order=len(coefficients))), {**ONE, "emission": own}
@@ -45,10 +50,10 @@ def test_a_regression_forecasts_along_the_inputs_to_come(parts):
             {**ONE, "emission": {"weights": np.full((1, parts), 0.5), "parts": own}},
         )
     model = jaxem.HMM(1, family)
-    ahead = model.forecast(KEY, params, DRIVEN, 2, 2000, inputs=np.array([[20.0], [10.0]]))
-    np.testing.assert_allclose(ahead.mean["y"], [23, 13], atol=5 * (0.1 / 2000) ** 0.5)
+    ahead = drawn_ahead(model, params, DRIVEN, 2, inputs=np.array([[20.0], [10.0]]))
+    np.testing.assert_allclose(ahead.mean["y"], [23, 13], atol=5 * (0.1 / 4000) ** 0.5)
     np.testing.assert_array_equal(ahead.mean["inputs"], [[20], [10]])
-    alike = model.sample_like(KEY, params, DRIVEN)
+    alike = jax.jit(lambda key: model.sample_like(key, params, DRIVEN))(KEY)
     np.testing.assert_array_equal(alike.x["inputs"][0], DRIVEN["inputs"])
     assert abs(alike.x["y"].mean() - 23) < 5 * (0.1 / 30) ** 0.5
 
@@ -109,21 +114,20 @@ def normal_of_series(coefficients, variance, given, n_steps):
     return inverse @ right, variance * inverse @ inverse.T
 
 
-@pytest.mark.parametrize("x", [[9.0, 8, 0, 4, nan], [9.0, 8, 0, nan, 4, nan, 5], [9.0, 8, nan, nan, 3]])
-def test_autoregressions_forecast_over_gaps(x):
-    """Mean and spread of the next two steps given all that is seen, by the joint normal density of the series."""
-    coefficients, variance, x = (0.6, 0.3), 0.5, np.array(x)
-    mean, covariance = normal_of_series(coefficients, variance, x[:2], len(x) + 2)
-    seen = np.r_[~np.isnan(x[2:]), False, False]
-    pull = covariance[-2:][:, seen] @ np.linalg.inv(covariance[np.ix_(seen, seen)])
-    wanted = mean[-2:] + pull @ (x[2:][seen[:-2]] - mean[seen])
-    spread = np.sqrt(np.diag(covariance[-2:, -2:] - pull @ covariance[seen][:, -2:]))
+def test_autoregressions_forecast_over_gaps():
+    """Mean and spread of the next two steps given all that is seen, by the joint normal density of each series."""
+    coefficients, variance = (0.6, 0.3), 0.5
+    parts = [np.array(x) for x in ([9.0, 8, 0, 4, nan], [9.0, 8, 0, nan, 4, nan, 5], [9.0, 8, nan, nan, 3], [9.0, 8, 1, 2])]
     model, params = autoregression(*coefficients, variance=variance)
-    for data in (x, jaxem.sequences([x, x[:4]])):
-        ahead = model.forecast(KEY, params, data, 2, 4000)
-        mean, std = (np.asarray(a).reshape(-1, 2)[0] for a in (ahead.mean, ahead.std))
-        np.testing.assert_array_less(np.abs(mean - wanted), 5 * spread / 4000**0.5)
-        np.testing.assert_allclose(std, spread, rtol=0.08)
+    ahead = drawn_ahead(model, params, jaxem.sequences(parts), 2)
+    for x, own_mean, own_std in zip(parts, ahead.mean, ahead.std):
+        mean, covariance = normal_of_series(coefficients, variance, x[:2], len(x) + 2)
+        seen = np.r_[~np.isnan(x[2:]), False, False]
+        pull = covariance[-2:][:, seen] @ np.linalg.inv(covariance[np.ix_(seen, seen)])
+        wanted = mean[-2:] + pull @ (x[2:][seen[:-2]] - mean[seen])
+        spread = np.sqrt(np.diag(covariance[-2:, -2:] - pull @ covariance[seen][:, -2:]))
+        np.testing.assert_array_less(np.abs(own_mean - wanted), 5 * spread / 4000**0.5)
+        np.testing.assert_allclose(own_std, spread, rtol=0.08)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -173,15 +177,15 @@ REGIMES = {
 def test_markov_autoregressions_forecast():
     """Regimes by matrix powers; the mean of the next step over both regimes and both of its lag's."""
     model = jaxem.MarkovAutoregression(2, order=1)
-    x = np.asarray(model.sample(KEY, REGIMES, 1, 20).x[0])
-    ahead, last = model.forecast(KEY, REGIMES, x, 3, 4000), np.asarray(model.filter(REGIMES, x))[-1]
+    x = np.array(jax.jit(lambda key: model.sample(key, REGIMES, 1, 20).x[0])(KEY))
+    ahead, last = drawn_ahead(model, REGIMES, x, 3), np.asarray(model.filter(REGIMES, x))[-1]
     for h in range(3):
         np.testing.assert_allclose(ahead.states[h], last @ np.linalg.matrix_power(REGIMES["transition"], h + 1), rtol=1e-10)
     means = REGIMES["mean"] + 0.5 * (x[-1] - REGIMES["mean"][:, None])  # lag's regime first
     wanted = (last[:, None] * REGIMES["transition"] * means).sum()
     assert abs(float(ahead.mean[0]) - wanted) < 5 * float(ahead.std[0]) / 4000**0.5
     x[-1] = nan
-    gone = model.forecast(KEY, REGIMES, x, 1, 50)
+    gone = drawn_ahead(model, REGIMES, x, 1)
     assert gone.states.shape == (1, 2) and np.isfinite(gone.samples).all()
 
 
@@ -209,13 +213,17 @@ def test_nothing_is_said_of_the_padding(name):
     model, params, parts, absent = PADDED[name]
     data, given = jaxem.sequences([np.asarray(part) for part in parts]), int(name == "regimes")
     beyond = ~np.asarray(data.valid())[:, given:]
-    posterior, path = np.asarray(model.posterior(params, data)), np.asarray(model.viterbi(params, data))
-    states, draws = np.asarray(model.predict(params, data)), np.asarray(model.sample_posterior(KEY, params, data, 3))
+
+    @jax.jit
+    def ask(params):
+        states = model.predict(params, data), model.viterbi(params, data), model.sample_posterior(KEY, params, data, 3)
+        return model.posterior(params, data), *states, model.sample_like(KEY, params, data)
+
+    posterior, states, path, draws, drawn = jax.tree.map(np.asarray, ask(params))
     assert (posterior[beyond] == 0).all() and (states[~beyond] == posterior.argmax(-1)[~beyond]).all()
     for found in (states, path, *draws):
         assert ((found == -1) == beyond).all() and found.max() <= 1
-    drawn = model.sample_like(KEY, params, data)
-    x = np.asarray(drawn.x).reshape(*data.shape, -1)[..., 0]
+    x = drawn.x.reshape(*data.shape, -1)[..., 0]
     unseen = ~np.asarray(data.seen())
     np.testing.assert_array_equal(x[unseen], absent)
     assert np.isfinite(x[~unseen]).all()

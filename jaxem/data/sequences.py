@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxem.data.validation import numeric
 from jaxem.numerics.blocks import n_rows
+from jaxem.numerics.trees import module_of
 from jaxem.pytree import PyTree, struct
 
 
@@ -36,9 +37,7 @@ class Sequences:
 
     def valid(self) -> Any:
         """(B, T) whether a step is part of its sequence."""
-        arrays = (*jax.tree.leaves(self.x), self.length)
-        xp = np if all(isinstance(leaf, np.ndarray) for leaf in arrays) else jnp
-        return xp.arange(self.shape[1]) < self.length[:, None]
+        return module_of(self.x, self.length).arange(self.shape[1]) < self.length[:, None]
 
     def seen(self) -> Any:
         """(B, T) whether a step is part of its sequence and observed."""
@@ -47,13 +46,12 @@ class Sequences:
 
     def filled(self) -> PyTree:
         """`x` with a copy of each sequence's first observed step in place of what is not: always a valid value."""
-        seen = self.seen()
-        first = None if self.observed is None else jnp.argmax(seen, 1)[:, None]
+        seen, xp = self.seen(), module_of(self)
+        first = None if self.observed is None else xp.argmax(seen, 1)[:, None]
 
         def leaf(x: Array) -> Array:
             wide = lambda a: a.reshape(*a.shape, *(1,) * (x.ndim - 2))  # noqa: E731
-            start = x[:, :1] if first is None else jnp.take_along_axis(x, wide(first), 1)
-            return jnp.where(wide(seen), x, start)
+            return xp.where(wide(seen), x, x[:, :1] if first is None else xp.take_along_axis(x, wide(first), 1))
 
         return jax.tree.map(leaf, self.x)
 
@@ -252,7 +250,7 @@ def lagged(data: Any, order: int) -> Sequences:
         raise ValueError(f"lagged takes sequences of single numbers (T,); got {jax.tree.map(lambda leaf: leaf.shape[1:], x)}")
     if x.shape[1] <= order or (isinstance(data.length, np.ndarray) and data.length.min() <= order):
         raise ValueError(f"every sequence must be longer than order={order}; got length {x.shape[1]}")
-    stack = np.stack if isinstance(x, np.ndarray) else jnp.stack
+    stack = module_of(x).stack
     n = x.shape[1] - order
     inputs = stack([x[:, order - lag : order - lag + n] for lag in range(1, order + 1)], -1)
     observed = data.observed

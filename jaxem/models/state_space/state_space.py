@@ -22,6 +22,7 @@ from jaxem.models.state_space.moments import observed_chain, statistics, tilts
 from jaxem.models.state_space.series import Series, as_series, validated
 from jaxem.models.state_space.start import start
 from jaxem.models.state_space.units import POWERS, seen_values, still_states, units
+from jaxem.numerics.trees import module_of
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Rows
 
@@ -187,7 +188,7 @@ class StateSpace(StateInference, Model):
 
     def rescaled(self, affine: Any) -> StateSpace:
         fixed = {leaf: value * affine.matrix ** POWERS[leaf] for leaf, value in (self.fixed or {}).items()}
-        unit = None if self.initial != "diffuse" else -jnp.log(jnp.asarray(affine.matrix))
+        unit = None if self.initial != "diffuse" else -module_of(affine.matrix).log(affine.matrix)
         floor = None if self.floor is None else self.floor * affine.matrix**2
         return dataclasses.replace(self, fixed=fixed or None, floor=floor, unit=unit)
 

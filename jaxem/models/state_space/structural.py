@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -54,5 +53,5 @@ def _known(k: int, variance: Any, known: dict[str, Any], options: dict[str, Any]
     if variance is None:
         options = {"initial": "diffuse"} | options
     else:
-        known = known | {"initial_mean": np.zeros(k), "initial_covariance": variance * jnp.eye(k)}
+        known = known | {"initial_mean": np.zeros(k), "initial_covariance": variance * np.eye(k)}
     return StateSpace(k, fixed=known | options.pop("fixed", {}), **options)

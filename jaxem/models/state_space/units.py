@@ -40,10 +40,7 @@ def still_states(fixed: dict[str, Any]) -> np.ndarray | None:
 
 
 def seen_values(data: Sequences) -> tuple[Any, Any]:
-    """(B, T, D) observations and which are seen; NumPy arrays of validated data that are such."""
-    y = data.x["y"] if isinstance(data.x, dict) else data.x
-    if isinstance(y, np.ndarray) and y.ndim == 3:
-        return y, ~np.isnan(y)
+    """(B, T, D) observations and which are seen."""
     series = as_series(data)
     return series.y, series.seen
 

@@ -67,9 +67,10 @@ class Sequences:
 
     def _changed(self, leaf: Callable[[Array], Array]) -> Sequences:
         """With every array but `inputs` changed."""
-        x = jax.tree.map(leaf, self.x)
-        if isinstance(x, dict) and "inputs" in x:
-            x["inputs"] = self.x["inputs"]
+        if isinstance(self.x, dict) and "inputs" in self.x:
+            x = {name: part if name == "inputs" else jax.tree.map(leaf, part) for name, part in self.x.items()}
+        else:
+            x = jax.tree.map(leaf, self.x)
         return Sequences(x, self.length, self.observed)
 
     def steps(self) -> PyTree:

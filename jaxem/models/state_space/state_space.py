@@ -188,7 +188,9 @@ class StateSpace(StateInference, Model):
 
     def rescaled(self, affine: Any) -> StateSpace:
         fixed = {leaf: value * affine.matrix ** POWERS[leaf] for leaf, value in (self.fixed or {}).items()}
-        unit = None if self.initial != "diffuse" else -module_of(affine.matrix).log(affine.matrix)
+        unit = None
+        if self.initial == "diffuse":
+            unit = (0.0 if self.unit is None else self.unit) - module_of(affine.matrix).log(affine.matrix)
         floor = None if self.floor is None else self.floor * affine.matrix**2
         return dataclasses.replace(self, fixed=fixed or None, floor=floor, unit=unit)
 

@@ -74,7 +74,7 @@ class Categorical(Family):
         return {"table": jnp.concatenate([table, jnp.broadcast_to(ends, (2, table.shape[1]))])}
 
     def scores(self, natural: PyTree, data: Array) -> Array:
-        codes, v = data.reshape(data.shape[0], -1).T.astype(jnp.int32), self.n_categories
+        codes, v = _codes(data).T, self.n_categories
         unknown = (codes < (-1 if self.missing == "marginal" else 0)) | (codes >= v)
         if self._looked_up():
             table = self.pack(natural)["table"]
@@ -112,7 +112,7 @@ class Categorical(Family):
         return array.astype(np.int32)
 
     def features(self, data: Array) -> Array:
-        codes, v = data.reshape(data.shape[0], -1).astype(jnp.int32), self.n_categories
+        codes, v = _codes(data), self.n_categories
         if codes.shape[1] * v <= WIDE:
             return jax.nn.one_hot(data, v).reshape(data.shape[0], -1)
         # Random directions keep the distances of one-hot codes, which would take D V numbers a row.
@@ -129,6 +129,14 @@ class Categorical(Family):
             return _inverse(key, jnp.cumsum(probs, -1), component)
         probs = probs[component]
         return jax.random.categorical(key, jnp.where(probs > 0, jnp.log(probs), -jnp.inf)).astype(jnp.int32)
+
+
+def _codes(data: Array) -> Array:
+    """(n, D) integers, -1 for NaN."""
+    codes = data.reshape(data.shape[0], -1)
+    if jnp.issubdtype(codes.dtype, jnp.floating):
+        codes = jnp.where(jnp.isnan(codes), -1, codes)
+    return codes.astype(jnp.int32)
 
 
 def _inverse(key: Array, cumulative: Array, component: Array) -> Array:

@@ -281,8 +281,8 @@ class AutoRegression(LinearRegression):
             wide = wide - gain[:, :, None] * along[:, None]
             return (jnp.where(valid[:, None], new, mean), jnp.where(valid[:, None, None], wide, covariance)), None
 
-        rest = (a[:, p:].T for a in (x, seen, valid))
-        return jax.lax.scan(step, (mean, covariance), (*rest, states.T))[0]
+        rest = x[:, p:].T, seen[:, p:].T, valid[:, p:].T, states.T
+        return jax.lax.scan(step, (mean, covariance), rest)[0]
 
     def sample_path(self, key: Array, params: Params, states: Array, given: Array | None = None, like: Any = None) -> Array:
         del like

@@ -203,8 +203,8 @@ class MarkovAutoregression(ChainInference, Model):
         params, (path, what) = jax.tree.map(jnp.asarray, params), jax.random.split(key)
         initial = safe_log(jnp.maximum(chain.stationary(params["transition"]), 0))
         regimes = chain.sample(path, initial, safe_log(params["transition"]), *shape)
-        n_steps, place = shape[1] - self.order, self.n_regimes ** np.arange(self.order + 1)
-        states = sum(int(place[i]) * regimes[:, i : i + n_steps] for i in range(self.order + 1))
+        n_steps, place = shape[1] - self.order, (self.n_regimes ** np.arange(self.order + 1)).astype(np.int32)
+        states = jnp.stack([regimes[:, i : i + n_steps] for i in range(self.order + 1)], -1) @ place
         return self._lags.sample_path(what, self.lines(params), states, given)
 
     def sample(self, key: Array, params: Params, n: int, n_steps: int = 100) -> Sequences:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -96,11 +97,11 @@ def _without_inputs(series: Series, seen: Array, template: Params, fixed: dict[s
     """(B, T, D) the data less what inputs explain, where they act on observations, and the coefficients of that."""
     if "observation_input" not in template:
         return series.y, {}
-    spec = {"precision": PRECISION}
-    gram = jnp.einsum("btd,btp,btq->dpq", seen, series.inputs, series.inputs, **spec)
-    cross = jnp.einsum("btd,btd,btp->dp", seen, series.y, series.inputs, **spec)
+    total = partial(jnp.einsum, precision=PRECISION)
+    gram = total("btd,btp,btq->dpq", seen, series.inputs, series.inputs)
+    cross = total("btd,btd,btp->dp", seen, series.y, series.inputs)
     matrix = least_squares(gram, cross)
     known = fixed.get("observation_input")
     if known is not None:
         matrix = jnp.where(jnp.isnan(jnp.asarray(known, matrix.dtype)), matrix, known)
-    return series.y - jnp.matmul(series.inputs, matrix.T, **spec), {"observation_input": matrix}
+    return series.y - jnp.matmul(series.inputs, matrix.T, precision=PRECISION), {"observation_input": matrix}

@@ -49,6 +49,7 @@ ELSEWHERE = {
     "models/state_space/series.py": "models/state_space/test_state_space.py",
     "models/state_space/start.py": "models/state_space/test_state_space.py",
     "models/state_space/structural.py": "models/state_space/test_state_space.py",
+    "models/state_space/units.py": "models/state_space/test_state_space.py",
     "models/topics/shared.py": "models/topics/test_plsa.py",
     # engine and algorithms: seen through `fit`
     "engine/e_step.py": "fitting/test_fit.py",
@@ -122,6 +123,7 @@ COVERS = {
     "models/test_classics.py": "mixtures of EM's classics",
     "models/test_interval_mapping.py": "a scan over a genome by a model from functions",
     "models/chains/test_enumeration.py": "chains against sums over all paths",
+    "models/chains/test_gaps.py": "what chains do not see: inputs, missing steps, the padding",
     "models/chains/test_published.py": "figures of papers and of hmmlearn",
     "models/state_space/test_published.py": "figures of papers and of statsmodels",
     "operators/test_published.py": "figures of papers and of other programs",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -47,13 +47,33 @@ class Sequences:
         return valid if self.observed is None else valid & self.observed
 
     def filled(self) -> PyTree:
-        """`x` with a copy of each sequence's first step in place of its padding: always a valid value."""
+        """`x` with a copy of each sequence's first observed step in place of what is not: always a valid value."""
+        seen, xp = self.seen(), module_of(self)
+        first = None if self.observed is None else xp.argmax(seen, 1)[:, None]
 
         def leaf(x: Array) -> Array:
-            valid = self.valid().reshape(*self.shape, *(1,) * (x.ndim - 2))
-            return module_of(valid, x).where(valid, x, x[:, :1])
+            wide = lambda a: a.reshape(*a.shape, *(1,) * (x.ndim - 2))  # noqa: E731
+            return xp.where(wide(seen), x, x[:, :1] if first is None else xp.take_along_axis(x, wide(first), 1))
 
         return jax.tree.map(leaf, self.x)
+
+    def blanked(self, absent: float) -> Sequences:
+        """With `absent` (integers: -1) for each step that is not seen; inputs, which no model draws, as they are."""
+        seen = jnp.asarray(self.seen())
+
+        def leaf(x: Array) -> Array:
+            value = absent if jnp.issubdtype(x.dtype, jnp.floating) else -1
+            return jnp.where(seen.reshape(*seen.shape, *(1,) * (x.ndim - 2)), x, value)
+
+        return self._changed(leaf)
+
+    def _changed(self, leaf: Callable[[Array], Array]) -> Sequences:
+        """With every array but `inputs` changed."""
+        if isinstance(self.x, dict) and "inputs" in self.x:
+            x = {name: part if name == "inputs" else jax.tree.map(leaf, part) for name, part in self.x.items()}
+        else:
+            x = jax.tree.map(leaf, self.x)
+        return Sequences(x, self.length, self.observed)
 
     def steps(self) -> PyTree:
         """(B * T,) or (B * T, D) rows of `filled`."""
@@ -65,9 +85,8 @@ class Sequences:
         return self.shape
 
     def rescaled(self, affine: Any) -> Sequences:
-        """The same sequences, their steps in new coordinates (see `jaxem.numerics.affine`)."""
-        change = lambda x: affine.data(x.reshape(-1, *x.shape[2:])).reshape(*x.shape)  # noqa: E731
-        return Sequences(jax.tree.map(change, self.x), self.length, self.observed)
+        """The same sequences, their steps in new coordinates (see `jaxem.numerics.affine`); inputs as they are."""
+        return self._changed(lambda x: affine.data(x.reshape(-1, *x.shape[2:])).reshape(*x.shape))
 
 
 def step_weight(data: Sequences, weight: Array | None) -> Array:
@@ -189,6 +208,27 @@ def as_sequences(data: Any, single: bool = True) -> Sequences:
     sequences_ = Sequences(jax.tree.map(lambda x: x[None], one), np.array([lengths.pop()], np.int32))
     concrete = all(isinstance(x, np.ndarray) for x in jax.tree.leaves(sequences_.x))
     return with_observed(sequences_) if concrete else sequences_
+
+
+def with_gaps(data: Any) -> Sequences:
+    """`as_sequences`, and of what is concrete which steps were observed."""
+    data = as_sequences(data)
+    return with_observed(data) if isinstance(jax.tree.leaves(data.x)[0], np.ndarray) else data
+
+
+def without_gaps(x: PyTree, whole: bool = False) -> tuple[PyTree, Array]:
+    """Steps (B, ...) with ones, a valid value of every family, where they are missing; and (B,) which are.
+
+    Args:
+        x: steps, all NaN in some leaf where they are missing.
+        whole: a step that holds any NaN is missing.
+    """
+    x = jax.tree.map(jnp.asarray, x)
+    gone = jnp.zeros(n_rows(x), bool)
+    for leaf in (leaf for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.floating)):
+        missing = jnp.isnan(leaf.reshape(len(leaf), -1))
+        gone |= missing.any(1) if whole else missing.all(1)
+    return jax.tree.map(lambda leaf: jnp.where(gone.reshape(-1, *(1,) * (leaf.ndim - 1)), 1, leaf), x), gone
 
 
 def label_shape(data: PyTree) -> tuple[int, ...]:

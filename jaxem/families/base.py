@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -97,18 +98,51 @@ class Family(Natural):
         """One datum for each entry of `component` (n,)."""
         raise undefined(self, "sample")
 
+    def sample_like(self, key: Array, params: Params, component: Array, data: PyTree) -> PyTree:
+        """As `sample`, given what rows of `data` hold that the family does not draw: inputs. Default: nothing."""
+        del data
+        return self.sample(key, params, component)
+
     # --- for chains --------------------------------------------------------------------------
     #: Steps at the start of a sequence that are taken as given.
     n_given: int = 0
+    #: What stands for a value that is not there: -1 for codes and counts.
+    absent: ClassVar[float] = math.nan
 
     def windows(self, data: Sequences) -> Sequences:
         """What the family sees of sequences: a step as it is, or with its past."""
         return data
 
-    def sample_path(self, key: Array, params: Params, states: Array, past: Any = None) -> Array:
-        """(n, T, ...) one series along each path of `states` (n, T); `past`: windows that came before, for what looks back."""
-        del past
-        x = self.sample(key, params, states.reshape(-1))
+    def series(self, data: Sequences) -> Sequences:
+        """Sequences from what may be their windows."""
+        return data
+
+    def last_given(self, key: Array, params: Params, data: Sequences, states: Array | None) -> Array | None:
+        """(n, P) the last P steps of each of the series, in order, for what looks back; None for what does not.
+
+        Args:
+            key: random key; steps that are missing are drawn given all that is seen.
+            params: the family's parameters.
+            data: series.
+            states: (n, T - P) of their steps from step P on; None where none of the last P is missing.
+        """
+        del key, params, data, states
+        return None
+
+    def sample_path(self, key: Array, params: Params, states: Array, given: Array | None = None, like: Any = None) -> PyTree:
+        """(n, P + T, ...) one series along each path of `states` (n, T), P = `n_given`.
+
+        Args:
+            key: random key.
+            params: the family's parameters.
+            states: (n, T).
+            given: (n, P) the steps before; None: standard normal.
+            like: rows (n, T, ...) of which `sample_like` reads what it does not draw, or None.
+        """
+        del given
+        rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), like)
+        component = states.reshape(-1)
+        x = self.sample(key, params, component) if like is None else self.sample_like(key, params, component, rows)
         return jax.tree.map(lambda leaf: leaf.reshape(*states.shape, *leaf.shape[1:]), x)
 
 

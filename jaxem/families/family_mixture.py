@@ -104,6 +104,19 @@ class FamilyMixture(Composite, Family):
         return n_components * (self.n_parts - 1) + self.family.n_free_params(n_components * self.n_parts, data)
 
     def sample(self, key: Array, params: Params, component: Array) -> PyTree:
+        what, part = self._parts(key, params, component)
+        return self.family.sample(what, params["parts"], part)
+
+    def sample_like(self, key: Array, params: Params, component: Array, data: PyTree) -> PyTree:
+        what, part = self._parts(key, params, component)
+        return self.family.sample_like(what, params["parts"], part, data)
+
+    def _parts(self, key: Array, params: Params, component: Array) -> tuple[Array, Array]:
+        """A key for what is drawn, and (n,) the parts that it is drawn from."""
         which, what = jax.random.split(key)
         part = jax.random.categorical(which, safe_log(params["weights"])[component])
-        return self.family.sample(what, params["parts"], component * self.n_parts + part)
+        return what, component * self.n_parts + part
+
+    @property
+    def absent(self) -> float:  # type: ignore[override]
+        return self.family.absent

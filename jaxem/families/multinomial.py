@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ class Multinomial(Family):
 
     prior: Dirichlet | None = None
     n_trials: int = static(default=1)
+
+    absent: ClassVar[float] = -1
 
     @property
     def constraints(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,8 @@ class NegativeBinomial(Family):
     """
 
     origin: Any = None
+
+    absent: ClassVar[float] = -1
 
     @property
     def constraints(self) -> dict[str, Any]:

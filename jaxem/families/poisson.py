@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,8 @@ class Poisson(Family):
     prior: GammaPrior | None = None
     zero_inflated: bool = static(default=False)
     origin: Any = None
+
+    absent: ClassVar[float] = -1
 
     @property
     def constraints(self) -> dict[str, Any]:

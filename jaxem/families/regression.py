@@ -20,7 +20,7 @@ from jaxem.data.sequences import Sequences, lagged
 from jaxem.data.validation import check_finite, floating, numeric
 from jaxem.families.base import THIN, Family, by_chance
 from jaxem.numerics.floors import known_floor, least_variance
-from jaxem.numerics.linalg import PRECISION, least_squares
+from jaxem.numerics.linalg import PRECISION, least_squares, semi_cholesky
 from jaxem.numerics.logs import divided
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params
@@ -202,6 +202,10 @@ class LinearRegression(Family):
         inputs = jax.random.normal(which, (*component.shape, width), params["coefficients"].dtype)
         return {"y": self.respond(what, params, component, inputs), "inputs": inputs}
 
+    def sample_like(self, key: Array, params: Params, component: Array, data: PyTree) -> dict[str, Array]:
+        """`y` given the `inputs` of data."""
+        return {"y": self.respond(key, params, component, data["inputs"]), "inputs": data["inputs"]}
+
     def respond(self, key: Array, params: Params, component: Array, inputs: Array) -> Array:
         """(n,) responses to inputs (n, P)."""
         k = self._k(params)
@@ -216,7 +220,7 @@ class AutoRegression(LinearRegression):
     """x_t ~ Normal(intercept + sum over lags of coefficients[l] x_{t - l}, variance) given the state: for chains.
 
     Data: sequences of single numbers (T,). The first P steps of each are taken as given, so that states begin at
-    step P (Hamilton 1994, section 22.4).
+    step P (Hamilton 1994, section 22.4). Steps whose past is not all seen count as missing; forecasts draw what is missing.
 
     Attributes:
         order: number of lags, P.
@@ -241,20 +245,68 @@ class AutoRegression(LinearRegression):
         check_finite(array, "data")
         return floating(array, "data")
 
-    def sample_path(self, key: Array, params: Params, states: Array, past: Any = None) -> Array:
-        """(n, T) series that go on from `past`; without one (n, P + T), the first P drawn from a standard normal."""
-        n, dtype = states.shape[0], params["coefficients"].dtype
-        first, rest = jax.random.split(key)
-        if past is None:
-            before = jax.random.normal(first, (n, self.order), dtype)
-        else:
-            last = jnp.asarray(past.length)[:, None] - 1 - jnp.arange(self.order)
-            before = jnp.take_along_axis(jnp.asarray(past.x), last, 1).astype(dtype)
+    def series(self, data: Sequences) -> Sequences:
+        """Series whose windows are `data`, where those are what was given."""
+        if not isinstance(data.x, dict):
+            return data
+        x = jnp.concatenate([data.x["inputs"][:, 0, ::-1], data.x["y"]], 1)
+        observed = data.observed
+        if observed is not None:
+            observed = jnp.concatenate([jnp.repeat(observed[:, :1], self.order, 1), observed], 1)
+        return Sequences(x, data.length + self.order, observed)
+
+    def last_given(self, key: Array, params: Params, data: Sequences, states: Array | None) -> Array:
+        x = jnp.asarray(data.filled(), params["coefficients"].dtype)
+        if states is None:
+            last = jnp.asarray(data.length)[:, None] - self.order + jnp.arange(self.order)
+            return jnp.take_along_axis(x, last, 1)
+        mean, covariance = self._belief(params, x, jnp.asarray(data.seen()), jnp.asarray(data.valid()), states)
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
+        return (mean + jnp.matmul(semi_cholesky(covariance), noise[..., None], precision=PRECISION)[..., 0])[:, ::-1]
+
+    def _belief(self, params: Params, x: Array, seen: Array, valid: Array, states: Array) -> tuple[Array, Array]:
+        """Mean (n, P) and covariance (n, P, P) of the last steps of each series, the last first, given all that is seen.
+
+        A Kalman filter of P lags. What is missing among the first P steps has the mean and variance of those of its series.
+        """
+        p, count = self.order, seen.sum(1, keepdims=True)
+        center = divided(jnp.where(seen, x, 0).sum(1, keepdims=True), count)
+        spread = divided(jnp.where(seen, jnp.square(x - center), 0).sum(1, keepdims=True), count)
+        lines, k = self.lines(params, self._k(params)), self._k(params)
+        variances = jnp.broadcast_to(params["variance"], (k,))
+        mean = jnp.where(seen, x, center)[:, :p][:, ::-1]
+        covariance = jnp.where(seen, 0, spread)[:, :p][:, ::-1, None] * jnp.eye(p, dtype=x.dtype)
+
+        def step(belief: tuple[Array, Array], now: tuple[Array, Array, Array, Array]):
+            mean, covariance = belief
+            x, seen, valid, state = now
+            line = lines[state]
+            cross = jnp.einsum("npq,nq->np", covariance, line[:, :-1], precision=PRECISION)
+            spread = (cross * line[:, :-1]).sum(-1) + variances[state]
+            expected = (mean * line[:, :-1]).sum(-1) + line[:, -1]
+            new = jnp.concatenate([expected[:, None], mean[:, :-1]], 1)
+            along = jnp.concatenate([spread[:, None], cross[:, :-1]], 1)
+            wide = jnp.concatenate([cross[:, :-1, None], covariance[:, :-1, :-1]], 2)
+            wide = jnp.concatenate([along[:, None], wide], 1)
+            gain = jnp.where(seen, 1 / spread, 0)[:, None] * along
+            new = new + gain * (x - expected)[:, None]
+            wide = wide - gain[:, :, None] * along[:, None]
+            return (jnp.where(valid[:, None], new, mean), jnp.where(valid[:, None, None], wide, covariance)), None
+
+        rest = x[:, p:].T, seen[:, p:].T, valid[:, p:].T, states.T
+        return jax.lax.scan(step, (mean, covariance), rest)[0]
+
+    def sample_path(self, key: Array, params: Params, states: Array, given: Array | None = None, like: Any = None) -> Array:
+        del like
+        dtype, (first, rest) = params["coefficients"].dtype, jax.random.split(key)
+        if given is None:
+            given = jax.random.normal(first, (states.shape[0], self.order), dtype)
+        given = given.astype(dtype)
 
         def step(before: Array, now: tuple[Array, Array]):
             key, state = now
             x = self.respond(key, params, state, before)
             return jnp.concatenate([x[:, None], before[:, :-1]], 1), x
 
-        x = jax.lax.scan(step, before, (jax.random.split(rest, states.shape[1]), states.T))[1].T
-        return x if past is not None else jnp.concatenate([before[:, ::-1], x], 1)
+        x = jax.lax.scan(step, given[:, ::-1], (jax.random.split(rest, states.shape[1]), states.T))[1].T
+        return jnp.concatenate([given, x], 1)

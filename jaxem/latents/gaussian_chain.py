@@ -42,6 +42,8 @@ class GaussianChain:
         variance: (n, T, D), or None: ones.
         tilt: (n, T, K, K) symmetric, or None: zero.
         lean: (n, T, K), or None.
+        unit: log of the unit that states are measured in, for a diffuse one: its log-likelihood is that of states in units
+            of one. None: zero.
     """
 
     mean: Array | None
@@ -54,6 +56,7 @@ class GaussianChain:
     variance: Array | None = None
     tilt: Array | None = None
     lean: Array | None = None
+    unit: Array | None = None
 
     def whitened(self) -> GaussianChain:
         """The same evidence, but for a factor, with variances of one."""
@@ -144,7 +147,9 @@ def _first(chain: GaussianChain, precision: Array, linear: Array) -> tuple[Array
     if chain.mean is None or chain.covariance is None:
         inverse = inverse_lower(cholesky(precision))
         covariance = mul(transpose(inverse), inverse)
-        return apply(covariance, linear), covariance, jnp.log(jnp.diagonal(inverse, axis1=-2, axis2=-1)).sum(-1)
+        log_mass = jnp.log(jnp.diagonal(inverse, axis1=-2, axis2=-1)).sum(-1)
+        log_mass = log_mass if chain.unit is None else log_mass + precision.shape[-1] * chain.unit
+        return apply(covariance, linear), covariance, log_mass
     prior = jnp.broadcast_to(chain.covariance, precision.shape)
     mean = jnp.broadcast_to(chain.mean, linear.shape)
     through, log_det = absorb(precision, prior)

@@ -30,6 +30,8 @@ class Smoothed:
         step_cross: (n, T - 1, K, K) covariance of w_t and x_{t-1}.
         step_covariance: (n, T - 1, K, K) covariance of w_t.
         log_mass: (n,) log-likelihood of the evidence.
+        wide: (n, T, K, K) what of a diffuse first state's infinite covariance is left: the covariance is c wide + covariance,
+            c beyond all bounds; None where that was not asked for.
     """
 
     mean: Array
@@ -38,6 +40,7 @@ class Smoothed:
     step_cross: Array
     step_covariance: Array
     log_mass: Array
+    wide: Array | None = None
 
 
 @struct
@@ -46,7 +49,7 @@ class Filtered:
 
     Attributes:
         mean: (n, T, K).
-        covariance: (n, T, K, K); NaN, as the mean, where a diffuse state is not determined yet.
+        covariance: (n, T, K, K); infinite, and the mean NaN, where a diffuse state is not determined yet.
         log_mass: (n, T) log-likelihood of each step given those before, exact diffuse.
     """
 
@@ -95,7 +98,9 @@ def _reduced(covariance: Array, gain: Array, row: Array) -> Array:
     return mul(kept, covariance, transpose(kept))
 
 
-def _absorb(state: _State, row: Array, target: Array, variance: Array) -> tuple[_State, _Update, Array]:
+def _absorb(
+    state: _State, row: Array, target: Array, variance: Array, unit: Array | None = None
+) -> tuple[_State, _Update, Array]:
     """The state once it has met target = row x + Normal(0, variance), (n,) each, and the log-likelihood of that."""
     along, surprise = apply(state.covariance, row), target - dot(row, state.mean)
     spread = dot(row, along) + variance
@@ -112,7 +117,7 @@ def _absorb(state: _State, row: Array, target: Array, variance: Array) -> tuple[
         diffuse = wide_spread > jnp.sqrt(jnp.finfo(row.dtype).eps) * dot(row, row)
         safe = jnp.where(diffuse, wide_spread, 1)
         gain = jnp.where(diffuse[:, None], far / safe[:, None], gain)
-        log_mass = jnp.where(diffuse, -jnp.log(safe) / 2, log_mass)
+        log_mass = jnp.where(diffuse, -jnp.log(safe) / 2 + (0 if unit is None else unit), log_mass)
         second = (along - gain * spread[:, None]) / safe[:, None]
         orders = (jnp.where(diffuse, 0, inverse), jnp.where(diffuse, 1 / safe, 0), jnp.where(diffuse, -spread / safe**2, 0))
         gains = (gain, jnp.where(diffuse[:, None], second, 0))
@@ -135,7 +140,7 @@ def _filter(chain: GaussianChain) -> tuple[_State, _Update, Array]:
     variance = jnp.ones_like(chain.target) if chain.variance is None else chain.variance
 
     def meet(state: _State, now: tuple[Array, ...]):
-        state, update, log_mass = _absorb(state, *now)
+        state, update, log_mass = _absorb(state, *now, unit=chain.unit)
         return state, (update, log_mass)
 
     def step(state: _State, now: tuple[Array, ...]):
@@ -162,7 +167,7 @@ def filtered(chain: GaussianChain) -> Filtered:
     if state.wide is not None:
         open_ = (jnp.abs(state.wide) > jnp.sqrt(jnp.finfo(mean.dtype).eps)).any((-2, -1))
         mean = jnp.where(open_[..., None], jnp.nan, mean)
-        covariance = jnp.where(open_[..., None, None], jnp.nan, covariance)
+        covariance = jnp.where(open_[..., None, None], jnp.inf, covariance)
     return Filtered(mean, covariance, log_mass)
 
 
@@ -184,8 +189,13 @@ def _before(future: _Future, update: _Update) -> _Future:
     return _Future(tuple(r), tuple(map(_symmetric, n)))
 
 
-def smooth(chain: GaussianChain) -> Smoothed:
-    """Means, covariances and noise of the states given all evidence (de Jong 1989; Koopman 1997)."""
+def smooth(chain: GaussianChain, limits: bool = False) -> Smoothed:
+    """Means, covariances and noise of the states given all evidence (de Jong 1989; Koopman 1997).
+
+    Args:
+        chain: the chain.
+        limits: whether to find what is left `wide` of a diffuse first state.
+    """
     state, updates, log_mass = _filter(chain)
     move, zero = chain.transition, jnp.zeros_like(state.covariance[:, 0])
     orders = (1, 1) if state.wide is None else (2, 3)
@@ -205,15 +215,29 @@ def smooth(chain: GaussianChain) -> Smoothed:
             mixed = mul(state.wide, hold[1], state.covariance)
             fall = fall + mixed + transpose(mixed) + mul(state.wide, hold[2], state.wide)
             cross = cross + mul(future.n[1], move, state.wide)
+        left = None
+        if state.wide is not None and limits:
+            mixed = mul(state.wide, hold[0], state.covariance)
+            left = state.wide - mul(state.wide, hold[1], state.wide) - mixed - transpose(mixed)
+            size = jnp.maximum(jnp.abs(state.wide).max((-2, -1), keepdims=True), 1)
+            left = jnp.where(jnp.abs(left) > jnp.sqrt(jnp.finfo(mean.dtype).eps) * size, left, 0)
         noise = chain.noise - mul(chain.noise, future.n[0], chain.noise)
         pushed = (apply(chain.noise, future.r[0]), -mul(chain.noise, cross), _symmetric(noise))
         met, _ = over_time(meet, _Future(tuple(pull), tuple(hold)), updates, reverse=True)
-        return met, (mean, _symmetric(state.covariance - fall), *pushed)
+        return met, (mean, _symmetric(state.covariance - fall), *pushed, left)
 
     # What is to come of the last step is nothing: its noise is dropped.
-    _, (mean, covariance, push, cross, noise) = over_time(step, nothing, (state, updates), reverse=True)
+    _, (mean, covariance, push, cross, noise, wide) = over_time(step, nothing, (state, updates), reverse=True)
     push, cross, noise = (x[:, :-1] for x in (push, cross, noise))
-    return Smoothed(mean, covariance, push, cross, noise, pairwise_sum(log_mass.T))
+    return Smoothed(mean, covariance, push, cross, noise, log_mass=pairwise_sum(log_mass.T), wide=wide)
+
+
+def at_limit(mean: Array, covariance: Array, wide: Array | None) -> tuple[Array, Array]:
+    """Mean (..., K) and covariance c wide + covariance (..., K, K) as c grows beyond all bounds: a mean without end is NaN."""
+    if wide is None:
+        return mean, covariance
+    covariance = jnp.where(wide == 0, covariance, jnp.sign(wide) * jnp.inf)
+    return jnp.where(jnp.diagonal(wide, axis1=-2, axis2=-1) == 0, mean, jnp.nan), covariance
 
 
 def lag_one(chain: GaussianChain, smoothed: Smoothed) -> Array:

@@ -148,9 +148,17 @@ class Mixture(Partitioned, FamilyModel):
         return self.n_components - 1 + self.family.n_free_params(self.n_components, data)
 
     def sample(self, key: Array, params: Params, n: int) -> PyTree:
-        which, what = jax.random.split(key)
-        component = jax.random.categorical(which, safe_log(params["weights"]), shape=(n,))
+        what, component = self._drawn(key, params, n)
         return self.family.sample(what, params["components"], component)
+
+    def sample_like(self, key: Array, params: Params, data: PyTree) -> PyTree:
+        what, component = self._drawn(key, params, n_rows(data))
+        return self.family.sample_like(what, params["components"], component, data)
+
+    def _drawn(self, key: Array, params: Params, n: int) -> tuple[Array, Array]:
+        """A key for the rows, and their components (n,)."""
+        which, what = jax.random.split(key)
+        return what, jax.random.categorical(which, safe_log(params["weights"]), shape=(n,))
 
 
 def GaussianMixture(n_components: int, covariance: str = "full", **options: Any) -> Mixture:  # noqa: N802

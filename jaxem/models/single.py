@@ -16,6 +16,7 @@ from jaxem.families.student_t import StudentT
 from jaxem.init import KMeansPlusPlus
 from jaxem.model import Model
 from jaxem.models.mixture import Mixture
+from jaxem.numerics.blocks import n_rows
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params, Rows
 
@@ -110,6 +111,9 @@ class Single(Composite, Model):
 
     def sample(self, key: Array, params: Params, n: int) -> PyTree:
         return self.family.sample(key, _stacked(params), jnp.zeros((n,), jnp.int32))
+
+    def sample_like(self, key: Array, params: Params, data: PyTree) -> PyTree:
+        return self.family.sample_like(key, _stacked(params), jnp.zeros((n_rows(data),), jnp.int32), data)
 
 
 def MultivariateNormal(covariance: str = "full", missing: str | None = "marginal", **options: Any) -> Single:  # noqa: N802

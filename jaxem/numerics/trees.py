@@ -92,6 +92,7 @@ def cast(tree: PyTree, dtype: Any) -> PyTree:
     """Inexact array leaves in `dtype`; Python numbers and integers as they are."""
 
     def leaf(x):
+        x = np.asarray(x) if isinstance(x, np.generic) else x  # or its transfer would not be explicit
         inexact = hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
         return jnp.asarray(x, dtype) if inexact and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 

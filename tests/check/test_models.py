@@ -60,7 +60,7 @@ def superposition_of_views():
     return jaxem.Superposition(project_views, (4,), jnp.asarray(1.0), prior=jaxem.Smoothness(0.1)), data, skipped
 
 
-OWN_E_STEP = NO_COORDINATES | MOMENTS | {name: OF_ALL[name] for name in ("device-count", "local")}
+OWN_E_STEP = MOMENTS | {name: OF_ALL[name] for name in ("device-count", "local")}
 
 
 def local_level():

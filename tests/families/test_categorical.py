@@ -8,6 +8,7 @@ from components import CASES, answers, start
 from scipy import special
 
 import jaxem
+from jaxem.numerics.blocks import equations
 
 NEVER = jaxem.Stop(loglik_rtol=None)
 TIGHT = jaxem.Stop(loglik_rtol=1e-14)
@@ -73,3 +74,49 @@ def test_only_categories_that_occur_are_counted(x64):
     assert jaxem.Single(jaxem.Categorical(4)).n_free_params(x[:, 0]) == 1
     # A prior gives every category a probability that the data move.
     assert jaxem.Mixture(2, jaxem.Categorical(4, jaxem.Dirichlet(2.0))).n_free_params(x) == 1 + 2 * 9
+
+
+@pytest.mark.parametrize("missing", [None, "marginal"])
+@pytest.mark.parametrize("columns", [(), (3,)])
+def test_codes_are_looked_up_as_one_hot_products_have_them(x64, missing, columns, monkeypatch):
+    """Scores, counts, structural zeros, codes that are missing and codes that are none, both ways."""
+    rng, family = np.random.default_rng(0), jaxem.Categorical(5, missing=missing)
+    params = {"probs": jnp.asarray(rng.dirichlet(np.ones(5), (2, *columns)))}
+    params["probs"] = params["probs"].at[0, ..., 1].set(0)
+    x, weight = rng.integers(0 if missing is None else -1, 5, (40, *columns)), rng.random((2, 40))
+    x[:2] = [[9], [-2]] if columns else [9, -2]
+
+    def both():
+        score = lambda eta: family.scores(family.pack(eta), jnp.asarray(x))  # noqa: E731
+        scores, pull = jax.vjp(score, family.natural(params))
+        return scores, pull(jnp.where(scores > -jnp.inf, weight, 0))[0]["log_probs"]
+
+    one_hot = both()
+    assert (one_hot[0][:, :2] == -np.inf).all()
+    monkeypatch.setattr("jaxem.families.categorical.FEW", 2)
+    for found, wanted in zip(both(), one_hot):
+        np.testing.assert_allclose(found, wanted, atol=1e-13)
+
+
+def test_many_categories_cost_no_more_than_the_data():
+    """No array of T V numbers in an E-step, a start or a draw; draws have the frequencies that they should."""
+    t, v = 2000, 400
+    model, x = jaxem.HMM(2, jaxem.Categorical(v)), jaxem.Sequences(jnp.zeros((1, t), jnp.int32), jnp.array([t]))
+    probs = np.random.default_rng(0).dirichlet(np.full(v, 0.1), 2).astype(np.float32)
+    params = {"initial": jnp.ones(2) / 2, "transition": jnp.full((2, 2), 0.5), "emission": {"probs": jnp.asarray(probs)}}
+    step = jax.grad(lambda p, x: model.log_prob(p, x).sum())
+    start = lambda key, x: model.initialize(key, x, jnp.ones(1))  # noqa: E731
+    for program in (
+        jax.make_jaxpr(step)(params, x),
+        jax.make_jaxpr(start)(jax.random.key(0), x),
+        jax.make_jaxpr(lambda key, p: model.sample(key, p, 1, t))(jax.random.key(0), params),
+    ):
+        largest = max(np.prod(each.aval.shape) for equation in equations(program.jaxpr) for each in equation.outvars)
+        assert largest < t * v / 4
+    z = np.arange(20_000) % 2
+    drawn = np.asarray(model.emission.sample(jax.random.key(0), params["emission"], jnp.asarray(z)))
+    for k in range(2):
+        expected = 10_000 * probs[k]
+        counts = np.bincount(drawn[z == k], minlength=v)
+        often = expected > 5
+        assert (np.square(counts - expected) / expected)[often].sum() < often.sum() + 5 * np.sqrt(2 * often.sum())

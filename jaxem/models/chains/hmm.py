@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.data.boundary import values
-from jaxem.data.sequences import Sequences, as_sequences, step_weight, with_observed
+from jaxem.data.sequences import Sequences, as_sequences, step_weight, with_gaps, with_observed, without_gaps
 from jaxem.data.validation import check_positive_int, is_traced, numeric
 from jaxem.families.base import Family
 from jaxem.families.gaussian import Gaussian
@@ -23,7 +23,7 @@ from jaxem.latents.forward_backward import absorb
 from jaxem.latents.long_chain import default_segment
 from jaxem.latents.mixture import label_bias
 from jaxem.model import one_program
-from jaxem.models.chains.inference import Chain, ChainInference, Forecast, last_belief, squeeze
+from jaxem.models.chains.inference import Chain, ChainInference, Forecast, forecast, squeeze
 from jaxem.models.chains.transition import Transition
 from jaxem.models.family_model import FamilyModel
 from jaxem.models.mixture import Mixture
@@ -327,10 +327,7 @@ class HMM(ChainInference, Startable, FamilyModel):
 
     # --- after the fit -----------------------------------------------------------------------
     def chain(self, params: Params, data: PyTree) -> Chain:
-        data = as_sequences(data)
-        if isinstance(jax.tree.leaves(data.x)[0], np.ndarray):
-            data = with_observed(data)
-        model = self.exact(params)
+        data, model = with_gaps(data), self.exact(params)
         return model.local_chain(model.pack(model.natural(params)), data, self.rows(params, data))
 
     @one_program
@@ -344,7 +341,8 @@ class HMM(ChainInference, Startable, FamilyModel):
         Args:
             params: parameters.
             belief: (B, K) p(z | x so far); None at the first step.
-            x: (B,) or (B, D), the next step of each of B series, windows of an emission that looks back.
+            x: (B,) or (B, D), the next step of each of B series, windows of an emission that looks back; all NaN where
+                it is missing, a window that holds any.
 
         Returns:
             (B, K) belief that has seen x, and (B,) log p(x | x before).
@@ -355,16 +353,22 @@ class HMM(ChainInference, Startable, FamilyModel):
             x = values(self.emission, x)
         model = self.exact(params)
         natural = model.pack(model.natural(params))
+        x, gone = without_gaps(x, self.emission.n_given > 0)
         own = self.emission.log_density
         scores = model.emission.scores(natural["emission"], x) if own is None else own(params["emission"], x).T
+        scores = jnp.where(gone, 0, scores)
         if belief is None:
             belief, log_prob = absorb(jnp.exp(natural["log_initial"])[:, None] * jnp.ones_like(scores), scores)
         else:
             belief, log_prob = chain.update(belief.T, natural["log_transition"], scores)
         return belief.T, log_prob
 
-    def forecast(self, key: Array, params: Params, data: PyTree, n_steps: int, n_samples: int = 1000) -> Forecast:
+    def forecast(
+        self, key: Array, params: Params, data: PyTree, n_steps: int, n_samples: int = 1000, *, inputs: Any = None
+    ) -> Forecast:
         """What comes after each sequence: exact state probabilities, and sampled observations for their uncertainty.
+
+        Where an emission looks back on missing steps, these are drawn too, given all that is seen.
 
         Args:
             key: random key.
@@ -372,25 +376,15 @@ class HMM(ChainInference, Startable, FamilyModel):
             data: sequences up to now.
             n_steps: H, how far ahead.
             n_samples: S, paths drawn.
+            inputs: (B, H, P), or (H, P) for one sequence as an array: inputs to come, where the emission has inputs.
+
+        Raises:
+            ValueError: for inputs that the emission lacks, or of another shape.
         """
-        params = jax.tree.map(jnp.asarray, params)
-        belief, log_transition = last_belief(self.chain(params, data)), safe_log(params["transition"])
-        states = jnp.moveaxis(chain.forecast(belief, log_transition, n_steps), 0, -1)
-        past = as_sequences(data)
-
-        def draw(key: Array) -> PyTree:
-            first, path, what = jax.random.split(key, 3)
-            now = jax.random.categorical(first, safe_log(belief), axis=0)
-
-            def step(state: Array, key: Array):
-                new = jax.random.categorical(key, log_transition[state])
-                return new, new
-
-            _, states = jax.lax.scan(step, now, jax.random.split(path, n_steps))
-            return self.emission.sample_path(what, params["emission"], states.T, past)
-
-        samples = jax.vmap(draw)(jax.random.split(key, n_samples))
-        return Forecast(squeeze(states, data), squeeze(samples, data, 1))
+        params, past = jax.tree.map(jnp.asarray, params), with_gaps(data)
+        found, own = self.chain(params, past), params["emission"]
+        ahead = forecast(key, found, self.emission, own, past, (n_samples, n_steps), inputs=inputs)
+        return Forecast(squeeze(ahead.states, data), squeeze(ahead.samples, data, 1))
 
     def n_free_params(self, data: PyTree) -> int:
         k, steps = self.n_states, self.emission.windows(as_sequences(data)).steps()
@@ -411,6 +405,18 @@ class HMM(ChainInference, Startable, FamilyModel):
         return Sequences(x, jnp.full((n,), n_steps, jnp.int32)), states
 
     def sample_like(self, key: Array, params: Params, data: PyTree) -> Sequences:
-        """Sequences of the lengths of those in `data`."""
-        data = as_sequences(data)
-        return Sequences(self.sample(key, params, *data.shape).x, jnp.asarray(data.length))
+        """Sequences of the lengths, missing steps and inputs of those in `data`; what looks back starts from their past.
+
+        NaN, or -1 for codes and counts, stands beyond a sequence's end and where a step is missing.
+        """
+        data, params = with_gaps(data), jax.tree.map(jnp.asarray, params)
+        series, n_given = self.emission.series(data), self.emission.n_given
+        (n, n_steps), (which, what) = series.shape, jax.random.split(key)
+        initial, transition = safe_log(self.initial_probs(params)), safe_log(params["transition"])
+        states = chain.sample(which, initial, transition, n, n_steps - n_given)
+        given, like = (jnp.asarray(series.filled())[:, :n_given], None) if n_given else (None, data.x)
+        x = self.emission.sample_path(what, params["emission"], states, given, like)
+        drawn = Sequences(x, jnp.asarray(series.length), series.observed)
+        if series is not data:
+            drawn = dataclasses.replace(self.emission.windows(drawn), observed=data.observed)
+        return drawn.blanked(self.emission.absent)

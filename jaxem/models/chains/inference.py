@@ -6,12 +6,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from jaxem.data.sequences import as_sequences, one_sequence
+from jaxem.data.sequences import Sequences, as_sequences, one_sequence
+from jaxem.data.validation import is_traced
+from jaxem.families.base import Family
 from jaxem.latents import chain
 from jaxem.model import one_program
-from jaxem.numerics.logs import divided, most_probable
+from jaxem.numerics.logs import divided, most_probable, safe_log
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params
 
@@ -103,17 +106,21 @@ class ChainInference:
 
     @one_program
     def predict(self, params: Params, data: PyTree) -> Array:
-        """(B, T), or (T,), most probable state of each step by itself; `viterbi` gives the most probable path."""
-        return most_probable(self.posterior(params, data))
+        """(B, T), or (T,), most probable state of each step by itself, -1 in the padding; `viterbi` gives the best path."""
+        posterior = self.posterior(params, data)
+        return jnp.where(posterior.any(-1), most_probable(posterior), -1)
 
     @one_program
     def viterbi(self, params: Params, data: PyTree) -> Array:
-        """(B, T) int32, the most probable path (Viterbi 1967); in the padding the last state goes on."""
-        return self._as_given(chain.viterbi(*self.chain(params, data).astuple()), data)
+        """(B, T) int32, the most probable path (Viterbi 1967); -1 in the padding."""
+        found = self.chain(params, data)
+        return self._as_given(jnp.where(found.valid, chain.viterbi(*found.astuple()), -1), data)
 
     def sample_posterior(self, key: Array, params: Params, data: PyTree, n_samples: int = 1) -> Array:
-        """(n_samples, B, T) paths drawn from p(z | x)."""
-        return self._as_given(chain.sample_posterior(key, *self.chain(params, data).astuple(), n_samples), data, 1)
+        """(n_samples, B, T) paths drawn from p(z | x); -1 in the padding."""
+        found = self.chain(params, data)
+        paths = chain.sample_posterior(key, *found.astuple(), n_samples)
+        return self._as_given(jnp.where(found.valid, paths, -1), data, 1)
 
     @one_program
     def step_log_prob(self, params: Params, data: PyTree) -> Array:
@@ -142,3 +149,66 @@ def last_belief(found: Chain) -> Array:
     last = found.valid.sum(1) - 1
     belief = jnp.take_along_axis(belief, last[None, :, None], 2)[..., 0]
     return divided(belief, belief.sum(0))
+
+
+def future_inputs(inputs: Any, wanted: tuple[int, int, int], dtype: Any) -> Array:
+    """Inputs to come in the shape `wanted`, (B, H, P), as they are or as (H, P) for one sequence; raises for others."""
+    if inputs is None and not wanted[2]:
+        return jnp.zeros(wanted, dtype)
+    if inputs is None or jnp.shape(inputs) not in (wanted, wanted[1:]) or (jnp.ndim(inputs) == 2 and wanted[0] > 1):
+        raise ValueError(f"inputs to come must have shape {wanted}; got {None if inputs is None else jnp.shape(inputs)}")
+    return jnp.asarray(inputs, dtype).reshape(wanted)
+
+
+def forecast(
+    key: Array, found: Chain, family: Family, params: Params, data: Sequences, shape: tuple[int, int], *, inputs: Any = None
+) -> Forecast:
+    """What comes after each sequence.
+
+    Args:
+        key: random key.
+        found: the chain of `data`.
+        family: of the emissions.
+        params: the family's parameters.
+        data: sequences up to now.
+        shape: how many paths to draw, S, and how far ahead, H.
+        inputs: (B, H, P) or (H, P), inputs to come, for a family that has inputs.
+    """
+    (n_samples, n_steps), n = shape, found.scores.shape[1]
+    width = data.x["inputs"].shape[-1] if isinstance(data.x, dict) and "inputs" in data.x and not family.n_given else 0
+    to_come = future_inputs(inputs, (n, n_steps, width), found.scores.dtype)
+    like, series = {"inputs": to_come} if width else None, family.series(data)
+    belief = last_belief(found)
+    gone = family.n_given > 0 and not _all_seen(series, family.n_given)
+    last = found.valid.sum(1)[:, None] - 1
+
+    def draw(key: Array) -> PyTree:
+        first, path, what, lost = jax.random.split(key, 4)
+        if gone:
+            states = chain.sample_posterior(first, *found.astuple())[0]
+            now = jnp.take_along_axis(states, last, 1)[:, 0]
+            given = family.last_given(lost, params, series, states)
+        else:
+            now = jax.random.categorical(first, safe_log(belief), axis=0).astype(jnp.int32)
+            given = family.last_given(lost, params, series, None)
+
+        def step(state: Array, key: Array):
+            new = jax.random.categorical(key, found.log_transition[state]).astype(jnp.int32)
+            return new, new
+
+        _, states = jax.lax.scan(step, now, jax.random.split(path, n_steps))
+        x = family.sample_path(what, params, states.T, given, like)
+        return jax.tree.map(lambda leaf: leaf[:, family.n_given :], x)
+
+    states = jnp.moveaxis(chain.forecast(belief, found.log_transition, n_steps), 0, -1)
+    return Forecast(states, jax.vmap(draw)(jax.random.split(key, n_samples)))
+
+
+def _all_seen(data: Sequences, n_steps: int) -> bool:
+    """Whether the last `n_steps` steps of every sequence are known to be observed."""
+    if data.observed is None:
+        return True
+    if is_traced(data):
+        return False
+    last = np.asarray(data.length)[:, None] - 1 - np.arange(n_steps)
+    return bool(np.take_along_axis(np.asarray(data.observed), last, 1).all())

@@ -12,13 +12,13 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.data.sequences import Sequences, as_sequences, lagged, step_weight, with_observed
+from jaxem.data.sequences import Sequences, as_sequences, lagged, step_weight, with_gaps, with_observed
 from jaxem.data.validation import check_finite, check_positive_int, floating, numeric
-from jaxem.families.regression import LinearRegression
+from jaxem.families.regression import AutoRegression, LinearRegression
 from jaxem.init import KMeansPlusPlus
 from jaxem.latents import chain
 from jaxem.model import Model
-from jaxem.models.chains.inference import Chain, ChainInference
+from jaxem.models.chains.inference import Chain, ChainInference, Forecast, forecast, squeeze
 from jaxem.models.chains.transition import Transition
 from jaxem.models.mixture import Mixture
 from jaxem.numerics.floors import NEAR, known_floor
@@ -154,7 +154,7 @@ class MarkovAutoregression(ChainInference, Model):
     def chain(self, params: Params, data: PyTree) -> Chain:
         """The chain of joint states."""
         model = self.centered(params)
-        return model.joint_chain(model.pack(model.natural(params)), as_sequences(data))
+        return model.joint_chain(model.pack(model.natural(params)), with_gaps(data))
 
     def _current(self, joint: Array) -> Array:
         return joint.reshape(*joint.shape[:-1], self.n_regimes, self.n_regimes**self.order).sum(-1)
@@ -189,27 +189,43 @@ class MarkovAutoregression(ChainInference, Model):
         k = self.n_regimes
         return k * (k - 1) + k + self.order + (k if self.switching_variance else 1)
 
+    def forecast(self, key: Array, params: Params, data: PyTree, n_steps: int, n_samples: int = 1000) -> Forecast:
+        """What comes after each series: exact probabilities of the regimes, and sampled values for their uncertainty.
+
+        Missing steps among the last P are drawn too, given all that is seen.
+
+        Args:
+            key: random key.
+            params: parameters.
+            data: series up to now.
+            n_steps: H, how far ahead.
+            n_samples: S, paths drawn.
+        """
+        params, past = jax.tree.map(jnp.asarray, params), with_gaps(data)
+        ahead = forecast(key, self.chain(params, past), self._lags, self.lines(params), past, (n_samples, n_steps))
+        return Forecast(squeeze(self._current(ahead.states), data), squeeze(ahead.samples, data, 1))
+
+    @property
+    def _lags(self) -> AutoRegression:
+        """The autoregression whose states are the joint ones."""
+        return AutoRegression(order=self.order, switching_coefficients=False)
+
+    def _drawn(self, key: Array, params: Params, shape: tuple[int, int], given: Array | None = None) -> Array:
+        """(n, T) series that start with `given` (n, P); None: standard normal."""
+        params, (path, what) = jax.tree.map(jnp.asarray, params), jax.random.split(key)
+        initial = safe_log(jnp.maximum(chain.stationary(params["transition"]), 0))
+        regimes = chain.sample(path, initial, safe_log(params["transition"]), *shape)
+        n_steps, place = shape[1] - self.order, (self.n_regimes ** np.arange(self.order + 1)).astype(np.int32)
+        states = jnp.stack([regimes[:, i : i + n_steps] for i in range(self.order + 1)], -1) @ place
+        return self._lags.sample_path(what, self.lines(params), states, given)
+
     def sample(self, key: Array, params: Params, n: int, n_steps: int = 100) -> Sequences:
         """n series of `n_steps` steps, of which the first P, which the model takes as given, are standard normal."""
         check_positive_int(n_steps, "n_steps", self.order)
-        params, (first, path, noise) = jax.tree.map(jnp.asarray, params), jax.random.split(key, 3)
-        initial = safe_log(jnp.maximum(chain.stationary(params["transition"]), 0))
-        states = chain.sample(path, initial, safe_log(params["transition"]), n, n_steps).T
-        mean, variance = params["mean"], jnp.broadcast_to(params["variance"], (self.n_regimes,))
-        given = jax.random.normal(first, (self.order, n), mean.dtype)
-
-        def step(carry: tuple[Array, Array], now: tuple[Array, Array]):
-            x, z = carry  # (P, n), the last step first
-            state, e = now
-            new = mean[state] + params["coefficients"] @ (x - mean[z]) + jnp.sqrt(variance[state]) * e
-            return (jnp.concatenate([new[None], x[:-1]]), jnp.concatenate([state[None], z[:-1]])), new
-
-        start = (given[::-1], states[: self.order][::-1])
-        rest = jax.random.normal(noise, (n_steps - self.order, n), mean.dtype)
-        _, x = jax.lax.scan(step, start, (states[self.order :], rest))
-        return Sequences(jnp.concatenate([given, x]).T, jnp.full((n,), n_steps, jnp.int32))
+        return Sequences(self._drawn(key, params, (n, n_steps)), jnp.full((n,), n_steps, jnp.int32))
 
     def sample_like(self, key: Array, params: Params, data: PyTree) -> Sequences:
-        """Series of the lengths of those in `data`."""
-        data = as_sequences(data)
-        return Sequences(self.sample(key, params, *data.shape).x, jnp.asarray(data.length))
+        """Series like those in `data`: their lengths, missing steps and first P steps; NaN in the padding."""
+        data = with_gaps(data)
+        x = self._drawn(key, params, data.shape, jnp.asarray(data.filled())[:, : self.order])
+        return Sequences(x, jnp.asarray(data.length), data.observed).blanked(jnp.nan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,8 +15,8 @@ from jaxem.data.sequences import Sequences, as_sequences
 from jaxem.data.validation import check_positive_int
 from jaxem.latents import gaussian_chain, kalman
 from jaxem.latents.gaussian_chain import GaussianChain
-from jaxem.models.chains.inference import squeeze
-from jaxem.models.state_space.series import Series, as_series
+from jaxem.models.chains.inference import future_inputs, squeeze
+from jaxem.models.state_space.series import as_series
 from jaxem.numerics.linalg import PRECISION, semi_cholesky
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params
@@ -25,8 +27,8 @@ class GaussianPath:
     """A Gaussian distribution at each step of B series; without the axis B for one series given as an array.
 
     Attributes:
-        mean: (B, T, K) or (T, K).
-        covariance: (B, T, K, K) or (T, K, K).
+        mean: (B, T, K) or (T, K); NaN where the data do not determine a diffuse state.
+        covariance: (B, T, K, K) or (T, K, K), infinite there.
     """
 
     mean: Array
@@ -40,7 +42,8 @@ class GaussianPath:
     def interval(self, level: float = 0.9) -> tuple[Array, Array]:
         """Lower and upper ends, in the shape of `mean`, between which each entry lies with probability `level`."""
         reach = ndtri((1 + level) / 2).astype(self.mean.dtype) * self.std
-        return self.mean - reach, self.mean + reach
+        mean = jnp.where(reach == jnp.inf, 0, self.mean)
+        return mean - reach, mean + reach
 
 
 @struct
@@ -68,14 +71,15 @@ class StateInference:
 
     def posterior(self, params: Params, data: PyTree) -> GaussianPath:
         """Smoothed states p(x_t | all y), (B, T, K); beyond a series' end what is to come."""
-        return squeeze(self._smoothed(params, data), data)
+        found = self._smoothed(params, data)
+        return squeeze(GaussianPath(*kalman.at_limit(found.mean, found.covariance, found.wide)), data)
 
-    def _smoothed(self, params: Params, data: PyTree) -> GaussianPath:
+    def _smoothed(self, params: Params, data: PyTree) -> kalman.Smoothed:
         """Smoothed states; NaN for a series of probability zero, such as one that contradicts what is certain."""
-        found = kalman.smooth(self.chain(params, data)[0])
+        found = kalman.smooth(self.chain(params, data)[0], limits=True)
         possible = jnp.isfinite(found.log_mass)
         answered = lambda x: jnp.where(possible.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.nan)  # noqa: E731
-        return GaussianPath(answered(found.mean), answered(found.covariance))
+        return dataclasses.replace(found, mean=answered(found.mean), covariance=answered(found.covariance))
 
     def lag_one(self, params: Params, data: PyTree) -> Array:
         """(B, T - 1, K, K) covariances of x_{t+1} and x_t given all y, the later state first."""
@@ -83,7 +87,7 @@ class StateInference:
         return squeeze(kalman.lag_one(chain, kalman.smooth(chain)), data)
 
     def filter(self, params: Params, data: PyTree) -> GaussianPath:
-        """Causal states p(x_t | y up to t), (B, T, K); NaN where a diffuse state is not determined yet."""
+        """Causal states p(x_t | y up to t), (B, T, K); unbounded where a diffuse state is not determined yet."""
         found = kalman.filtered(self.chain(params, data)[0])
         return squeeze(GaussianPath(found.mean, found.covariance), data)
 
@@ -95,15 +99,19 @@ class StateInference:
         """Fitted values: observations without their noise given all y, (B, T, D); in place of missing ones, imputations."""
         series = as_series(data)
         found = self._smoothed(params, series)
-        return squeeze(self._observed(params, found.mean, found.covariance, series.inputs), data)
+        return squeeze(self._observed(params, found.mean, found.covariance, found.wide, series.inputs), data)
 
-    def _observed(self, params: Params, mean: Array, covariance: Array, inputs: Array) -> GaussianPath:
+    def _observed(self, params: Params, mean: Array, covariance: Array, wide: Array | None, inputs: Array) -> GaussianPath:
         matrix = jnp.asarray(params["observation"])
         signal = jnp.matmul(mean, matrix.T, precision=PRECISION)
         if "observation_input" in params:
             signal = signal + jnp.matmul(inputs, params["observation_input"].T, precision=PRECISION)
-        spread = jnp.matmul(jnp.matmul(matrix, covariance, precision=PRECISION), matrix.T, precision=PRECISION)
-        return GaussianPath(signal, spread)
+        through = lambda m, x: gaussian_chain.mul(m, x, m.T)  # noqa: E731
+        if wide is not None:
+            size = through(jnp.abs(matrix), jnp.abs(wide))
+            wide = through(matrix, wide)
+            wide = jnp.where(jnp.abs(wide) > jnp.sqrt(jnp.finfo(wide.dtype).eps) * size, wide, 0)
+        return GaussianPath(*kalman.at_limit(signal, through(matrix, covariance), wide))
 
     def forecast(self, params: Params, data: PyTree, n_steps: int, inputs: Any = None) -> StateForecast:
         """What comes after each series, exactly.
@@ -122,15 +130,17 @@ class StateInference:
         found = self._smoothed(params, series)
         last = series.valid.sum(1) - 1
         at = lambda x: jax.vmap(lambda row, i: row[i])(x, last)  # noqa: E731
-        to_come = _future(inputs, series, n_steps)
+        to_come = future_inputs(inputs, (len(last), n_steps, series.inputs.shape[-1]), series.y.dtype)
         shift = jnp.zeros((len(last), n_steps, self.n_states), series.y.dtype)
         if "transition_input" in params:
             shift = jnp.matmul(to_come, params["transition_input"].T, precision=PRECISION)
-        states = gaussian_chain.forecast(at(found.mean), at(found.covariance), chain.transition, shift, chain.noise)
-        seen = self._observed(params, *states, to_come)
+        ahead = partial(gaussian_chain.forecast, transition=chain.transition, shift=shift)
+        mean, covariance = ahead(at(found.mean), at(found.covariance), noise=chain.noise)
+        wide = None if found.wide is None else ahead(at(found.mean), at(found.wide), noise=jnp.zeros_like(chain.noise))[1]
+        seen = self._observed(params, mean, covariance, wide, to_come)
         noise = _matrix(params["observation_noise"])
-        out = StateForecast(GaussianPath(*states), GaussianPath(seen.mean, seen.covariance + noise))
-        return squeeze(out, data)
+        states = GaussianPath(*kalman.at_limit(mean, covariance, wide))
+        return squeeze(StateForecast(states, GaussianPath(seen.mean, seen.covariance + noise)), data)
 
     def sample(self, key: Array, params: Params, n: int, n_steps: int = 100, inputs: Any = None) -> Sequences:
         """Draw n series of `n_steps` steps; with `inputs` (n, T, P) or (T, P) a dict of `y` and `inputs`.
@@ -144,41 +154,40 @@ class StateInference:
         if inputs is None and "transition_input" in params:
             raise NotImplementedError("there are no inputs but those of data: give inputs, or use sample_like")
         params = jax.tree.map(jnp.asarray, params)
+        inputs = jnp.zeros((n, n_steps, 0)) if inputs is None else jnp.broadcast_to(inputs, (n, *jnp.shape(inputs)[-2:]))
+        return self._drawn(key, params, inputs, params["initial_mean"], params["initial_covariance"])
+
+    def _drawn(self, key: Array, params: Params, inputs: Array, mean: Array, covariance: Array) -> Sequences:
+        """Series along `inputs` (n, T, P), their first states from Normal(mean, covariance)."""
         first, second = jax.random.split(key)
         dtype = params["transition"].dtype
-        if inputs is None:
-            inputs = jnp.zeros((n, n_steps, 0), dtype)
-        inputs = jnp.broadcast_to(jnp.asarray(inputs, dtype), (n, *jnp.shape(inputs)[-2:]))
-        shift = jnp.zeros((n, inputs.shape[1], self.n_states), dtype)
+        inputs = jnp.asarray(inputs, dtype)
+        n, n_steps = inputs.shape[:2]
+        shift = jnp.zeros((n, n_steps, self.n_states), dtype)
         if "transition_input" in params:
             shift = jnp.matmul(inputs, params["transition_input"].T, precision=PRECISION)
         noise = _matrix(params["state_noise"])
-        states = gaussian_chain.sample(
-            first, params["initial_mean"], params["initial_covariance"], params["transition"], shift, noise
-        )
-        seen = self._observed(params, states, jnp.zeros((self.n_states, self.n_states), dtype), inputs).mean
+        states = gaussian_chain.sample(first, mean, covariance, params["transition"], shift, noise)
+        seen = self._observed(params, states, jnp.zeros((self.n_states, self.n_states), dtype), None, inputs).mean
         root = semi_cholesky(_matrix(params["observation_noise"]))
         y = seen + jnp.matmul(jax.random.normal(second, seen.shape, dtype), root.T, precision=PRECISION)
-        length = jnp.full((n,), y.shape[1], jnp.int32)
-        return Sequences({"y": y, "inputs": inputs} if inputs.shape[-1] else y, length)
+        return Sequences({"y": y, "inputs": inputs} if inputs.shape[-1] else y, jnp.full((n,), n_steps, jnp.int32))
 
     def sample_like(self, key: Array, params: Params, data: PyTree) -> Sequences:
-        """Series of the lengths, inputs and missing entries of those in `data`."""
-        series, length = as_series(data), jnp.asarray(as_sequences(data).length)
-        drawn = self.sample(key, params, *series.valid.shape, inputs=series.inputs).x
+        """Series of the lengths, inputs and missing entries of those in `data`.
+
+        A diffuse state starts where the smoother has it: the likelihood does not depend on where that is.
+        """
+        params, series, length = jax.tree.map(jnp.asarray, params), as_series(data), jnp.asarray(as_sequences(data).length)
+        if self.initial == "diffuse":
+            mean = kalman.smooth(self.chain(params, series)[0]).mean[:, 0]
+            first = mean, jnp.zeros((self.n_states, self.n_states), mean.dtype)
+        else:
+            first = params["initial_mean"], params["initial_covariance"]
+        drawn = self._drawn(key, params, series.inputs, *first).x
         y = jnp.where(series.seen, drawn["y"] if isinstance(drawn, dict) else drawn, jnp.nan)
         return Sequences({**drawn, "y": y} if isinstance(drawn, dict) else y, length)
 
 
 def _matrix(noise: Array) -> Array:
     return jnp.diag(noise) if noise.ndim == 1 else noise
-
-
-def _future(inputs: Any, series: Series, n_steps: int) -> Array:
-    n, width = len(series.valid), series.inputs.shape[-1]
-    if inputs is None and not width:
-        return jnp.zeros((n, n_steps, 0), series.y.dtype)
-    wanted = (n, n_steps, width)
-    if inputs is None or jnp.shape(inputs) not in (wanted, wanted[1:]) or (jnp.ndim(inputs) == 2 and n > 1):
-        raise ValueError(f"inputs to come must have shape {wanted}; got {None if inputs is None else jnp.shape(inputs)}")
-    return jnp.asarray(inputs, series.y.dtype).reshape(wanted)

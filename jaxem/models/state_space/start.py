@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -36,8 +37,9 @@ def principal(second: Array, k: int) -> Array:
 def start(key: Array | None, series: Series, weight: Array, template: Params, fixed: dict[str, Any]) -> Params:
     """Starting parameters before what is known is put in.
 
-    A free observation matrix gets principal components, for states of unit variance that forget at different speeds.
-    A known one gets states whose steps, and noise, explain the steps of the data in equal parts.
+    What inputs explain is taken from the data first, by least squares. A free observation matrix gets principal
+    components of the rest about its mean, for states of unit variance that forget at different speeds. A known one gets
+    states whose steps, and noise, explain the steps of the data in equal parts.
 
     Args:
         key: random key, or None: no random part.
@@ -49,8 +51,10 @@ def start(key: Array | None, series: Series, weight: Array, template: Params, fi
     d, k = template["observation"].shape
     seen = series.seen * weight[:, None, None]
     both = seen[:, 1:] * series.seen[:, :-1]
-    steps = divided((both * jnp.square(jnp.diff(series.y, axis=1))).sum((0, 1)), both.sum((0, 1)))
-    scaled = jnp.sqrt(weight)[:, None, None] * series.y
+    y, from_inputs = _without_inputs(series, seen, template, fixed)
+    steps = divided((both * jnp.square(jnp.diff(y, axis=1))).sum((0, 1)), both.sum((0, 1)))
+    center = divided((seen * y).sum((0, 1)), seen.sum((0, 1)))
+    scaled = jnp.sqrt(weight)[:, None, None] * jnp.where(series.seen, y - center, 0)
     pairs = jnp.einsum("btd,bte->de", seen, series.seen.astype(seen.dtype), precision=PRECISION)
     second = divided(jnp.einsum("btd,bte->de", scaled, scaled, precision=PRECISION), pairs)
     size = jnp.diagonal(second)
@@ -75,14 +79,29 @@ def start(key: Array | None, series: Series, weight: Array, template: Params, fi
     shape = lambda name, x: jnp.diag(x) if template[name].ndim == 2 else x  # noqa: E731
     out = {
         **template,
+        **from_inputs,
         "transition": jnp.diag(speed) + 0.1 * draws[2, :k, :k],
         "state_noise": shape("state_noise", spread),
         "observation": observation,
         "observation_noise": shape("observation_noise", noise),
     }
     if "initial_mean" in template:
-        first = divided((seen[:, 0] * series.y[:, 0]).sum(0), seen[:, 0].sum(0))
+        first = divided((seen[:, 0] * y[:, 0]).sum(0), seen[:, 0].sum(0))
         gram = jnp.matmul(observation.T, observation, precision=PRECISION)
         out["initial_mean"] = least_squares(gram, observation.T @ first)
         out["initial_covariance"] = jnp.diag(jnp.broadcast_to(jnp.where(structural, 10 * spread, 1), (k,)))
     return out
+
+
+def _without_inputs(series: Series, seen: Array, template: Params, fixed: dict[str, Any]) -> tuple[Array, Params]:
+    """(B, T, D) the data less what inputs explain, where they act on observations, and the coefficients of that."""
+    if "observation_input" not in template:
+        return series.y, {}
+    total = partial(jnp.einsum, precision=PRECISION)
+    gram = total("btd,btp,btq->dpq", seen, series.inputs, series.inputs)
+    cross = total("btd,btd,btp->dp", seen, series.y, series.inputs)
+    matrix = least_squares(gram, cross)
+    known = fixed.get("observation_input")
+    if known is not None:
+        matrix = jnp.where(jnp.isnan(jnp.asarray(known, matrix.dtype)), matrix, known)
+    return series.y - jnp.matmul(series.inputs, matrix.T, precision=PRECISION), {"observation_input": matrix}

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from jaxem import constraints as sets
-from jaxem.data.sequences import Sequences
+from jaxem.data.sequences import Sequences, as_sequences
 from jaxem.data.validation import check_positive_int, is_traced
 from jaxem.latents import gaussian_chain, kalman
 from jaxem.latents.gaussian_chain import GaussianChain
@@ -20,10 +20,12 @@ from jaxem.model import Model
 from jaxem.models.state_space.inference import StateInference
 from jaxem.models.state_space.linear_gaussian import NOISES, LinearGaussian, System
 from jaxem.models.state_space.moments import observed_chain, statistics, tilts
-from jaxem.models.state_space.series import as_series, check_enough, validated
+from jaxem.models.state_space.series import Series, as_series, check_enough, validated
 from jaxem.models.state_space.start import start
+from jaxem.models.state_space.units import POWERS, seen_values, still_states, units
 from jaxem.numerics.floors import known_floor, least_variance
 from jaxem.numerics.linalg import PRECISION, cholesky
+from jaxem.numerics.trees import module_of
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Rows
 
@@ -68,6 +70,7 @@ class StateSpace(StateInference, Model):
         floor: least variance, or eigenvalue, of all free noise; or one for each column of y, of the observations' noise.
             None: 1e-8 times the variance of each column. Where the next step of a column, or of a combination of columns,
             is predicted to within it, a restart is DEGENERATE; that a single noise vanishes is no collapse.
+        unit: log of the unit of data in other coordinates than they came in; a fit finds it. None: they are as they came.
     """
 
     n_states: int = static()
@@ -77,6 +80,7 @@ class StateSpace(StateInference, Model):
     initial: str = static(INITIAL, default="free")
     floor: float | Array | None = None
     origin: Any = None
+    unit: Any = None
 
     missing: ClassVar[str] = "marginal"
     needs_key: ClassVar[bool] = False
@@ -159,13 +163,17 @@ class StateSpace(StateInference, Model):
         series = as_series(data)
         parts = self.systems(self._like(natural, series.inputs.shape[-1]))
         found = {name: part.system(natural[name]) for name, part in parts.items()}
-        chain, constant = observed_chain(found, series)
+        chain, constant = self._observed_chain(found, series)
         tilt, lean, more = tilts(found, series)
         return gaussian_chain.log_partition(dataclasses.replace(chain, tilt=tilt, lean=lean)) + constant + more
 
     def chain(self, params: Params, data: PyTree) -> tuple[GaussianChain, Array]:
         """The chain of states with what the data say of each, and (B,) the log-normalisers of the observations."""
-        return observed_chain(self._given(params), as_series(data))
+        return self._observed_chain(self._given(params), as_series(data))
+
+    def _observed_chain(self, found: dict[str, System], series: Series) -> tuple[GaussianChain, Array]:
+        chain, constant = observed_chain(found, series)
+        return dataclasses.replace(chain, unit=self.unit), constant
 
     def _given(self, params: Params) -> dict[str, System]:
         params = jax.tree.map(jnp.asarray, params)
@@ -176,13 +184,33 @@ class StateSpace(StateInference, Model):
         chain, constant = self.chain(params, data)
         return kalman.log_likelihood(chain) + constant
 
+    # --- coordinates -------------------------------------------------------------------------
+    def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> Any:
+        """A common unit for all columns; about their means, where the states can take a change of level up."""
+        still = still_states(self.fixed or {}) if self.initial == "diffuse" else None
+        return units(as_sequences(data), still, xp, present)
+
+    def log_abs_det(self, data: PyTree, affine: Any) -> Any:
+        return affine.log_abs_det(seen_values(as_sequences(data))[1]).sum(-1)
+
+    def rescaled(self, affine: Any) -> StateSpace:
+        fixed = {leaf: value * affine.matrix ** POWERS[leaf] for leaf, value in (self.fixed or {}).items()}
+        unit = None
+        if self.initial == "diffuse":
+            unit = (0.0 if self.unit is None else self.unit) - module_of(affine.matrix).log(affine.matrix)
+        floor = None if self.floor is None else self.floor * affine.matrix**2
+        return dataclasses.replace(self, fixed=fixed or None, floor=floor, unit=unit)
+
+    def rescale_params(self, params: Params, affine: Any) -> Params:
+        return {leaf: x * affine.matrix ** POWERS[leaf] for leaf, x in params.items()}
+
     # --- EM ----------------------------------------------------------------------------------
     def e_step(self, params: Params, data: PyTree, weight: Array, rows: Rows) -> tuple[Array, PyTree]:
         """Moments of the smoother (Shumway and Stoffer 1982, equations 9 to 11), in the same residuals as `natural`."""
         del rows
         series = as_series(data)
         given = self._given(params)
-        chain, constant = observed_chain(given, series)
+        chain, constant = self._observed_chain(given, series)
         smoothed = kalman.smooth(chain)
         loglik = jnp.where(weight > 0, weight * (smoothed.log_mass + constant), 0).sum()
         return loglik, statistics(self.systems(params), given, smoothed, series, weight)

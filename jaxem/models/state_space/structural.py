@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jaxem.models.state_space.state_space import StateSpace
 
 
-def LocalLevel(initial_variance: float | Array | None = 1e7, **options: Any) -> StateSpace:  # noqa: N802
+def LocalLevel(initial_variance: float | Array | None = None, **options: Any) -> StateSpace:  # noqa: N802
     """A random walk plus noise (Harvey 1989; Durbin and Koopman 2012, chapter 2), for series (T,).
 
     y_t = x_t + Normal(0, observation_noise), x_t = x_{t-1} + Normal(0, state_noise).
 
     Args:
-        initial_variance: variance of x_1, whose mean is zero; None: diffuse.
+        initial_variance: variance of x_1, whose mean is zero; None: diffuse, nothing is known of it.
         **options: of `StateSpace`.
     """
     known = {"transition": np.eye(1), "observation": np.eye(1)}
@@ -54,5 +53,5 @@ def _known(k: int, variance: Any, known: dict[str, Any], options: dict[str, Any]
     if variance is None:
         options = {"initial": "diffuse"} | options
     else:
-        known = known | {"initial_mean": np.zeros(k), "initial_covariance": variance * jnp.eye(k)}
+        known = known | {"initial_mean": np.zeros(k), "initial_covariance": variance * np.eye(k)}
     return StateSpace(k, fixed=known | options.pop("fixed", {}), **options)

@@ -138,8 +138,8 @@ def test_an_exact_observation_cannot_contradict_what_is_certain(initial):
 
 
 def test_nile(x64):
-    stop = jaxem.Stop(loglik_rtol=None, param_rtol=1e-10)
-    result = jaxem.fit(jaxem.LocalLevel(), nile(), stop=stop, max_steps=20_000)
+    stop = jaxem.Stop(loglik_rtol=None, param_rtol=1e-11)  # of variances in units of the data: about 0.1 and 1
+    result = jaxem.fit(jaxem.LocalLevel(initial_variance=1e7), nile(), stop=stop, max_steps=20_000)
     assert result.converged
     assert abs(float(result.params["state_noise"][0]) - 1468.5003) < 1e-4
     assert abs(float(result.params["observation_noise"][0]) - 15099.6859) < 1e-4
@@ -155,6 +155,81 @@ def test_exact_diffuse_likelihood_of_the_nile(x64):
     assert abs(float(loglik) + 633.46456) < 5e-6
     # The optimum: no relative change of a variance matters.
     assert max(abs(float(slope[name][0] * params[name][0])) for name in ("state_noise", "observation_noise")) < 1e-5
+
+
+def test_a_level_is_diffuse_unless_told(x64):
+    """The level's height costs nothing: Nile's likelihood, a million higher."""
+    model = jaxem.LocalLevel()
+    assert model.initial == "diffuse"
+    params = {**model.template(nile()), "state_noise": jnp.array([1469.1764]), "observation_noise": jnp.array([15098.5183])}
+    loglik = jax.jit(model.log_prob)(params, jaxem.sequences([nile(), nile() + 1e6]))
+    np.testing.assert_allclose(loglik, -633.46456, atol=5e-6)
+
+
+@pytest.mark.parametrize("initial", [None, 1e7])
+def test_units_and_level_are_taken_from_the_data(initial):
+    """Fits in other coordinates: float32 as float64 at a level of 1e6, the log-likelihood that of the data's own units."""
+    y = (nile() if initial else 1e6 + nile()).astype(np.float32)
+    found = []
+    for dtype in (np.float32, np.float64):
+        with jax.enable_x64(dtype == np.float64):
+            data, standardize = jaxem.sequences([y.astype(dtype), y[:30].astype(dtype)]), dtype == np.float32
+            model, stop = jaxem.LocalLevel(initial), jaxem.Stop(None)
+            found.append(jaxem.fit(model, data, max_steps=20, stop=stop, standardize=standardize))
+    low, high = found
+    np.testing.assert_allclose(low.loglik, high.loglik, rtol=1e-5)
+    for name in ("state_noise", "observation_noise"):
+        np.testing.assert_allclose(low.params[name], high.params[name], rtol=1e-3)
+
+
+def test_starts_are_about_the_mean_and_what_inputs_explain(x64):
+    """The loadings of a factor whose series lie far from zero, and an intercept by an input of ones."""
+    rng = np.random.default_rng(0)
+    factor = np.cumsum(rng.normal(size=200)) / 5
+    load, level = np.array([1.0, -1.0, 0.5]), np.array([50.0, 60.0, 70.0])
+    y = level + factor[:, None] * load + 0.1 * rng.normal(size=(200, 3))
+    model = jaxem.DynamicFactor(1)
+    for data in (y, {"y": y, "inputs": np.ones(200)}):
+        start = model.initialize(None, model.validate(data), np.ones(1))
+        found = np.asarray(start["observation"])[:, 0]
+        assert abs(found @ load) / np.linalg.norm(found) / np.linalg.norm(load) > 0.999
+        if "observation_input" in start:
+            np.testing.assert_allclose(start["observation_input"][:, 0], y.mean(0), rtol=1e-9)
+
+
+def test_what_data_do_not_determine_is_unbounded(x64):
+    """One observation of a level with a slope: the level there is known, all else may lie anywhere."""
+    model, y = jaxem.LocalLinearTrend(), np.array([nan, 5.0, nan, nan])
+    params = {**model.template(y), "state_noise": jnp.array([0.1, 0.01]), "observation_noise": jnp.ones(1)}
+
+    @jax.jit
+    def ask(y):
+        past = model.filter(params, y), model.predict(params, y), model.posterior(params, y)
+        return model.forecast(params, y, 2), *past
+
+    ahead, filtered, fitted, states = ask(jnp.asarray(y))
+    for path in (ahead.observations, ahead.states, filtered):
+        low, high = path.interval()
+        assert (low == -np.inf).all() and (high == np.inf).all() and np.isnan(path.mean).all() and (path.std == np.inf).all()
+    known = np.array([False, True, False, False])
+    np.testing.assert_array_equal(np.isfinite(fitted.std[:, 0]), known)
+    np.testing.assert_array_equal(np.isfinite(states.std), np.c_[known, np.zeros(4, bool)])
+    np.testing.assert_allclose([fitted.mean[1, 0], fitted.std[1, 0]], [5, 1], rtol=1e-9)
+    # The limit of first states that are ever less known, where there is one.
+    y = jnp.array([nan, 5.0, nan, 6.0])
+    wide = {**params, "initial_mean": jnp.zeros(2), "initial_covariance": 1e9 * jnp.eye(2)}
+    vague = jax.jit(lambda y: jaxem.LocalLinearTrend(1e9).forecast(wide, y, 2))(y)
+    exact = ask(y)[0]
+    np.testing.assert_allclose(exact.observations.std, vague.observations.std, rtol=1e-5)
+    np.testing.assert_allclose(exact.states.mean, vague.states.mean, rtol=1e-5)
+
+
+def test_diffuse_series_are_drawn_like_those_of_data(x64):
+    model = jaxem.LocalLevel()
+    params = {**model.template(nile()), "state_noise": jnp.array([1469.0]), "observation_noise": jnp.array([15098.0])}
+    y = np.where(np.arange(100) % 9 == 0, nan, nile())
+    drawn = np.asarray(model.sample_like(jax.random.key(0), params, y).x)[0, :, 0]
+    assert (np.isnan(drawn) == np.isnan(y)).all() and abs(drawn[1] - y[1]) < 5 * np.sqrt(2 * 15098 + 1469)
 
 
 def test_sums_of_moments_are_written_out(x64):
@@ -173,7 +248,7 @@ def test_sums_of_moments_are_written_out(x64):
         m[t] = mean[t] + back * (m[t + 1] - mean[t])
         v[t] = variance[t] + back**2 * (v[t + 1] - predicted[t + 1])
         steps += (m[t + 1] - m[t]) ** 2 + v[t + 1] + v[t] - 2 * back * v[t + 1]
-    model = jaxem.LocalLevel()
+    model = jaxem.LocalLevel(initial_variance=1e7)
     params = {**model.template(y), "state_noise": jnp.array([q]), "observation_noise": jnp.array([h])}
     _, stats = jax.jit(model.centered(params).e_step)(params, jaxem.sequences([y]), jnp.ones(1), jaxem.Rows())
     np.testing.assert_allclose(stats["state"]["square"], [steps], rtol=1e-10)
@@ -317,7 +392,7 @@ def test_bad_input(message):
 
 
 def test_bad_init_and_inputs_to_come(x64):
-    model = jaxem.LocalLevel()
+    model = jaxem.LocalLevel(initial_variance=1e7)
     params = jax.tree.map(np.asarray, model.template(np.zeros(5)))
     driven = {"y": np.ones(4), "inputs": np.ones(4)}
     with pytest.raises(ValueError, match="transition must be equal to what is fixed"):

@@ -25,7 +25,7 @@ from jaxem.types import FitError, Result, Status
 #: EM maps in which the objective is watched.
 STEPS = 20
 #: EM maps after which a fit must have collapsed where it can, and the log-likelihood of a number that nothing else gains.
-SPIKE_STEPS, SPIKE = 1_000, 5.0
+SPIKE_STEPS, SPIKE = 1_000, 2.0
 
 
 @quick_jit

@@ -124,7 +124,7 @@ class Result:
         status: int32 `Status`.
         stop: int32 `StopReason`.
         n_steps: EM maps evaluated by the winning restart.
-        history: its last objective values, oldest first; NaN beyond the steps taken.
+        history: its last objective values, oldest first; -inf beyond the steps taken.
         restarts: all restarts.
         model: the fitted model.
     """

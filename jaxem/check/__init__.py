@@ -14,6 +14,7 @@ from jaxem.check.case import Case
 from jaxem.check.report import Broken, Law, LawError, Report, Skip
 from jaxem.fitting.checks import check_model as check_registered
 from jaxem.model import Model
+from jaxem.numerics.switches import own_switches
 from jaxem.pytree import PyTree
 from jaxem.types import Params
 
@@ -90,7 +91,7 @@ def check_model(
         raise ValueError(f"skip must hold names of laws ({', '.join(law.name for law in LAWS)}); got {sorted(unknown)}")
     ran: list[str] = []
     skipped: dict[str, str] = {}
-    with jax.default_matmul_precision("highest"):
+    with own_switches():
         case = Case(model, data, jax.random.key(0) if key is None else key, params, weight)
         for law in LAWS:
             if law.name in skip:

@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxem.data.validation import numeric
 from jaxem.numerics.blocks import n_rows
+from jaxem.numerics.trees import module_of
 from jaxem.pytree import PyTree, struct
 
 
@@ -36,9 +37,7 @@ class Sequences:
 
     def valid(self) -> Any:
         """(B, T) whether a step is part of its sequence."""
-        arrays = (*jax.tree.leaves(self.x), self.length)
-        xp = np if all(isinstance(leaf, np.ndarray) for leaf in arrays) else jnp
-        return xp.arange(self.shape[1]) < self.length[:, None]
+        return module_of(self.x, self.length).arange(self.shape[1]) < self.length[:, None]
 
     def seen(self) -> Any:
         """(B, T) whether a step is part of its sequence and observed."""
@@ -50,7 +49,7 @@ class Sequences:
 
         def leaf(x: Array) -> Array:
             valid = self.valid().reshape(*self.shape, *(1,) * (x.ndim - 2))
-            return jnp.where(valid, x, x[:, :1])
+            return module_of(valid, x).where(valid, x, x[:, :1])
 
         return jax.tree.map(leaf, self.x)
 
@@ -218,7 +217,7 @@ def lagged(data: Any, order: int) -> Sequences:
         raise ValueError(f"lagged takes sequences of single numbers (T,); got {jax.tree.map(lambda leaf: leaf.shape[1:], x)}")
     if x.shape[1] <= order or (isinstance(data.length, np.ndarray) and data.length.min() <= order):
         raise ValueError(f"every sequence must be longer than order={order}; got length {x.shape[1]}")
-    stack = np.stack if isinstance(x, np.ndarray) else jnp.stack
+    stack = module_of(x).stack
     n = x.shape[1] - order
     inputs = stack([x[:, order - lag : order - lag + n] for lag in range(1, order + 1)], -1)
     observed = data.observed

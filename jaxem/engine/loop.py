@@ -71,7 +71,7 @@ def new_restart(problem: Problem, params: Params) -> Restart:
         n_steps=jnp.int32(-1),
         status=jnp.int32(Status.RUNNING),
         stop=jnp.int32(StopReason.NONE),
-        history=jnp.full((HISTORY,), jnp.nan, dtype),
+        history=jnp.full((HISTORY,), -jnp.inf, dtype),
     )
 
 

@@ -22,6 +22,7 @@ from jaxem.fitting.layout import rows_width
 from jaxem.model import Model
 from jaxem.numerics.blocks import choose_block_size, cut, float_dtype, n_rows
 from jaxem.numerics.linalg import PRECISION, cholesky, inverse_lower, transpose
+from jaxem.numerics.switches import own_switches
 from jaxem.numerics.trees import cast
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Params, Result
@@ -234,7 +235,7 @@ def information(
     if block_size is not None:
         block_size = check_positive_int(block_size, "block_size")
     params = params.params if isinstance(params, Result) else params
-    with jax.default_matmul_precision("highest"):
+    with own_switches():
         if is_traced(model, params, data, weight, labels):
             data = jax.tree.map(jnp.asarray, data)
             return _information(model, params, data, weight, labels, method=method, block_size=block_size)

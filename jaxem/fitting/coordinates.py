@@ -19,7 +19,7 @@ from jaxem.engine.m_step import log_prior as model_log_prior
 from jaxem.fitting.task import Task
 from jaxem.model import Model
 from jaxem.numerics.blocks import replace_absent
-from jaxem.numerics.trees import any_vmapped, cast
+from jaxem.numerics.trees import any_vmapped, cast, module_of
 from jaxem.pytree import PyTree
 from jaxem.types import Params, Result
 
@@ -91,12 +91,13 @@ def rescaled(model: Model, init: Any, affine: Any) -> tuple[Model, Any]:
 def _each_rescaled(model: Model, params: Params, affine: Any) -> Params:
     count = len(jax.tree.leaves(params)[0])
     each = [model.rescale_params(jax.tree.map(lambda x, i=i: x[i], params), affine) for i in range(count)]
-    return jax.tree.map(lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).stack(x), *each)
+    return jax.tree.map(lambda *x: module_of(*x).stack(x), *each)
 
 
 def log_abs_det(model: Model, data: PyTree, affine: Any, dtype: Any) -> Array:
     """What log-densities lose in new coordinates, log |det| of the change to them: () or (N,)."""
-    return jnp.asarray(model.log_abs_det(data, affine), dtype)
+    lost = model.log_abs_det(data, affine)
+    return lost.astype(dtype) if isinstance(lost, Array) else np.asarray(lost, dtype)
 
 
 def restored(original: Model, result: Result, params: Params) -> Result:
@@ -138,7 +139,8 @@ class Units:
             return restored(self.model, result, self.model.rescale_params(result.params, inverse))
         doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
         params = self.model.rescale_params(doubled, inverse)
-        return restored_jit(self.model, result, jax.tree.map(lambda x: np.asarray(x, self.dtype), params))
+        params = jax.tree.map(lambda x: np.asarray(x, self.dtype), params)
+        return restored_jit(*jax.device_put((self.model, result, params)))
 
 
 def in_coordinates(task: Task) -> tuple[Task, Units]:
@@ -154,7 +156,7 @@ def in_coordinates(task: Task) -> tuple[Task, Units]:
     units = Units(model, affine, dtype, traced)
     task = dataclasses.replace(task, standardize=False)
     if affine is None:
-        return dataclasses.replace(task, log_abs_det=jnp.zeros((), dtype)), units
+        return dataclasses.replace(task, log_abs_det=np.zeros((), dtype)), units
     if traced:
         lost, data = log_abs_det(model, task.data, affine, dtype), rescaled_data(task.data, affine)
     else:

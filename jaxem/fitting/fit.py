@@ -24,6 +24,7 @@ from jaxem.fitting.rows import on_host, placed
 from jaxem.fitting.solve import solve, solve_watched, started, trimmed
 from jaxem.fitting.task import Task
 from jaxem.model import Model
+from jaxem.numerics.switches import own_switches
 from jaxem.pytree import PyTree
 from jaxem.storage.checkpoint import Checkpoint
 from jaxem.types import Params, Result
@@ -116,7 +117,7 @@ def fit(
     monitor = Monitor(progress, checkpoint, max_seconds, callback, task.options.mesh)
     if task.traced and not monitor.idle:
         raise ValueError("progress, checkpoint, max_seconds and callback need a plain call of fit; got one inside jit")
-    with jax.default_matmul_precision("highest"), no_survivors(task.options.mesh):
+    with own_switches(), no_survivors(task.options.mesh):
         if task.traced:
             return fit_traced(task)
         with monitor:

@@ -22,6 +22,7 @@ from jaxem.fitting.solve import begin_jit
 from jaxem.fitting.task import Task
 from jaxem.model import Model
 from jaxem.numerics.blocks import float_dtype, n_rows
+from jaxem.numerics.switches import own_switches
 from jaxem.numerics.trees import cast
 from jaxem.pytree import PyTree
 
@@ -105,7 +106,7 @@ def plan(
         block_size=block_size, rounds=rounds, key=jax.random.key(0), standardize=False,
     )  # fmt: skip
     task = _shapes(task)
-    with jax.default_matmul_precision("highest"):
+    with own_switches():
         begin = begin_jit.lower(task)
         problem, queue, layout = begin.out_info
         restart = jax.eval_shape(lambda restarts: take(restarts, jnp.int32(0)), queue.restarts)

@@ -17,6 +17,7 @@ from jaxem.engine.mesh import row_pieces
 from jaxem.fitting.layout import memory_limit
 from jaxem.fitting.task import Task
 from jaxem.numerics.blocks import float_dtype, n_rows
+from jaxem.numerics.trees import module_of
 from jaxem.pytree import PyTree
 
 
@@ -24,7 +25,7 @@ def lengthened(tree: PyTree, extra: int) -> PyTree:
     """`extra` copies of the first row behind the last one."""
 
     def leaf(x: Any) -> Any:
-        xp = np if isinstance(x, np.ndarray) else jnp
+        xp = module_of(x)
         return xp.concatenate([x, xp.repeat(x[:1], extra, 0)]) if extra else x
 
     return jax.tree.map(leaf, tree)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jaxem.distributed import agreed, watchdog
@@ -105,14 +106,14 @@ def _run_in_segments(
     """`run`, until no restart goes on or the monitor says stop."""
     budget = ahead = FIRST
     usual = None
-    queue, standing = run_segment(problem, queue, jnp.int32(budget))
+    queue, standing = run_segment(problem, queue, jax.device_put(np.int32(budget)))
     begun = time.perf_counter()
     while True:
         # The next segment is under way before the host looks at the last one, unless its state itself is asked for.
         due = monitor.due()
         seen = standing
         if not due:
-            queue, standing = run_segment(problem, queue, jnp.int32(ahead))
+            queue, standing = run_segment(problem, queue, jax.device_put(np.int32(ahead)))
         with watchdog(problem.mesh, usual):
             going = bool(seen.going)  # waits
         usual = max(time.perf_counter() - begun, 1e-9)
@@ -126,7 +127,7 @@ def _run_in_segments(
         budget, ahead = ahead, agreed(wanted, problem.mesh)
         if due:
             budget = ahead
-            queue, standing = run_segment(problem, queue, jnp.int32(budget))
+            queue, standing = run_segment(problem, queue, jax.device_put(np.int32(budget)))
 
 
 def _interrupted(queue: Queue) -> Restart:

@@ -33,8 +33,8 @@ def trimmed(result: Result, n: int | None = None) -> Result:
     # On the host: on a device each number of steps would be a program of its own.
     steps = np.asarray(result.restarts.n_steps)
     taken, longest = (min(int(n) + 1, HISTORY) for n in (result.n_steps, steps.max()))
-    restarts = dataclasses.replace(result.restarts, history=jnp.asarray(np.asarray(result.restarts.history)[:, :longest]))
-    return dataclasses.replace(result, history=jnp.asarray(np.asarray(result.history)[:taken]), restarts=restarts)
+    restarts = dataclasses.replace(result.restarts, history=jax.device_put(np.asarray(result.restarts.history)[:, :longest]))
+    return dataclasses.replace(result, history=jax.device_put(np.asarray(result.history)[:taken]), restarts=restarts)
 
 
 def posed(task: Task, layout: Layout) -> Problem:
@@ -144,8 +144,7 @@ def solve(task: Task) -> Result:
 
 def started(task: Task) -> Race:
     """The same from the host, in steps: first, restarts at their starts."""
-    task = dataclasses.replace(task, data=jax.tree.map(jnp.asarray, task.data))
-    return Race(*begin_jit(task), options=task.options, n=task.n)
+    return Race(*begin_jit(jax.device_put(task)), options=task.options, n=task.n)
 
 
 def solve_watched(race: Race, monitor: Monitor, home: Callable[[Result], Result]) -> Result:

@@ -61,7 +61,7 @@ def n_rows(data: PyTree) -> int:
 def float_dtype(data: PyTree) -> Any:
     """The dtype that computation on `data` follows."""
     dtypes = [x.dtype for x in jax.tree.leaves(data) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.result_type(*dtypes) if dtypes else jnp.zeros(()).dtype
+    return jnp.result_type(*dtypes) if dtypes else jax.dtypes.canonicalize_dtype(float)
 
 
 def replace_absent(data: PyTree, weight: Array) -> PyTree:

@@ -6,10 +6,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.custom_batching import custom_vmap
 
 from jaxem.pytree import PyTree
+
+
+def module_of(*trees: PyTree) -> Any:
+    """NumPy where every leaf is a NumPy array, so that what is on the host stays there; else `jax.numpy`."""
+    return np if all(isinstance(leaf, np.ndarray | np.generic) for leaf in jax.tree.leaves(trees)) else jnp
 
 
 def inner(stats: PyTree, natural: PyTree) -> Array:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -32,6 +31,7 @@ from jaxem.fitting.segments import race_watched
 from jaxem.fitting.solve import end_jit, started, trimmed
 from jaxem.fitting.task import Task
 from jaxem.model import Model
+from jaxem.numerics.switches import own_switches
 from jaxem.storage.checkpoint import Checkpoint
 from jaxem.streams.batches import Stream
 from jaxem.streams.passes import Passes, over_stream, run_passes
@@ -123,7 +123,7 @@ def fit_stream(
     sample, weight = stream.survey(check_positive_int(sample_size, "sample_size"))
     rounds_of_local = jnp.int32(check_positive_int(local_rounds, "local_rounds"))
     task = dataclasses.replace(task, data=sample, weight=weight)
-    with jax.default_matmul_precision("highest"), monitor:
+    with own_switches(), monitor:
         return _fit_stream(task, stream, rounds_of_local, monitor)
 
 

@@ -32,6 +32,7 @@ from jaxem.fitting.task import Task
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, n_rows, replace_absent
 from jaxem.numerics.logs import divided
+from jaxem.numerics.switches import own_switches
 from jaxem.numerics.trees import all_finite, cast, tree_where
 from jaxem.pytree import PyTree, struct
 from jaxem.streams.batches import Stream
@@ -143,7 +144,7 @@ def init(
         check_rows_finite(jax.tree.map(lambda x: np.asarray(x)[given.weight > 0], given.data))
     task, units = in_coordinates(given)
     task = dataclasses.replace(task, data=jax.tree.map(jnp.asarray, task.data))
-    with jax.default_matmul_precision("highest"):
+    with own_switches():
         return _begin(task, settings, model, cast(units.affine, task.dtype))
 
 
@@ -187,7 +188,7 @@ def update(state: OnlineState, batch: PyTree, weight: Array | None = None) -> On
         batch: data as `Model.validate` leaves them: arrays in the dtype of the computation. Every shape is compiled once.
         weight: (n,) non-negative, or None.
     """
-    with jax.default_matmul_precision("highest"):
+    with own_switches():
         new, sound = _updated(state, batch, weight)
     new = tree_where(sound, new, state)
     return dataclasses.replace(new, n_skipped=new.n_skipped + ~sound)
@@ -294,6 +295,6 @@ def run(
 @jax.jit
 def _scores(state: OnlineState, data: PyTree) -> tuple[Array, Array]:
     """Mean log-density at both kinds of parameters."""
-    with jax.default_matmul_precision("highest"):
+    with own_switches():
         now, averaged = (state.original.log_prob(params, data).mean() for params in (state.params, state.averaged))
     return now, averaged

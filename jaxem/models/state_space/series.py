@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jax import Array
 
 from jaxem.data.sequences import Sequences, as_sequences
 from jaxem.data.validation import check_finite, floating, numeric
+from jaxem.numerics.blocks import float_dtype
+from jaxem.numerics.trees import module_of
 from jaxem.pytree import PyTree, struct
 
 
@@ -35,16 +37,17 @@ def as_series(data: PyTree) -> Series:
     if isinstance(data, Series):
         return data
     data = as_sequences(data)
-    y = jnp.asarray(data.x["y"] if isinstance(data.x, dict) else data.x)
-    y = y if jnp.issubdtype(y.dtype, jnp.floating) else y.astype(jnp.zeros(()).dtype)
+    xp = module_of(data)
+    y = xp.asarray(data.x["y"] if isinstance(data.x, dict) else data.x)
+    y = y.astype(jax.dtypes.canonicalize_dtype(float_dtype(y)))
     y = y[..., None] if y.ndim == 2 else y
-    valid = jnp.asarray(data.valid())
+    valid = data.valid()
     steps = valid if data.observed is None else valid & data.observed
-    seen = steps[..., None] & ~jnp.isnan(y)
+    seen = steps[..., None] & ~xp.isnan(y)
     inputs = data.x.get("inputs") if isinstance(data.x, dict) else None
-    inputs = jnp.zeros((*valid.shape, 0), y.dtype) if inputs is None else jnp.asarray(inputs, y.dtype)
+    inputs = xp.zeros((*valid.shape, 0), y.dtype) if inputs is None else xp.asarray(inputs, y.dtype)
     inputs = inputs[..., None] if inputs.ndim == 2 else inputs
-    return Series(jnp.where(seen, y, 0), seen, jnp.where(valid[..., None], inputs, 0), valid)
+    return Series(xp.where(seen, y, 0), seen, xp.where(valid[..., None], inputs, 0), valid)
 
 
 def validated(data: Any) -> Sequences:

@@ -414,8 +414,9 @@ class Fixed(Real):
         return jnp.zeros((0,), bool)
 
 
-def _is_constraint(x: Any) -> bool:
-    return isinstance(x, Real)
+def each(function: Callable[..., Any], constraints: PyTree, params: PyTree, *trees: PyTree) -> PyTree:
+    """`function` of each leaf's set, and of the leaves of `params` and `trees`."""
+    return jax.tree.map(function, broadcast(constraints, params), params, *trees, is_leaf=lambda x: isinstance(x, Real))
 
 
 def broadcast(prefix: PyTree, tree: PyTree) -> PyTree:
@@ -444,45 +445,34 @@ def broadcast(prefix: PyTree, tree: PyTree) -> PyTree:
         raise ValueError(f"constraints must be built like the parameters, or end earlier: {got}") from None
 
 
-def spread(prefix: PyTree, tree: PyTree) -> PyTree:
-    """A prefix tree of bools spelled out to the full structure of `tree`."""
-    return jax.tree.map(lambda p, sub: jax.tree.map(lambda _: p, sub), prefix, tree)
-
-
 def to_free(constraints: PyTree, params: PyTree) -> PyTree:
     """Unconstrained coordinates of `params`, in a tree of the same structure."""
-    full = broadcast(constraints, params)
-    return jax.tree.map(lambda c, x: c.to_free(x), full, params, is_leaf=_is_constraint)
+    return each(lambda c, x: c.to_free(x), constraints, params)
 
 
 def from_free(constraints: PyTree, free: PyTree, like: PyTree) -> PyTree:
     """Parameters at the free coordinates `free`; `like` gives shapes, fixed values and structural zeros."""
-    full = broadcast(constraints, like)
-    return jax.tree.map(lambda c, f, x: c.from_free(f, x), full, free, like, is_leaf=_is_constraint)
+    return each(lambda c, x, f: c.from_free(f, x), constraints, like, free)
 
 
 def to_affine(constraints: PyTree, params: PyTree) -> PyTree:
     """Coordinates of `params` in which the parameter space is a piece of an affine one; see `Real.to_affine`."""
-    return jax.tree.map(lambda c, x: c.to_affine(x), broadcast(constraints, params), params, is_leaf=_is_constraint)
+    return each(lambda c, x: c.to_affine(x), constraints, params)
 
 
 def from_affine(constraints: PyTree, coordinates: PyTree, like: PyTree) -> PyTree:
     """Parameters at affine `coordinates`; `like` gives shapes, fixed values and structural zeros."""
-    full = broadcast(constraints, like)
-    return jax.tree.map(lambda c, a, x: c.from_affine(a, x), full, coordinates, like, is_leaf=_is_constraint)
+    return each(lambda c, x, a: c.from_affine(a, x), constraints, like, coordinates)
 
 
 def pulled_back(constraints: PyTree, params: PyTree, start: PyTree) -> PyTree:
     """`params` with what crosses a boundary stopped short of it on its way from `start`; see `Real.pulled_back`."""
-    full = broadcast(constraints, params)
-    return jax.tree.map(lambda c, x, s: c.pulled_back(x, s), full, params, start, is_leaf=_is_constraint)
+    return each(lambda c, x, s: c.pulled_back(x, s), constraints, params, start)
 
 
 def inside(constraints: PyTree, params: PyTree, like: PyTree) -> Array:
     """Whether traced `params` lie inside their constraints; `like` gives fixed values and structural zeros."""
-    full = broadcast(constraints, params)
-    leaves = jax.tree.map(lambda c, x, at: c.inside(x, at), full, params, like, is_leaf=_is_constraint)
-    return jnp.stack(jax.tree.leaves(leaves)).all()
+    return jnp.stack(jax.tree.leaves(each(lambda c, x, at: c.inside(x, at), constraints, params, like))).all()
 
 
 def chart(constraints: PyTree, params: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
@@ -500,7 +490,7 @@ def check(constraints: PyTree, params: PyTree, name: str = "init") -> None:
     """Raise ValueError, naming the leaf, where concrete `params` lie outside their constraints."""
     full = broadcast(constraints, params)
     leaves = jax.tree_util.tree_leaves_with_path(params)
-    for (path, x), c in zip(leaves, jax.tree.leaves(full, is_leaf=_is_constraint), strict=True):
+    for (path, x), c in zip(leaves, jax.tree.leaves(full, is_leaf=lambda x: isinstance(x, Real)), strict=True):
         wanted = c.violation(np.asarray(x))
         if wanted:
             label = jax.tree_util.keystr(path, simple=True, separator=".")

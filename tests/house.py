@@ -58,7 +58,6 @@ ELSEWHERE = {
     "engine/m_step.py": "models/test_user.py",
     "engine/problem.py": "fitting/test_fit.py",
     "engine/restarts.py": "fitting/test_fit.py",
-    "engine/stop.py": "fitting/test_fit.py",
     "algorithms/anderson.py": "algorithms/test_jump.py",
     "algorithms/cycle.py": "algorithms/test_algorithms.py",
     "algorithms/conjugate_gradient.py": "algorithms/test_jump.py",
@@ -128,4 +127,5 @@ COVERS = {
     "models/state_space/test_published.py": "figures of papers and of statsmodels",
     "operators/test_published.py": "figures of papers and of other programs",
     "storage/test_old_files.py": "files of earlier versions",
+    "families/test_spurious.py": "which components owe their likelihood to chance, in every family",
 }

@@ -99,6 +99,7 @@ def test_a_constant_column_ends_with_a_status(tmp_path):
     done = run("fit", path, "--components", "1,2", "--covariance", "diag", "--restarts", 2, "--out", tmp_path / "out")
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode in (0, 1)
+    assert "DEGENERATE: a component collapsed" in done.stdout
 
 
 # --- interrupts and full disks -----------------------------------------------------------------

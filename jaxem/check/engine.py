@@ -24,8 +24,8 @@ from jaxem.types import FitError, Result, Status
 
 #: EM maps in which the objective is watched.
 STEPS = 20
-#: EM maps after which a fit must have collapsed where it can, and the log-likelihood of a datum that nothing else gains.
-SPIKE_STEPS, SPIKE = 1_000, 5.0
+#: EM maps after which a fit must have collapsed where it can, and the log-likelihood of a number that nothing else gains.
+SPIKE_STEPS, SPIKE = 1_000, 2.0
 
 
 @quick_jit
@@ -111,19 +111,22 @@ def _fit(case: Case, data, weight, max_steps: int) -> Result:
 @law("spike")
 def spike(case: Case) -> None:
     """A fit to one datum over and over, whose likelihood runs away, ends DEGENERATE."""
+    if case.n == 1 and not isinstance(case.data, Sequences):
+        return  # it is one datum, as it is
     data = _one_datum(case.data)
     before = float(weighted_total(log_prob(case.model, case.params, data), case.weight))
     try:
         result = _fit(case, data, case.weight, SPIKE_STEPS)
     except Broken:
         return  # refused, or said to have failed
-    gain = (float(result.loglik) - before) / float(case.weight.sum())
+    numbers = sum(x[0].size for x in jax.tree.leaves(data))
+    gain = (float(result.loglik) - before) / (numbers * float(case.weight.sum()))
     # Probabilities never exceed one, and densities without a spike gain little.
     runs_away = float(result.loglik) > 0 and gain > SPIKE
     status = Status(int(result.status))
     require(
         not runs_away or status == Status.DEGENERATE,
-        f"a fit to one datum over and over gains {gain:.3g} a datum and must end DEGENERATE; got {status.name}: a density"
+        f"a fit to one datum over and over gains {gain:.3g} a number and must end DEGENERATE; got {status.name}: a density"
         " that collapses on data needs a floor, of which `at_floor` tells",
     )
 

@@ -298,7 +298,7 @@ def checked(model: Model, params: Params, data: PyTree, weight: Any, labels: Any
 
 def _information(model, params, data, weight, labels, *, method: str, block_size: int | None) -> Information:
     params = model.canonical(cast(jax.tree.map(jnp.asarray, params), float_dtype(data)))
-    params = _over_leaves(lambda c, x: c.settled(x), model, params)
+    params = sets.each(lambda c, x: c.settled(x), model.constraints, params)
     n = n_rows(data)
     size = sum(x.size for x in jax.tree.leaves(jax.eval_shape(partial(sets.to_free, model.constraints), params)))
     if block_size is None:
@@ -347,12 +347,6 @@ def _information(model, params, data, weight, labels, *, method: str, block_size
 _information_jit = jax.jit(_information, static_argnames=("method", "block_size"))
 
 
-def _over_leaves(function: Callable[..., Array], model: Model, params: PyTree, *others: PyTree) -> PyTree:
-    """`function` of each leaf's set and values."""
-    full = sets.broadcast(model.constraints, params)
-    return jax.tree.map(function, full, params, *others, is_leaf=lambda x: isinstance(x, sets.Real))
-
-
 def _boundary(model: Model, params: Params, data: PyTree, weight: Any, matrix: Array, score: Array) -> Array:
     """(P,) see `Information.boundary`."""
     model, affine = floored(model, data, weight), coordinates(model, data, weight, jnp)
@@ -361,8 +355,8 @@ def _boundary(model: Model, params: Params, data: PyTree, weight: Any, matrix: A
     else:  # floors are relative to the spread of the data
         floor = model.rescaled(affine).at_floor(model.rescale_params(params, affine))
     floor = jax.tree.map(jnp.logical_or, floor, model.at_limit(params))
-    edge = _over_leaves(lambda c, x, f: c.edge(x, f), model, params, floor)
-    logarithmic = _over_leaves(lambda c, e: jnp.full(e.shape, c.logarithmic), model, edge)
+    edge = sets.each(lambda c, x, f: c.edge(x, f), model.constraints, params, floor)
+    logarithmic = sets.each(lambda c, e: jnp.full(e.shape, c.logarithmic), model.constraints, edge)
     edge, logarithmic = ravel_pytree(edge)[0].astype(bool), ravel_pytree(logarithmic)[0].astype(bool)
     # Towards an optimum at zero the log-likelihood goes as exp(coordinate): slope and curvature are equal, and
     # Newton's step has length one however near zero is. At an optimum elsewhere it has length zero.

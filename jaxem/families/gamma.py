@@ -14,7 +14,7 @@ from jax.scipy.special import gammaln
 from jaxem import constraints as sets
 from jaxem.data.validation import check_finite, check_rows, floating, vector_or_matrix
 from jaxem.families.base import Family, columns
-from jaxem.numerics.floors import NEAR, least_variance
+from jaxem.numerics.floors import NEAR, known_floor, least_variance
 from jaxem.numerics.linalg import PRECISION
 from jaxem.pytree import PyTree, struct
 from jaxem.types import Params
@@ -41,22 +41,18 @@ class Gamma(Family):
         return {"log": shape - 1, "linear": -rate, "normalizer": shape * jnp.log(rate) - gammaln(shape)}
 
     def _clipped(self, params: Params) -> tuple[Array, Array]:
-        """Shape and rate; beyond the greatest shape of a mean those there, so that an ascent gains nothing by going on."""
+        """Shape and rate; below the floor those at it of the same mean, so that an ascent gains nothing by going on."""
         shape, rate = params["shape"], params["rate"]
         if self.floor is None:
             return shape, rate
-        excess = jnp.maximum(shape / self._greatest(params), 1)
+        excess = jnp.maximum(self.floor * rate * rate / shape, 1)
         return shape / excess, rate / excess
 
-    def _greatest(self, params: Params) -> Array:
-        """Shapes at which the variance is at its floor, and no greater than data in their dtype can tell from a point."""
-        mean = params["shape"] / params["rate"]
-        floor = jnp.maximum(jnp.asarray(self.floor, mean.dtype), jnp.finfo(mean.dtype).tiny)
-        return jnp.minimum(jnp.square(mean / jnp.sqrt(floor)), 1 / (4 * jnp.finfo(mean.dtype).eps))
-
     def at_floor(self, params: Params) -> dict[str, Array]:
-        found = super().at_floor(params)
-        return found if self.floor is None else {**found, "shape": params["shape"] >= self._greatest(params) / NEAR}
+        """Shapes at which the variance is near its floor, or too small a share of the squared mean for the data's dtype."""
+        shape, rate = params["shape"], params["rate"]
+        variance, most = shape / (rate * rate), 1 / (4 * NEAR * jnp.finfo(shape.dtype).eps)
+        return {**super().at_floor(params), "shape": (variance <= NEAR * known_floor(self.floor)) | (shape >= most)}
 
     def floored(self, data: Array, weight: Array | None) -> Gamma:
         return self if self.floor is not None else dataclasses.replace(self, floor=least_variance(data, weight))

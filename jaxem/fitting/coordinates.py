@@ -69,7 +69,9 @@ def floored(model: Model, data: PyTree, weight: Any) -> Model:
     found = jax.eval_shape(_floored, model, data, weight)
     if jax.tree.structure(found) == jax.tree.structure(model):  # none was left to the data
         return model
-    return (_floored if is_traced(model, data, weight) else _floored_jit)(model, data, weight)
+    if is_traced(model, data, weight):
+        return _floored(model, data, weight)
+    return _floored_jit(*jax.tree.map(lambda x: x if isinstance(x, Array) else jax.device_put(x), (model, data, weight)))
 
 
 def _floored(model: Model, data: PyTree, weight: Any) -> Model:

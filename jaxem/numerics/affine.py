@@ -104,7 +104,8 @@ def whitening(x: Any, kind: Kind, xp: Any, present: Any = None) -> Affine:
     n = len(x) if present is None else present.sum()
     if xp is np:
         chunks = [slice(i, i + 65_536) for i in range(0, n, 65_536)]
-        mean = sum(x[c].sum(0, dtype=np.float64) for c in chunks) / n
+        first = x[0].astype(np.float64)  # about it: a long sum of one number is not as many times that number
+        mean = first + sum((x[c] - first).sum(0) for c in chunks) / n
         if kind == "full":
             covariance = sum((y := x[c] - mean).T @ y for c in chunks) / n
         else:

@@ -406,6 +406,15 @@ def test_indivisible_datum():
     assert {"m-step-stationary", "minorisation", "mean-score", "louis", "n-free-params"} <= set(report.ran)
 
 
+def test_a_spike_that_nothing_tells_of():
+    @struct
+    class Silent(jaxem.Gaussian):
+        def at_floor(self, params):
+            return jax.tree.map(lambda x: jnp.zeros(x.shape, bool), params)
+
+    caught(jaxem.Mixture(2, Silent("diag")), "spike", PLANE, only=True)
+
+
 def test_a_mask_that_is_looked_through():
     @struct
     class Looks(jaxem.Superposition):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import jaxem
+from jaxem.engine.restarts import tier
 from jaxem.evaluate import selection
 
 
@@ -223,6 +224,25 @@ def test_a_degenerate_fit_is_not_chosen(data):
     candidates = [jaxem.Candidate(r.model, r, 0, float(jaxem.bic(r, tight))) for r in (spurious, regular)]
     assert candidates[0].degenerate and candidates[0].score < candidates[1].score
     assert jaxem.Selection(tuple(candidates), "bic").best is candidates[1]
+
+
+def test_one_order_of_statuses(data):
+    """The objective decides among restarts that ended well; then come those that fell, collapsed, and failed."""
+    regular = jaxem.fit(jaxem.GaussianMixture(1), data, key=jax.random.key(0))
+    order = [("MAX_STEPS", "INTERRUPTED", "CONVERGED"), ("DECREASED",), ("DEGENERATE",), ("NONFINITE",)]
+    worse = [jaxem.Status[name] for names in reversed(order) for name in names]
+    results = [dataclasses.replace(regular, status=jnp.int32(status)) for status in worse]
+    candidates = [jaxem.Candidate(r.model, r, 0, float(score)) for score, r in enumerate(results)]
+    candidates.append(jaxem.Candidate(regular.model, None, 0, float("inf")))  # failed in every restart
+    ranks = [c.tier for c in candidates]
+    assert ranks == [3, 2, 1, 0, 0, 0, 3]
+    assert [int(x) for x in tier(jnp.array(worse))] == ranks[:-1]
+    for i in range(1, len(worse) + 1):  # the later it stands here, the worse its score and the better its status
+        best = jaxem.Selection(tuple(candidates[:i]), "bic").best
+        assert best is candidates[min(i - 1, 3)]
+    assert "chosen DECREASED: the objective fell" in str(jaxem.Selection(tuple(candidates[:3]), "bic"))
+    assert "chosen" not in str(jaxem.Selection((candidates[5],), "bic"))
+    assert "\nDECREASED: the objective fell" in str(results[2]) and "fell" not in str(regular)
 
 
 @pytest.mark.parametrize(

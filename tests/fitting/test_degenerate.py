@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import DATA
 
 import jaxem
 from jaxem import Status
@@ -141,3 +142,61 @@ def test_what_is_fixed_never_counts(x64):
     assert still.degenerate(params | {"observation_noise": jnp.array([1e-8])})
     known = jaxem.LocalLevel(None, fixed={"observation_noise": np.ones(1)}, floor=np.array([1e-8]))
     assert not known.degenerate(params | {"observation_noise": jnp.ones(1)})
+
+
+# --- falls -----------------------------------------------------------------------------------
+def test_rounding_is_no_fall(x64):
+    """The log-densities of one long series add up to zero: its rounding is that of 2 000 terms of order one."""
+    rng = np.random.default_rng(0)
+    level = np.repeat(rng.integers(0, 2, 40), 50)
+    y = 0.962055882694423 * (level + 0.242 * rng.normal(size=2_000))
+    result = jaxem.fit(jaxem.HMM(2, jaxem.Gaussian()), y[:, None], key=KEY, n_restarts=4, stop=jaxem.Stop(1e-15), max_steps=100)
+    assert abs(float(result.loglik)) < 1e-9
+    assert (np.asarray(result.restarts.status) == Status.CONVERGED).all()
+
+
+@pytest.mark.published
+@pytest.mark.parametrize("k", [4, 6])
+def test_a_tighter_tolerance_hides_no_collapse(x64, k):
+    x = np.loadtxt(DATA / "iris.csv", delimiter=",", skiprows=1, usecols=range(4))
+    loose, tight = (
+        np.asarray(jaxem.fit(jaxem.GaussianMixture(k), x, key=KEY, n_restarts=64, stop=jaxem.Stop(rtol)).restarts.status)
+        for rtol in (1e-8, 1e-12)
+    )
+    assert (loose == Status.DEGENERATE).any()
+    assert (tight[loose == Status.DEGENERATE] == Status.DEGENERATE).all()
+
+
+@pytest.mark.published
+def test_a_collapsed_line_never_wins(x64):
+    """Two lines with noise 1, 30 points each, of which up to four components are fitted from 64 starts."""
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        x, second = rng.uniform(-3, 3, (60, 1)), np.arange(60) % 2
+        y = np.where(second, 2 * x[:, 0] + 1, -2 * x[:, 0] - 1) + rng.normal(size=60)
+        models = [jaxem.Mixture(k, jaxem.LinearRegression()) for k in range(1, 5)]
+        chosen = jaxem.select(models, {"y": y, "inputs": x}, key=KEY, n_restarts=64)
+        for c in chosen.candidates:
+            assert int(c.result.status) == Status.CONVERGED
+            assert c.result.params["components"]["variance"].min() > 1e-6
+        assert 230 < chosen.best.score < 270
+
+
+@pytest.mark.published
+def test_gamma_components_have_no_absurd_winner(x64):
+    result = jaxem.fit(
+        jaxem.Mixture(3, jaxem.Gamma()), np.random.default_rng(1).gamma(2, 1, 60), key=KEY, n_restarts=16, max_steps=200
+    )
+    status = np.asarray(result.restarts.status)
+    assert (status == Status.DEGENERATE).any() and int(result.status) != Status.DEGENERATE
+    assert -85 < float(result.loglik) < -75 and float(result.params["components"]["shape"].max()) < 100
+
+
+def test_a_factor_of_one_column_alone(x64):
+    """A Heywood case: on its way to zero the noise of a column is small where its factor tells of nothing else."""
+    model = jaxem.FactorAnalysis(1)
+    params = {"mean": jnp.zeros(4), "loadings": jnp.array([[0.9993], [0.4], [0.3], [0.5]])}
+    own = params | {"noise": jnp.array([0.0014, 0.84, 0.91, 0.75])}
+    assert model.degenerate(own)
+    shared = {"mean": jnp.zeros(4), "loadings": jnp.full((4, 1), 0.9993), "noise": jnp.full(4, 0.0014)}
+    assert not model.degenerate(shared)  # four precise measurements of one thing

@@ -150,9 +150,9 @@ class Candidate:
     @property
     def spurious(self) -> bool:
         """Whether no restart was left but those in which a component owes its likelihood to chance: see `select`."""
-        restarts = None if self.result is None else self.result.restarts
-        if restarts is None or restarts.spurious is None:
+        if self.result is None or self.result.restarts.spurious is None:
             return False
+        restarts = self.result.restarts
         return bool(restarts.spurious[tier(restarts.status) == tier(self.result.status)].all())
 
 

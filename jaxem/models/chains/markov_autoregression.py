@@ -110,6 +110,11 @@ class MarkovAutoregression(ChainInference, Model):
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         return chain.log_partition(*self.joint_chain(natural, data).astuple(), hard=rows.hard)
 
+    def spurious(self, stats: PyTree, params: Params) -> Array:
+        """As of lines, by the steps of each regime."""
+        count = jax.ops.segment_sum(stats["regression"]["log_scale"], self.regimes[:, 0], self.n_regimes)
+        return self.regression.spurious({"log_scale": count}, params)
+
     # --- the boundary of fit -----------------------------------------------------------------
     def validate(self, data: Any) -> Sequences:
         """Series longer than `order`.

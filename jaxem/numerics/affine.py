@@ -137,7 +137,10 @@ class LinearUnits(Affine):
 
 
 def linear_units(y: Any, inputs: Any, xp: Any, present: Any = None) -> LinearUnits:
-    """The change that gives a response and its inputs means of zero and variances of one.
+    """The change that gives a response and its inputs means near zero and variances near one.
+
+    Units are powers of two, and shifts so many units: what is near that already keeps its digits, and a variance at its
+    floor is there in the data's own units too.
 
     Args:
         y: (...) responses; NaN where there is none, and its inputs do not count.
@@ -149,7 +152,10 @@ def linear_units(y: Any, inputs: Any, xp: Any, present: Any = None) -> LinearUni
     if inputs is not None:
         y = xp.concatenate([xp.where(xp.isnan(y), xp.nan, inputs), y], -1)
     found = standardization(y.reshape(-1, y.shape[-1]), "diagonal", xp)
-    return LinearUnits(found.shift, found.matrix, found.inverse, "diagonal")
+    power = xp.round(xp.log2(found.inverse)).astype(np.int32)
+    one = xp.ones_like(found.inverse)
+    unit = xp.ldexp(one, power)
+    return LinearUnits(xp.round(found.shift / unit) * unit, xp.ldexp(one, -power), unit, "diagonal")
 
 
 def whitening(x: Any, kind: Kind, xp: Any, present: Any = None) -> Affine:

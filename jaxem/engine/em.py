@@ -86,7 +86,8 @@ class EM(Algorithm):
         failed = memory.tried & ~point.accepted
         settled = failed | (point.small & (memory.tried | memory.settled))
         # Where a restart would stop that has not been ahead, it looks there first.
-        tries = ~settled & (point.small | (memory.wait <= 0))
+        # After a step ahead an EM map, on which alone a rule can tell that little is left.
+        tries = ~settled & ~memory.tried & (point.small | (memory.wait <= 0))
         pause = jnp.where(failed, 2 * memory.pause, jnp.where(memory.tried, 1, memory.pause))
         wait = jnp.where(failed, pause, jnp.maximum(memory.wait - 1, 0))
         mapped = tree_where(failed, memory.fallback, mapped)

@@ -26,6 +26,10 @@ def _greatest_size(mean: Array) -> Array:
     return jnp.maximum(ceiling(mean.dtype) * mean, 1)
 
 
+def _least_mean(dtype: Any) -> Array:
+    return jnp.sqrt(jnp.finfo(dtype).tiny)  # its inverse times a size is finite
+
+
 @struct
 class NegativeBinomial(Family):
     """Negative binomial density; parameters `mean` and `size`, (K,) for data (N,), (K, D) for data (N, D).
@@ -48,37 +52,36 @@ class NegativeBinomial(Family):
 
     def recentered(self, stats: PyTree, params: Params) -> PyTree:
         """Moments of u' = c u from those of u."""
-        c = self.origin / params["mean"]
-        size = stats["size"] + jnp.log(c) * stats["normalizer"] + (1 - c) * stats["linear"]
-        return {**stats, "size": size, "linear": c * stats["linear"]}
+        c, count = self.origin / params["mean"], stats["normalizer"]
+        size = stats["size"] + (jnp.log(c) + 1 - c) * count + (1 - c) * stats["linear"]
+        return {**stats, "size": size, "linear": c * stats["linear"] + (c - 1) * count}
 
     def natural(self, params: Params) -> dict[str, Array]:
-        """Leaves `size` (t = log u - u + 1), `linear` (t = u) and `normalizer` (t = 1), with u = rate / origin."""
+        """Leaves `size` (t = log u - u + 1), `linear` (t = u - 1) and `normalizer` (t = 1), with u = rate / origin."""
         mean, size = params["mean"], params["size"]
         origin = jnp.ones_like(mean) if self.origin is None else self.origin
-        return {
-            "size": size,
-            "linear": size * (mean - origin) / mean,
-            "normalizer": gamma_normalizer(size) + size * jnp.log(origin / mean),
-        }
+        linear = size * (mean - origin) / mean
+        normalizer = gamma_normalizer(size) + size * jnp.log(origin / mean) + linear
+        return {"size": size, "linear": linear, "normalizer": normalizer}
 
     def scores(self, natural: PyTree, data: Array) -> Array:
         x = columns(data)
         k = natural["size"].shape[0]
         size, linear, normalizer = (natural[name].reshape(k, -1, 1) for name in ("size", "linear", "normalizer"))
         origin = jnp.ones_like(size) if self.origin is None else self.origin.reshape(k, -1, 1)
-        # The integral over u leaves gammaln(x + size) - (x + size) log(origin + size - linear). By Stirling's formula,
-        # for gammaln(x + 1) too; what multiplies x is small where counts are large.
+        # The integral over u leaves gammaln(x + size) - (x + size) log(origin + size - linear) - linear. By Stirling's
+        # formula, for gammaln(x + 1) too; what multiplies x is small where counts are large.
         mixed = size > 0
         known = jnp.where(mixed, size, 1)
-        tilt = jnp.where(mixed, linear, 0)
-        pull = known - tilt
-        # log((x + known) / (x + 1)) - log(1 + pull / origin): of large sizes little is left.
-        left = known * (origin - x - 1) - origin + (x + 1) * tilt
-        of_count = jnp.log1p(left / ((x + 1) * (origin + pull)))
-        of_size = jnp.log1p((x - origin + tilt) / (origin + pull))
+        whole = origin + known
+        tilt = jnp.where(mixed, linear, 0) / whole
+        # log((x + known) / (x + 1)) - log(1 + known / origin): of large sizes little is left.
+        of_count = jnp.log1p((known * (origin - x - 1) - origin) / ((x + 1) * whole))
+        of_size = jnp.log1p((x - origin) / whole)
+        # Of what is linear in u - 1 the derivative keeps its digits: near Poisson u hardly varies.
+        of_tilt = tilt * (x - origin) - (x + known) * (jnp.log1p(-tilt) + tilt)
         rest = stirling_rest(x + known) - jnp.log(x + known) / 2 - stirling_rest(x + 1) - jnp.log(x + 1) / 2 + 1
-        density = x * of_count + known * of_size + rest
+        density = x * of_count + known * of_size + of_tilt + rest
         # Natural parameters of zero ask for moments: linear in them, with u = x.
         moments = linear * x + size * x * x
         return (normalizer + jnp.where(mixed, density, moments)).sum(1)
@@ -89,11 +92,10 @@ class NegativeBinomial(Family):
         present = count > 0
         count = jnp.where(present, count, 1)
         origin = 1 if self.origin is None else self.origin
-        least = jnp.sqrt(jnp.finfo(count.dtype).tiny)  # its inverse times a size is finite
-        ratio = jnp.where(present, jnp.maximum(stats["linear"] / count, least), 1)
-        mean = jnp.maximum(origin * ratio, least)
-        # About the new mean: log(u / ratio) - u / ratio + 1.
-        statistic = stats["size"] / count + (ratio - 1) - jnp.log(ratio)
+        gap = jnp.where(present, jnp.maximum(stats["linear"] / count, jnp.finfo(count.dtype).eps - 1), 0)
+        mean = jnp.maximum(origin + origin * gap, _least_mean(count.dtype))
+        # About the new mean: log(u / (1 + gap)) - u / (1 + gap) + 1.
+        statistic = stats["size"] / count + gap - jnp.log1p(gap)
         return {
             "mean": jnp.where(present, mean, params["mean"]),
             "size": jnp.where(present, gamma_shape(statistic, LEAST_SIZE, _greatest_size(mean)), params["size"]),
@@ -104,12 +106,14 @@ class NegativeBinomial(Family):
         return {**super().at_limit(params), "size": params["size"] >= 0.999 * _greatest_size(params["mean"])}
 
     def scoring_step(self, stats: PyTree, params: Params, new: Params) -> Params:
-        """Towards Poisson, the limit, EM creeps."""
+        """Towards Poisson, the limit, EM creeps: the size, and the mean, whose maximum given that is the mean count."""
         count, mean, size = stats["normalizer"], params["mean"], params["size"]
-        statistic = stats["size"] / jnp.where(count > 0, count, 1)
+        present = count > 0
+        count = jnp.where(present, count, 1)
         known = mean * (mean / 2)  # Var((x - mean)^2 - x) / 4 of a Poisson x
-        scored = scored_shape(statistic, size, known, LEAST_SIZE, _greatest_size(mean))
-        return {**new, "size": jnp.where(count > 0, scored, size)}
+        scored = scored_shape(stats["size"] / count, size, known, LEAST_SIZE, _greatest_size(mean))
+        counted = jnp.maximum(mean + stats["linear"] / count * (mean + size), _least_mean(count.dtype))
+        return {"mean": jnp.where(present, counted, mean), "size": jnp.where(present, scored, size)}
 
     def start(self, stats: PyTree, template: Params) -> Params:
         """Moments; the statistics are those of natural parameters of zero."""

@@ -60,21 +60,24 @@ def bounded(method: Callable[..., Any]) -> Callable[..., Any]:
         given = dict(zip(names, args)) | options
         if not given.keys() >= set(needs) or len(given) != len(args) + len(options):
             return method(*args, **options)  # which says what is wrong
-        model, params, data = args[0], given.get("params"), given["data"]
+        token = _inside.set(True)
+        try:
+            with own_switches():
+                return answered(given)
+        finally:
+            _inside.reset(token)
+
+    def answered(given: dict[str, Any]) -> Any:
+        model, params, data = given[names[0]], given.get("params"), given["data"]
         if params is None:
             given["data"] = model.validate(data) if _readable(model, data) else data
         else:
             given["data"] = data = accepted(model, params, data)
             given["params"] = params = jax.tree.map(_placed, params)
-        token = _inside.set(True)
-        try:
-            with own_switches():
-                found = method(**given)
-                if method.__name__ in NO_ANSWER and _readable(found) and _unanswered(found):
-                    _refuse_impossible(model, params, data)
-            return found
-        finally:
-            _inside.reset(token)
+        found = method(**given)
+        if method.__name__ in NO_ANSWER and _readable(found) and _unanswered(found):
+            _refuse_impossible(model, params, data)
+        return found
 
     called.bounded = True  # type: ignore[attr-defined]
     return called

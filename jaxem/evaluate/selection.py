@@ -155,7 +155,7 @@ def select(
         data: the data.
         criterion: "aic", "bic", "icl", or a function (result, data) -> number, lower is better.
         workers: fits in flight at once. Models of different shapes compile separately: threads let one
-            compile while another runs.
+            compile while another runs. With one worker an interrupt waits for what is being compiled.
         on_fit: called with each `Candidate` as soon as it is known; from another thread when workers > 1.
         checkpoint: as `fit` takes it; each model has a directory of its own in it. The same call made again goes on from
             there, whatever their order and whichever models were added.
@@ -175,7 +175,7 @@ def select(
         raise ValueError("models must hold at least one model; got none")
     if isinstance(criterion, str) and criterion not in CRITERIA:
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)} or a function; got {criterion!r}")
-    workers = min(check_positive_int(workers, "workers"), len(models))
+    workers = check_positive_int(workers, "workers")
     score = _scorer(criterion, options.get("weight"))
     for model in models:  # what is wrong with any of them is said before the first is fitted
         task_of(model, data, **{name: options[name] for name in TASK_OPTIONS & options.keys()})
@@ -205,7 +205,7 @@ def select(
         if workers == 1:
             fitted = [one(i) for i in range(len(models))]
         else:
-            fitted = _in_threads(one, len(models), workers, interrupts)
+            fitted = _in_threads(one, len(models), min(workers, len(models)), interrupts)
     candidates = tuple(candidate for candidate in fitted if candidate is not None)
     if not candidates:
         raise KeyboardInterrupt

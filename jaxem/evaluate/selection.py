@@ -163,7 +163,8 @@ def select(
 
     Returns:
         A `Selection`; `.best` is the chosen candidate. After an interrupt (SIGINT, Ctrl-C) it holds the models whose
-        fits were finished: the others are left at once, though a thread may end what it compiles.
+        fits were finished: the others are left at once, though a thread may end what it compiles. With one worker it
+        ends with a model whose time was up, or that its callback stopped.
 
     Raises:
         ValueError: for an unknown criterion, or no models.
@@ -193,7 +194,7 @@ def select(
                 result = fit(model, data, checkpoint=checkpoints[i], **options)
             except FitError:
                 result = None
-            if interrupts.seen and result is not None and _interrupted(result):
+            if interrupts.seen and _interrupted(result):
                 return None
             free = model.n_free_params(model.validate(data))
             candidate = Candidate(model, result, free, float("inf") if result is None else float(score(result, data)))
@@ -203,7 +204,11 @@ def select(
 
     with Interrupts() as interrupts:
         if workers == 1:
-            fitted = [one(i) for i in range(len(models))]
+            fitted = []
+            for i in range(len(models)):
+                fitted.append(one(i))
+                if fitted[-1] is None or _interrupted(fitted[-1].result):  # by its time or its callback
+                    break
         else:
             fitted = _in_threads(one, len(models), min(workers, len(models)), interrupts)
     candidates = tuple(candidate for candidate in fitted if candidate is not None)
@@ -241,8 +246,8 @@ def _checkpoints(checkpoint: Any, models: list[Model]) -> list[Checkpoint | None
     return [dataclasses.replace(whole, directory=Path(whole.directory) / place) for place in places]
 
 
-def _interrupted(result: Result) -> bool:
-    return bool((np.asarray(result.restarts.status) == Status.INTERRUPTED).any())
+def _interrupted(result: Result | None) -> bool:
+    return result is not None and bool((np.asarray(result.restarts.status) == Status.INTERRUPTED).any())
 
 
 def _scorer(criterion: str | Callable[[Result, PyTree], Any], weight: Any) -> Callable[[Result, PyTree], Any]:

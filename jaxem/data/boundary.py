@@ -111,6 +111,9 @@ def values(model: Any, data: PyTree) -> PyTree:
     if structure == jax.tree.structure(data):
         leaves = [_kept(old, new) for old, new in zip(jax.tree.leaves(data), leaves, strict=True)]
     found = on_device(jax.tree.unflatten(structure, leaves))
+    both = isinstance(data, dict) and isinstance(found, dict)
+    if both and all(x.ndim == np.ndim(data[name]) + 1 for name, x in found.items()):
+        return {name: x[0] for name, x in found.items()}  # one sequence of counts
     if isinstance(found, Sequences) and one_sequence(data):
         return Sequences(found.x, found.length, found.observed, single=True)
     return found

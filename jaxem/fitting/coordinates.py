@@ -16,6 +16,7 @@ from jaxem import init as starts
 from jaxem.data.sequences import rescaled_data
 from jaxem.data.validation import is_traced
 from jaxem.engine.m_step import log_prior as model_log_prior
+from jaxem.fitting.checks import raise_if_sizes_are_traced
 from jaxem.fitting.task import Task
 from jaxem.model import Model
 from jaxem.numerics.blocks import replace_absent
@@ -66,12 +67,16 @@ def _standardized_jit(model, data, affine, dtype):
 
 def floored(model: Model, data: PyTree, weight: Any) -> Model:
     """The model with its floors as numbers (see `Natural.floored`), in traced code."""
-    found = jax.eval_shape(_floored, model, data, weight)
+    try:
+        found = jax.eval_shape(_floored, model, data, weight)
+    except TypeError as error:
+        raise_if_sizes_are_traced(model, error)
+        raise
     if jax.tree.structure(found) == jax.tree.structure(model):  # none was left to the data
         return model
     if is_traced(model, data, weight):
         return _floored(model, data, weight)
-    return _floored_jit(*on_device((model, data, weight)))
+    return jax.tree.map(np.asarray, _floored_jit(*on_device((model, data, weight))))  # numbers for the host to compute with
 
 
 def _floored(model: Model, data: PyTree, weight: Any) -> Model:

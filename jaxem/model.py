@@ -233,6 +233,9 @@ class Model(Natural):
     posterior: ClassVar[Any] = None
     #: Whether `initialize` is random.
     needs_key: ClassVar[bool] = True
+    #: Whether what log-densities lose in new coordinates is a part of the objective to which tolerances are relative: units
+    #: are, constants of the data are not.
+    offset_counts: ClassVar[bool] = True
     #: Name of the field that counts components whose order means nothing, or None.
     exchangeable: ClassVar[str | None] = None
     #: How many values labels may take, or None where there are none to check.

@@ -128,4 +128,5 @@ COVERS = {
     "models/state_space/test_published.py": "figures of papers and of statsmodels",
     "operators/test_published.py": "figures of papers and of other programs",
     "storage/test_old_files.py": "files of earlier versions",
+    "fitting/test_units.py": "offsets and units in float32, in every model where they have a meaning",
 }

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from jaxem.data.validation import numeric
+from jaxem.numerics.affine import LinearUnits
 from jaxem.numerics.blocks import n_rows
 from jaxem.numerics.trees import module_of
 from jaxem.pytree import PyTree, static, struct
@@ -85,7 +86,12 @@ class Sequences:
         return self.shape
 
     def rescaled(self, affine: Any) -> Sequences:
-        """The same sequences, their steps in new coordinates (see `jaxem.numerics.affine`); inputs as they are."""
+        """The same sequences, their steps in new coordinates (see `jaxem.numerics.affine`).
+
+        Inputs are as they are, where the change is not one of inputs too.
+        """
+        if isinstance(affine, LinearUnits):
+            return Sequences(affine.data(self.x), self.length, self.observed)
         return self._changed(lambda x: affine.data(x.reshape(-1, *x.shape[2:])).reshape(*x.shape))
 
 

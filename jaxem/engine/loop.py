@@ -89,7 +89,7 @@ def advance(problem: Problem, restart: Restart, expectation: Expectation, on: Ar
     The E-step says whether the restart goes to the proposal, and gives the algorithm what it needs for the next one.
     """
     value = objective(problem, restart.proposal, expectation.loglik).astype(restart.objective.dtype)
-    magnitude = value + problem.offset
+    magnitude = value + problem.offset if problem.model.offset_counts else value
     # Each number in the data adds a term of order one, and terms may cancel.
     size = jnp.abs(magnitude) + problem.datum_size * problem.total_weight
     slack = problem.algorithm.rounding * jnp.finfo(value.dtype).eps * size

@@ -18,7 +18,7 @@ from jaxem.evaluate.align import align, component_axes
 from jaxem.evaluate.information import checked
 from jaxem.evaluate.refit import Refit, refit_of
 from jaxem.fitting.checks import check_key, check_model
-from jaxem.fitting.coordinates import coordinates, floored, log_abs_det, rescaled
+from jaxem.fitting.coordinates import coordinates, floored, log_abs_det, rescaled, unmixed
 from jaxem.fitting.layout import rows_width
 from jaxem.model import Model
 from jaxem.numerics.blocks import choose_block_size, float_dtype, n_rows
@@ -175,7 +175,7 @@ def _bootstrap(refit: Refit, *, n_samples: int, method: str, total: int) -> Boot
     structure = dict(refit.structure)
     if structure.get("standardize", True) and model.log_prior is None and not refit.regularizer.in_users_units:
         # Once for all refits, rather than by each for its own data.
-        affine = coordinates(model, data, weight, jnp)
+        affine = unmixed(coordinates(model, data, weight, jnp), refit.regularizer)
     if affine is not None:
         lost = log_abs_det(model, data, affine, float_dtype(data))
         data = rescaled_data(data, affine)

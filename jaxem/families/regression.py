@@ -19,6 +19,7 @@ from jaxem import constraints as sets
 from jaxem.data.sequences import Sequences, lagged
 from jaxem.data.validation import check_finite, floating, numeric
 from jaxem.families.base import THIN, Family, by_chance
+from jaxem.numerics.affine import LinearUnits, linear_units
 from jaxem.numerics.floors import known_floor, least_variance
 from jaxem.numerics.linalg import PRECISION, least_squares, semi_cholesky
 from jaxem.numerics.logs import divided
@@ -163,6 +164,29 @@ class LinearRegression(Family):
     def floored(self, data: PyTree, weight: Array | None) -> LinearRegression:
         return self if self.floor is not None else dataclasses.replace(self, floor=least_variance(data["y"], weight))
 
+    def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> LinearUnits:
+        """Centred and scaled inputs and responses: what an intercept that all share can take up."""
+        return self._held(linear_units(data["y"], data["inputs"], xp, present))
+
+    def _held(self, units: LinearUnits) -> LinearUnits:
+        """Without a shift of inputs, where each line would need an intercept of its own to undo it."""
+        if self.switching_intercept or not self.switching_coefficients:
+            return units
+        own = np.arange(len(units.shift)) == len(units.shift) - 1
+        return dataclasses.replace(units, shift=units.shift * own)
+
+    def rescaled(self, affine: LinearUnits) -> LinearRegression:
+        return self if self.floor is None else dataclasses.replace(self, floor=affine.response.covariances(self.floor))
+
+    def rescale_params(self, params: Params, affine: LinearUnits) -> Params:
+        coefficients, intercept = params["coefficients"], params["intercept"]
+        shared = self.switching_coefficients and not self.switching_intercept
+        return {
+            "intercept": affine.response.rows(intercept) if shared else affine.level(intercept, coefficients),
+            "coefficients": affine.slopes(coefficients),
+            "variance": affine.response.covariances(params["variance"]),
+        }
+
     def spurious(self, stats: PyTree, params: Params) -> Array:
         """Whether a line goes through too few rows, or through not many and much closer than the others."""
         count, variance = stats["log_scale"], params["variance"]
@@ -244,6 +268,16 @@ class AutoRegression(LinearRegression):
             raise ValueError(f"data of an AutoRegression must be sequences of single numbers (T,); got steps {array.shape[1:]}")
         check_finite(array, "data")
         return floating(array, "data")
+
+    def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> LinearUnits:
+        """Centred and scaled steps: one change for the present and the past."""
+        y = data["y"] if isinstance(data, dict) else data
+        units = linear_units(y, xp.broadcast_to(y[:, None], (len(y), self.order)), xp, present)
+        return self._held(units)
+
+    def _held(self, units: LinearUnits) -> LinearUnits:
+        held = super()._held(units)
+        return held if held is units else dataclasses.replace(units, shift=0 * units.shift)
 
     def series(self, data: Sequences) -> Sequences:
         """Series whose windows are `data`, where those are what was given."""

@@ -16,6 +16,7 @@ from jaxem import init as starts
 from jaxem.data.sequences import rescaled_data
 from jaxem.data.validation import is_traced
 from jaxem.engine.m_step import log_prior as model_log_prior
+from jaxem.engine.regularizer import Regularizer
 from jaxem.fitting.checks import raise_if_sizes_are_traced
 from jaxem.fitting.task import Task
 from jaxem.model import Model
@@ -33,6 +34,11 @@ def coordinates(model: Model, data: PyTree, weight: Any, xp: Any) -> Any:
         return model.coordinates(jax.tree.map(lambda x: np.asarray(x)[weight > 0], data), np)
     present = any_vmapped(jax.lax.stop_gradient(weight) > 0)
     return model.coordinates(replace_absent(data, weight), jnp, present)
+
+
+def unmixed(affine: Any, regularizer: Regularizer) -> Any:
+    """The change, or None where it would mix leaves of which some are frozen."""
+    return None if regularizer.frozen and getattr(affine, "mixes", False) else affine
 
 
 def exact_coordinates(model: Model, data: PyTree, weight: Any, mesh: Mesh | None) -> Any:
@@ -160,6 +166,7 @@ def in_coordinates(task: Task) -> tuple[Task, Units]:
         affine = jax.lax.stop_gradient(coordinates(model, task.data, task.weight, jnp))
     elif task.standardize:
         affine = exact_coordinates(model, task.data, task.weight, mesh)
+    affine = unmixed(affine, task.options.regularizer)
     units = Units(model, affine, dtype, traced)
     task = dataclasses.replace(task, standardize=False)
     if affine is None:

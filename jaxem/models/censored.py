@@ -14,7 +14,8 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.data.validation import check_finite, check_rows, floating, numeric
 from jaxem.model import Model, one_program
-from jaxem.models.normal_response import normal_m_step, normal_natural
+from jaxem.models.normal_response import normal_m_step, normal_natural, normal_recentered
+from jaxem.numerics.affine import LinearUnits, linear_units
 from jaxem.numerics.floors import known_floor, least_variance
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.special import log_normal_mass
@@ -49,6 +50,9 @@ class CensoredRegression(Model):
     def centered(self, params: Params) -> CensoredRegression:
         """Statistics are those of residuals about the current coefficients, so that a good fit does not cancel."""
         return dataclasses.replace(self, origin=params["coefficients"])
+
+    def recentered(self, stats: PyTree, params: Params) -> PyTree:
+        return normal_recentered(stats, params["coefficients"] - self.origin)
 
     def natural(self, params: Params) -> dict[str, Array]:
         """As `normal_response.normal_natural`, of y - inputs . origin."""
@@ -133,6 +137,24 @@ class CensoredRegression(Model):
 
     #: Infinite ends are no missing rows.
     missing: ClassVar[str] = "marginal"  # type: ignore[misc]
+
+    # --- coordinates -------------------------------------------------------------------------
+    def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> LinearUnits:
+        """Centred and scaled inputs, and responses by where a row's ends are."""
+        lower, upper = (xp.where(xp.isfinite(data[name]), data[name], xp.nan) for name in ("lower", "upper"))
+        lower, upper = xp.where(xp.isnan(lower), upper, lower), xp.where(xp.isnan(upper), lower, upper)
+        return linear_units(lower + (upper - lower) / 2, data.get("inputs"), xp, present)
+
+    def log_abs_det(self, data: PyTree, affine: LinearUnits) -> Any:
+        """Of densities; the probability of an interval is the same in all units."""
+        return affine.log_abs_det(data["lower"] == data["upper"])
+
+    def rescaled(self, affine: LinearUnits) -> CensoredRegression:
+        return self if self.floor is None else dataclasses.replace(self, floor=affine.response.covariances(self.floor))
+
+    def rescale_params(self, params: Params, affine: LinearUnits) -> Params:
+        variance = affine.response.covariances(params["variance"])
+        return {"coefficients": affine.line(params["coefficients"]), "variance": variance}
 
     def template(self, data: PyTree) -> Params:
         dtype = data["lower"].dtype

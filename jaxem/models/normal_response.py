@@ -34,3 +34,9 @@ def normal_m_step(stats: PyTree, variance: Array, floor: float | Array = 0.0) ->
     count = stats["log_scale"]
     new = jnp.maximum(divided(stats["square"] - fit, count), floor + jnp.finfo(count.dtype).tiny)
     return coefficients, jnp.where(count > 0, new, variance)
+
+
+def normal_recentered(stats: PyTree, shift: Array) -> dict[str, Array]:
+    """Statistics of y - inputs . shift (P,) from those of y."""
+    cross = stats["cross"] - jnp.matmul((stats["gram"] + stats["gram"].T) / 2, shift, precision=PRECISION)
+    return {**stats, "square": stats["square"] - shift @ (stats["cross"] + cross), "cross": cross}

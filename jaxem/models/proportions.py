@@ -21,6 +21,31 @@ from jaxem.types import Params, Rows
 
 
 @struct
+class Peaks:
+    """Log-densities relative to the greatest of their datum: what all share says nothing of shares, and costs digits."""
+
+    shift: ClassVar[float] = 0.0
+    inverse: ClassVar[float] = 1.0
+
+    def of(self, data: PyTree) -> Any:
+        """(N, 1) what is subtracted."""
+        table = data
+        xp = np if isinstance(jax.tree.leaves(data)[0], np.ndarray) else jnp
+        if isinstance(data, dict):
+            table = xp.where(data["parts"][..., 0] >= 0, data["log_weight"], -xp.inf)
+        most = table.max(1, keepdims=True)
+        return xp.where(xp.isfinite(most), most, 0).astype(table.dtype)
+
+    def data(self, data: PyTree) -> PyTree:
+        """The same relative to what is subtracted."""
+        return {**data, "log_weight": data["log_weight"] - self.of(data)} if isinstance(data, dict) else data - self.of(data)
+
+    def inverted(self) -> Peaks:
+        """The way back: parameters do not change."""
+        return self
+
+
+@struct
 class Proportions(Model):
     """p(x_n) = sum over configurations l of exp(log_weight[n, l]) * product over p of shares[parts[n, l, p]].
 
@@ -45,6 +70,7 @@ class Proportions(Model):
     prior: Dirichlet | None = None
 
     constraints: ClassVar[Any] = {"shares": sets.Simplex()}
+    offset_counts: ClassVar[bool] = False
     needs_key: ClassVar[bool] = False
 
     def natural(self, params: Params) -> dict[str, Array]:
@@ -125,6 +151,15 @@ class Proportions(Model):
 
     def _n_parts(self, data: PyTree) -> int:
         return self.n_parts if self.n_parts is not None else data.shape[1]
+
+    def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> Peaks:
+        """Log-densities relative to the greatest of each datum."""
+        del data, xp, present
+        return Peaks()
+
+    def log_abs_det(self, data: PyTree, affine: Peaks) -> Any:
+        """(N,) what was subtracted."""
+        return affine.of(data)[:, 0]
 
     def template(self, data: PyTree) -> Params:
         k = self._n_parts(data)

@@ -14,7 +14,8 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.data.validation import floating, numeric
 from jaxem.model import Model, one_program
-from jaxem.models.normal_response import normal_m_step, normal_natural
+from jaxem.models.normal_response import normal_m_step, normal_natural, normal_recentered
+from jaxem.numerics.affine import LinearUnits, linear_units
 from jaxem.numerics.floors import RELATIVE, known_floor, least_variance
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.logs import divided
@@ -36,6 +37,7 @@ class RandomIntercept(Model):
     """
 
     floor: float | Array | None = None
+    origin: Any = None
 
     constraints: ClassVar[Any] = {
         "coefficients": sets.Real(),
@@ -45,33 +47,50 @@ class RandomIntercept(Model):
     needs_key: ClassVar[bool] = False
     missing: ClassVar[str] = "marginal"  # type: ignore[misc]
 
+    def centered(self, params: Params) -> RandomIntercept:
+        """Statistics are those of residuals about the current coefficients, so that a good fit does not cancel."""
+        return dataclasses.replace(self, origin=params["coefficients"])
+
+    def recentered(self, stats: PyTree, params: Params) -> PyTree:
+        return {**stats, "noise": normal_recentered(stats["noise"], params["coefficients"] - self.origin)}
+
     def natural(self, params: Params) -> dict[str, Any]:
-        """`noise` as `normal_response.normal_natural`, of y - level; `level_square` (t = level^2), `level_log` (t = 1)."""
+        """`noise` as `normal_response.normal_natural`, of y - inputs . origin - level; and of the level.
+
+        `level_square` (t = level^2), `level_log` (t = 1).
+        """
         level = params["level_variance"]
+        change = params["coefficients"] if self.origin is None else params["coefficients"] - self.origin
         return {
-            "noise": normal_natural(params["coefficients"], params["noise_variance"]),
+            "noise": normal_natural(change, params["noise_variance"]),
             "level_square": -1 / (2 * level),
             "level_log": -(jnp.log(level) + math.log(2 * math.pi)) / 2,
         }
 
-    def _parts(self, natural: PyTree, data: PyTree) -> tuple[Array, Array, Array]:
-        """The exponent as c + b level + a level^2, each (n,)."""
+    def _parts(self, natural: PyTree, data: PyTree) -> tuple[Array, Array, Array, Array]:
+        """The exponent as c + b (level - mode) + a (level - mode)^2, and the mode, a constant about which nothing cancels."""
         noise, (y, seen, z) = natural["noise"], _arrays(data)
+        if self.origin is not None:
+            y = (y - jnp.matmul(z, jax.lax.stop_gradient(self.origin), precision=PRECISION)) * seen
         one_each = jnp.einsum("ntp,ntq,nt->npq", z, z, seen, precision=PRECISION)
         toward = jnp.matmul(z, noise["cross"], precision=PRECISION) * seen
-        constant = noise["square"] * (y * y).sum(1) + (toward * y).sum(1) + (one_each * noise["gram"]).sum((1, 2))
-        constant = constant + seen.sum(1) * noise["log_scale"] + natural["level_log"]
-        linear = -2 * noise["square"] * y.sum(1) - toward.sum(1)
-        return constant, linear, noise["square"] * seen.sum(1) + natural["level_square"]
+        square = noise["square"] * seen.sum(1) + natural["level_square"]
+        mode = jax.lax.stop_gradient((noise["square"] * y.sum(1) + toward.sum(1) / 2) / square)
+        rest = (y - mode[:, None]) * seen
+        constant = noise["square"] * (rest * rest).sum(1) + (toward * rest).sum(1) + (one_each * noise["gram"]).sum((1, 2))
+        constant = constant + seen.sum(1) * noise["log_scale"] + natural["level_log"] + natural["level_square"] * mode * mode
+        linear = 2 * natural["level_square"] * mode - 2 * noise["square"] * rest.sum(1) - toward.sum(1)
+        return constant, linear, square, mode
 
     def log_marginal(self, natural: PyTree, data: PyTree, rows: Rows) -> Array:
         del rows
-        constant, linear, square = self._parts(natural, data)
+        constant, linear, square, _ = self._parts(natural, data)
         return constant - linear * linear / (4 * square) + (math.log(math.pi) - jnp.log(-square)) / 2
 
     def m_step(self, stats: PyTree, params: Params) -> Params:
         """Least squares on what the levels leave, and their mean square (Laird and Ware 1982, section 4)."""
-        coefficients, noise = normal_m_step(stats["noise"], params["noise_variance"], known_floor(self.floor))
+        change, noise = normal_m_step(stats["noise"], params["noise_variance"], known_floor(self.floor))
+        coefficients = change if self.origin is None else self.origin + change
         count = stats["level_log"]
         level = jnp.where(count > 0, divided(stats["level_square"], count), params["level_variance"])
         tiny = jnp.finfo(level.dtype).tiny
@@ -115,6 +134,23 @@ class RandomIntercept(Model):
             out["inputs"] = np.where(np.isfinite(out["inputs"]), out["inputs"], 0)
         return out if isinstance(data, dict) else y
 
+    # --- coordinates -------------------------------------------------------------------------
+    def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> LinearUnits:
+        """Centred and scaled inputs and responses."""
+        given = data if isinstance(data, dict) else {"y": data}
+        return linear_units(given["y"], given.get("inputs"), xp, present)
+
+    def log_abs_det(self, data: PyTree, affine: LinearUnits) -> Any:
+        y = data["y"] if isinstance(data, dict) else data
+        return affine.log_abs_det(y == y).sum(1)
+
+    def rescaled(self, affine: LinearUnits) -> RandomIntercept:
+        return self if self.floor is None else dataclasses.replace(self, floor=affine.response.covariances(self.floor))
+
+    def rescale_params(self, params: Params, affine: LinearUnits) -> Params:
+        variances = {name: affine.response.covariances(params[name]) for name in ("level_variance", "noise_variance")}
+        return {"coefficients": affine.line(params["coefficients"]), **variances}
+
     def template(self, data: PyTree) -> Params:
         one = jnp.ones((), _arrays(jax.tree.map(lambda x: x[:1], data))[0].dtype)
         width = _arrays(jax.tree.map(lambda x: x[:1], data))[2].shape[-1]
@@ -138,8 +174,9 @@ class RandomIntercept(Model):
     @one_program
     def posterior(self, params: Params, data: PyTree) -> Moments:
         """Of the levels: shrunken residual means."""
-        _, linear, square = self._parts(self.natural(params), data)
-        return Moments(-linear / (2 * square), -1 / (2 * square))
+        model = self.centered(params)
+        _, linear, square, mode = model._parts(model.natural(params), data)
+        return Moments(mode - linear / (2 * square), -1 / (2 * square))
 
     def sample_like(self, key: Array, params: Params, data: PyTree) -> PyTree:
         """Responses in place of those of `data`, with its inputs, missing where those are."""

@@ -7,7 +7,8 @@ plain `fit`, in float64) and on JAX arrays (inside jit) alike.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import dataclasses
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +33,9 @@ class Affine:
     matrix: Any
     inverse: Any
     kind: Kind = static(default="full")
+
+    #: Whether one leaf of parameters follows from several in other units: then none can be frozen there alone.
+    mixes: ClassVar[bool] = False
 
     def rows(self, x: Any) -> Any:
         """(..., D) rows in the new coordinates."""
@@ -86,7 +90,72 @@ class Affine:
 
     def inverted(self) -> Affine:
         """The change back."""
-        return Affine(-self._linear(self.matrix, self.shift), self.inverse, self.matrix, self.kind)
+        shift = -self._linear(self.matrix, self.shift)
+        return dataclasses.replace(self, shift=shift, matrix=self.inverse, inverse=self.matrix)
+
+
+@struct
+class LinearUnits(Affine):
+    """A diagonal change of P inputs and, the last column, of a response that is linear in them, and stays so."""
+
+    mixes: ClassVar[bool] = True
+
+    @property
+    def inputs(self) -> Affine:
+        """The change of inputs (..., P)."""
+        return Affine(self.shift[:-1], self.matrix[:-1], self.inverse[:-1], "diagonal")
+
+    @property
+    def response(self) -> Affine:
+        """The change of numbers in the units of the response, of any shape."""
+        return Affine(self.shift[-1], self.matrix[-1], self.inverse[-1], "scalar")
+
+    def data(self, x: Any) -> Any:
+        """Responses, or a dict of them and of `inputs`."""
+        if not isinstance(x, dict):
+            return self.response.data(x)
+        return {name: (self.inputs if name == "inputs" else self.response).data(part) for name, part in x.items()}
+
+    def slopes(self, coefficients: Any) -> Any:
+        """(..., P) coefficients in the new units."""
+        return coefficients * (self.matrix[-1] * self.inverse[:-1])
+
+    def level(self, intercept: Any, coefficients: Any) -> Any:
+        """(...) intercepts in the new units, where both are in the old ones."""
+        return self.response.rows(intercept + (coefficients * self.shift[:-1]).sum(-1))
+
+    def line(self, coefficients: Any) -> Any:
+        """(P + 1,) coefficients in the new units, the intercept last."""
+        slopes, level = coefficients[:-1], self.level(coefficients[-1], coefficients[:-1])
+        xp: Any = np if isinstance(level, np.ndarray | np.generic) else jnp
+        return xp.append(self.slopes(slopes), level)
+
+    def log_abs_det(self, there: Any = True) -> Any:
+        """What log-densities of responses lose: () or, where not all are `there`, in the shape of those bools."""
+        xp: Any = np if isinstance(self.matrix, np.ndarray) else jnp
+        return there * xp.log(xp.abs(self.matrix[-1]))
+
+
+def linear_units(y: Any, inputs: Any, xp: Any, present: Any = None) -> LinearUnits:
+    """The change that gives a response and its inputs means near zero and variances near one.
+
+    Units are powers of two, and shifts so many units: what is near that already keeps its digits, and a variance at its
+    floor is there in the data's own units too.
+
+    Args:
+        y: (...) responses; NaN where there is none, and its inputs do not count.
+        inputs: (..., P), or None: there are none.
+        xp: numpy or jax.numpy.
+        present: (N,) bools, which of the first axis count. None: all.
+    """
+    y = y[..., None] if present is None else xp.where(present.reshape(-1, *(1,) * y.ndim), y[..., None], xp.nan)
+    if inputs is not None:
+        y = xp.concatenate([xp.where(xp.isnan(y), xp.nan, inputs), y], -1)
+    found = standardization(y.reshape(-1, y.shape[-1]), "diagonal", xp)
+    power = xp.round(xp.log2(found.inverse)).astype(np.int32)
+    one = xp.ones_like(found.inverse)
+    unit = xp.ldexp(one, power)
+    return LinearUnits(xp.round(found.shift / unit) * unit, xp.ldexp(one, -power), unit, "diagonal")
 
 
 def whitening(x: Any, kind: Kind, xp: Any, present: Any = None) -> Affine:

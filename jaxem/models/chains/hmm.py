@@ -288,8 +288,8 @@ class HMM(ChainInference, Startable, FamilyModel):
         return self.emission.coordinates(data.steps(), xp, steps.reshape(-1))
 
     def log_abs_det(self, data: PyTree, affine: Any) -> Array:
-        data = as_sequences(data)
-        each: Any = self.emission.log_abs_det(self.emission.windows(data).steps(), affine)
+        data = self.emission.windows(as_sequences(data))
+        each: Any = self.emission.log_abs_det(data.steps(), affine)
         return (data.seen() * each.reshape(data.shape if np.ndim(each) else ())).sum(1)
 
     def prepared(self, data: PyTree) -> Any:

@@ -21,6 +21,7 @@ from jaxem.model import Model, one_program
 from jaxem.models.chains.inference import Chain, ChainInference, Forecast, forecast, squeeze
 from jaxem.models.chains.transition import Transition
 from jaxem.models.mixture import Mixture
+from jaxem.numerics.affine import Affine, standardization
 from jaxem.numerics.floors import NEAR, known_floor
 from jaxem.numerics.logs import safe_log
 from jaxem.pytree import PyTree, static, struct
@@ -130,6 +131,24 @@ class MarkovAutoregression(ChainInference, Model):
         valid = np.asarray(data.valid())
         check_finite(data.x[valid], "data")
         return Sequences(floating(np.where(valid, data.x, data.x[:, :1]), "data"), data.length, data.observed)
+
+    def coordinates(self, data: PyTree, xp: Any, present: Any = None) -> Affine:
+        """Centred and scaled steps."""
+        data = as_sequences(data, single=False)
+        seen = data.seen() if present is None else data.seen() & present[:, None]
+        return standardization(xp.where(seen, data.x, xp.nan).reshape(-1, 1), "scalar", xp)
+
+    def log_abs_det(self, data: PyTree, affine: Affine) -> Any:
+        windows = lagged(as_sequences(data, single=False), self.order)
+        return windows.seen().sum(1) * affine.log_abs_det()
+
+    def rescaled(self, affine: Affine) -> MarkovAutoregression:
+        floor = self.regression.floor
+        floor = floor if floor is None else affine.covariances(floor)
+        return dataclasses.replace(self, regression=dataclasses.replace(self.regression, floor=floor))
+
+    def rescale_params(self, params: Params, affine: Affine) -> Params:
+        return {**params, "mean": affine.means(params["mean"]), "variance": affine.covariances(params["variance"])}
 
     def template(self, data: PyTree) -> Params:
         """Valid parameters that know nothing."""

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from jaxem import constraints as sets
 from jaxem import init as starts
 from jaxem.data.sequences import rescaled_data
 from jaxem.data.validation import is_traced
@@ -136,13 +137,36 @@ class Units:
         """A result in these units."""
         if self.affine is None:
             return dataclasses.replace(result, model=self.model)
-        inverse = self.affine.inverted()
         if self.traced:
-            return restored(self.model, result, self.model.rescale_params(result.params, inverse))
-        doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
-        params = self.model.rescale_params(doubled, inverse)
-        params = jax.tree.map(lambda x: np.asarray(x, self.dtype), params)
-        return restored_jit(*jax.device_put((self.model, result, params)))
+            return restored(self.model, result, self.model.rescale_params(result.params, self.affine.inverted()))
+        return restored_jit(*jax.device_put((self.model, result, self.params(result.params))))
+
+    def params(self, params: Params) -> Params:
+        """Parameters in these units on the host, by arithmetic in float64, as the data's dtype holds them."""
+        doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+        with np.errstate(over="ignore", under="ignore"):  # `hold` tells
+            back = self.model.rescale_params(doubled, self.affine.inverted())
+            return jax.tree.map(lambda x: np.asarray(x, self.dtype), back)
+
+    def hold(self, params: Params) -> bool:
+        """Whether parameters in these units satisfy their constraints, so that `fit` takes them as `init`."""
+        try:
+            sets.check(self.model.constraints, params)
+        except ValueError:
+            return False
+        return True
+
+    def unusable(self, params: Params) -> Array | None:
+        """(R,) which restarts' parameters, traced, leave their constraints in these units; None where they are in them."""
+        if self.affine is None:
+            return None
+        inverse = self.affine.inverted()
+
+        def holds(params: Params) -> Array:
+            back = self.model.rescale_params(params, inverse)
+            return sets.inside(self.model.constraints, back, back)
+
+        return ~jax.vmap(holds)(params)
 
 
 def in_coordinates(task: Task) -> tuple[Task, Units]:

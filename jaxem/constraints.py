@@ -321,8 +321,7 @@ class SPD(Real):
         valid = np.isfinite(x).all() and np.allclose(x, np.swapaxes(x, -1, -2), rtol=1e-5, atol=0) and (variance > 0).all()
         if valid:  # in units of its own, by more than the rounding with which a factor is computed
             unit = 1 / np.sqrt(variance.astype(np.float64))
-            values = np.linalg.eigvalsh(unit[..., None] * x * unit[..., None, :])
-            valid = (values > x.shape[-1] * np.finfo(x.dtype).eps).all()
+            valid = (np.linalg.eigvalsh(unit[..., None] * x * unit[..., None, :]) > x.shape[-1] * np.finfo(x.dtype).eps).all()
         return None if valid else "symmetric positive definite"
 
     def edge(self, x: Array, floor: Array) -> Array:

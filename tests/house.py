@@ -117,6 +117,7 @@ COVERS = {
     "engine/test_your_own_stopping_rule.py": "a stopping rule by public names alone",
     "families/test_your_own_family.py": "a family by public names alone",
     "families/test_every_family.py": "what every family does",
+    "families/test_spurious.py": "what families and models take for chance",
     "families/test_every_simple_family.py": "what Poisson, gamma and categorical components do in both precisions",
     "fitting/test_degenerate.py": "what is told of fits that collapsed, in every family and model",
     "models/test_classics.py": "mixtures of EM's classics",
@@ -127,5 +128,4 @@ COVERS = {
     "models/state_space/test_published.py": "figures of papers and of statsmodels",
     "operators/test_published.py": "figures of papers and of other programs",
     "storage/test_old_files.py": "files of earlier versions",
-    "families/test_spurious.py": "which components owe their likelihood to chance, in every family",
 }

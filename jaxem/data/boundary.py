@@ -19,6 +19,7 @@ import numpy as np
 from jaxem.data.sequences import Sequences, one_sequence
 from jaxem.data.validation import check_leaves_finite, is_traced
 from jaxem.numerics.switches import own_switches
+from jaxem.numerics.trees import on_device
 from jaxem.pytree import PyTree
 from jaxem.types import Params
 
@@ -60,21 +61,24 @@ def bounded(method: Callable[..., Any]) -> Callable[..., Any]:
         given = dict(zip(names, args)) | options
         if not given.keys() >= set(needs) or len(given) != len(args) + len(options):
             return method(*args, **options)  # which says what is wrong
-        model, params, data = args[0], given.get("params"), given["data"]
+        token = _inside.set(True)
+        try:
+            with own_switches():
+                return answered(given)
+        finally:
+            _inside.reset(token)
+
+    def answered(given: dict[str, Any]) -> Any:
+        model, params, data = given[names[0]], given.get("params"), given["data"]
         if params is None:
             given["data"] = model.validate(data) if _readable(model, data) else data
         else:
             given["data"] = data = accepted(model, params, data)
-            given["params"] = params = jax.tree.map(_placed, params)
-        token = _inside.set(True)
-        try:
-            with own_switches():
-                found = method(**given)
-                if method.__name__ in NO_ANSWER and _readable(found) and _unanswered(found):
-                    _refuse_impossible(model, params, data)
-            return found
-        finally:
-            _inside.reset(token)
+            given["params"] = params = on_device(params)
+        found = method(**given)
+        if method.__name__ in NO_ANSWER and _readable(found) and _unanswered(found):
+            _refuse_impossible(model, params, data)
+        return found
 
     called.bounded = True  # type: ignore[attr-defined]
     return called
@@ -102,11 +106,11 @@ def values(model: Any, data: PyTree) -> PyTree:
         return found
     found = _validated(model, data)
     if isinstance(found, np.ndarray):
-        return _placed(_kept(data, found))
+        return on_device(_kept(data, found))
     leaves, structure = jax.tree.flatten(found)
     if structure == jax.tree.structure(data):
         leaves = [_kept(old, new) for old, new in zip(jax.tree.leaves(data), leaves, strict=True)]
-    found = jax.tree.unflatten(structure, map(_placed, leaves))
+    found = on_device(jax.tree.unflatten(structure, leaves))
     if isinstance(found, Sequences) and one_sequence(data):
         return Sequences(found.x, found.length, found.observed, single=True)
     return found
@@ -117,11 +121,6 @@ def _validated(model: Any, data: PyTree) -> PyTree:
     if model.missing is None:
         check_leaves_finite(found)
     return found
-
-
-def _placed(x: Any) -> Any:
-    """A NumPy array as JAX's: as by `jnp.asarray`, which compiles a program for each shape."""
-    return jax.device_put(x) if isinstance(x, np.ndarray) else x
 
 
 def _kept(old: Any, new: Any) -> Any:

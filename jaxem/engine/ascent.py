@@ -12,6 +12,7 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.engine.regularizer import Regularizer
+from jaxem.numerics.leaves import spread
 from jaxem.numerics.roots import backtracked
 from jaxem.numerics.trees import all_finite, tree_where
 from jaxem.pytree import PyTree, static, struct
@@ -59,7 +60,7 @@ def ascend(
         climb: by what and how far; it ends sooner where the gradient vanishes.
         shared: hands the values of these leaves to those tied to them.
     """
-    mask = jax.tree.leaves(sets.spread(among, params))
+    mask = jax.tree.leaves(spread(among, params))
     if not any(mask):
         return params
     leaves, structure = jax.tree.flatten(sets.to_free(constraints, params))
@@ -188,7 +189,7 @@ def regularized_ascent(
         climb: by what and how far, in updates of either kind.
         among: prefix tree of bools, the leaves that may move.
     """
-    allowed = zip(jax.tree.leaves(regularizer.moves(params)), jax.tree.leaves(sets.spread(among, params)), strict=True)
+    allowed = zip(jax.tree.leaves(regularizer.moves(params)), jax.tree.leaves(spread(among, params)), strict=True)
     moves = [m and a for m, a in allowed]
     sparse = [s is not None for s in regularizer.thresholds(params)]
     smooth = jax.tree.unflatten(jax.tree.structure(params), [m and not s for m, s in zip(moves, sparse, strict=True)])

@@ -20,7 +20,7 @@ from jaxem.engine.m_step import log_prior as model_log_prior
 from jaxem.fitting.task import Task
 from jaxem.model import Model
 from jaxem.numerics.blocks import replace_absent
-from jaxem.numerics.trees import any_vmapped, cast, module_of
+from jaxem.numerics.trees import any_vmapped, cast, module_of, on_device
 from jaxem.pytree import PyTree
 from jaxem.types import Params, Result
 
@@ -72,7 +72,7 @@ def floored(model: Model, data: PyTree, weight: Any) -> Model:
         return model
     if is_traced(model, data, weight):
         return _floored(model, data, weight)
-    return _floored_jit(*jax.tree.map(lambda x: x if isinstance(x, Array) else jax.device_put(x), (model, data, weight)))
+    return _floored_jit(*on_device((model, data, weight)))
 
 
 def _floored(model: Model, data: PyTree, weight: Any) -> Model:
@@ -139,7 +139,7 @@ class Units:
             return dataclasses.replace(result, model=self.model)
         if self.traced:
             return restored(self.model, result, self.model.rescale_params(result.params, self.affine.inverted()))
-        return restored_jit(*jax.device_put((self.model, result, self.params(result.params))))
+        return restored_jit(*on_device((self.model, result, self.params(result.params))))
 
     def params(self, params: Params) -> Params:
         """Parameters in these units on the host, by arithmetic in float64, as the data's dtype holds them."""

@@ -14,6 +14,11 @@ def leaf_names(params: PyTree) -> list[str]:
     return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in jax.tree_util.tree_leaves_with_path(params)]
 
 
+def spread(prefix: PyTree, tree: PyTree) -> PyTree:
+    """A prefix tree of bools spelled out to the full structure of `tree`."""
+    return jax.tree.map(lambda p, sub: jax.tree.map(lambda _: p, sub), prefix, tree)
+
+
 def as_names(names: str | Iterable[str]) -> tuple[str, ...]:
     """Names as structure, which is hashed: one string is one name."""
     return (names,) if isinstance(names, str) else tuple(names)

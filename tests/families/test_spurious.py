@@ -59,6 +59,12 @@ def test_models_ask_their_families():
     stats, params = {"log_det": jnp.asarray([100.0, 2.0])}, components("full", 1)
     assert bool(jaxem.Mixture(2).spurious({"components": stats}, {"components": params}))
     assert bool(jaxem.HMM(2, jaxem.Gaussian()).spurious({"emission": stats}, {"emission": params}))
+    regimes = jaxem.MarkovAutoregression(2, 1, switching_variance=True)
+    joint = {"regression": {"log_scale": jnp.asarray([50.0, 1.0, 49.0, 0.5])}}  # regimes now and before: 00, 01, 10, 11
+    lines = {"coefficients": jnp.zeros(1), "variance": jnp.asarray([1.0, NARROW])}
+    assert not bool(regimes.spurious(joint, lines))
+    joint = {"regression": {"log_scale": jnp.asarray([98.0, 1.0, 1.0, 2.0])}}
+    assert bool(regimes.spurious(joint, lines))
     both = jaxem.Product((jaxem.Poisson(), jaxem.Gaussian()), ((0,), (1, 2, 3)))
     assert bool(both.spurious(({}, stats), ({}, params)))
     assert jaxem.Mixture(2, jaxem.Poisson()).spurious is None

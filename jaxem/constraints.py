@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxem.numerics.linalg import cholesky, transpose
+from jaxem.numerics.linalg import cholesky, is_positive_definite, transpose
 from jaxem.numerics.logs import divided
 from jaxem.pytree import PyTree, struct
 
@@ -306,7 +306,7 @@ class SPD(Real):
 
     def inside(self, x: Array, like: Array) -> Array:
         del like
-        return jnp.isfinite(cholesky(x)).all()
+        return is_positive_definite(x).all()
 
     def to_affine(self, x: Array) -> Array:
         return x[(..., *np.tril_indices(x.shape[-1]))]

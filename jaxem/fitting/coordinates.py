@@ -19,6 +19,7 @@ from jaxem.data.validation import is_traced
 from jaxem.engine.m_step import log_prior as model_log_prior
 from jaxem.fitting.task import Task
 from jaxem.model import Model
+from jaxem.numerics.affine import Affine
 from jaxem.numerics.blocks import replace_absent
 from jaxem.numerics.trees import any_vmapped, cast, module_of, on_device
 from jaxem.pytree import PyTree
@@ -49,6 +50,19 @@ def exact_coordinates(model: Model, data: PyTree, weight: Any, mesh: Mesh | None
 def _coordinates_jit(model, data, weight):
     data, weight = cast((data, weight), np.dtype(np.float64))
     return coordinates(model, data, weight, jnp)
+
+
+def check_scale(affine: Any, dtype: Any) -> None:
+    """Raise ValueError for data of a size whose variances their dtype cannot hold."""
+    if not isinstance(affine, Affine):
+        return
+    scale = np.sqrt(np.square(affine.inverse).sum(-1)) if affine.kind == "full" else np.atleast_1d(affine.inverse)
+    lowest, highest = np.sqrt(np.finfo(dtype).tiny), np.sqrt(np.finfo(dtype).max)
+    if (wrong := (scale < lowest) | (scale > highest)).any():
+        raise ValueError(
+            f"data must vary by {lowest:.0e} to {highest:.0e}, of which {np.dtype(dtype)} holds the squares; got a standard"
+            f" deviation of {scale[wrong][0]:.2g}: give them in other units{'' if lowest < 1e-100 else ', or as float64'}"
+        )
 
 
 def standardized(model: Model, data: PyTree, affine: Any, dtype: Any, mesh: Mesh | None) -> tuple[Array, PyTree]:
@@ -179,6 +193,7 @@ def in_coordinates(task: Task) -> tuple[Task, Units]:
         affine = jax.lax.stop_gradient(coordinates(model, task.data, task.weight, jnp))
     elif task.standardize:
         affine = exact_coordinates(model, task.data, task.weight, mesh)
+        check_scale(affine, dtype)
     units = Units(model, affine, dtype, traced)
     task = dataclasses.replace(task, standardize=False)
     if affine is None:

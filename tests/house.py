@@ -120,6 +120,7 @@ COVERS = {
     "families/test_spurious.py": "what families and models take for chance",
     "families/test_every_simple_family.py": "what Poisson, gamma and categorical components do in both precisions",
     "fitting/test_degenerate.py": "what is told of fits that collapsed, in every family and model",
+    "fitting/test_usable.py": "that what fit returns can be used",
     "models/test_classics.py": "mixtures of EM's classics",
     "models/test_interval_mapping.py": "a scan over a genome by a model from functions",
     "models/chains/test_enumeration.py": "chains against sums over all paths",

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from jaxem import constraints as sets
 from jaxem import init as starts
 from jaxem.data.sequences import rescaled_data
 from jaxem.data.validation import is_traced
@@ -20,6 +21,7 @@ from jaxem.engine.regularizer import Regularizer
 from jaxem.fitting.checks import raise_if_sizes_are_traced
 from jaxem.fitting.task import Task
 from jaxem.model import Model
+from jaxem.numerics.affine import Affine
 from jaxem.numerics.blocks import replace_absent
 from jaxem.numerics.trees import any_vmapped, cast, module_of, on_device
 from jaxem.pytree import PyTree
@@ -55,6 +57,19 @@ def exact_coordinates(model: Model, data: PyTree, weight: Any, mesh: Mesh | None
 def _coordinates_jit(model, data, weight):
     data, weight = cast((data, weight), np.dtype(np.float64))
     return coordinates(model, data, weight, jnp)
+
+
+def check_scale(affine: Any, dtype: Any) -> None:
+    """Raise ValueError for data of a size whose variances their dtype cannot hold."""
+    if not isinstance(affine, Affine):
+        return
+    scale = np.sqrt(np.square(affine.inverse).sum(-1)) if affine.kind == "full" else np.atleast_1d(affine.inverse)
+    lowest, highest = np.sqrt(np.finfo(dtype).tiny), np.sqrt(np.finfo(dtype).max)
+    if (wrong := (scale < lowest) | (scale > highest)).any():
+        raise ValueError(
+            f"data must vary by {lowest:.0e} to {highest:.0e}, of which {np.dtype(dtype)} holds the squares; got a standard"
+            f" deviation of {scale[wrong][0]:.2g}: give them in other units{'' if lowest < 1e-100 else ', or as float64'}"
+        )
 
 
 def standardized(model: Model, data: PyTree, affine: Any, dtype: Any, mesh: Mesh | None) -> tuple[Array, PyTree]:
@@ -147,13 +162,36 @@ class Units:
         """A result in these units."""
         if self.affine is None:
             return dataclasses.replace(result, model=self.model)
-        inverse = self.affine.inverted()
         if self.traced:
-            return restored(self.model, result, self.model.rescale_params(result.params, inverse))
-        doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
-        params = self.model.rescale_params(doubled, inverse)
-        params = jax.tree.map(lambda x: np.asarray(x, self.dtype), params)
-        return restored_jit(*on_device((self.model, result, params)))
+            return restored(self.model, result, self.model.rescale_params(result.params, self.affine.inverted()))
+        return restored_jit(*on_device((self.model, result, self.params(result.params))))
+
+    def params(self, params: Params) -> Params:
+        """Parameters in these units on the host, by arithmetic in float64, as the data's dtype holds them."""
+        doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+        with np.errstate(over="ignore", under="ignore"):  # `hold` tells
+            back = self.model.rescale_params(doubled, self.affine.inverted())
+            return jax.tree.map(lambda x: np.asarray(x, self.dtype), back)
+
+    def hold(self, params: Params) -> bool:
+        """Whether parameters in these units satisfy their constraints, so that `fit` takes them as `init`."""
+        try:
+            sets.check(self.model.constraints, params)
+        except ValueError:
+            return False
+        return True
+
+    def unusable(self, params: Params) -> Array | None:
+        """(R,) which restarts' parameters, traced, leave their constraints in these units; None where they are in them."""
+        if self.affine is None:
+            return None
+        inverse = self.affine.inverted()
+
+        def holds(params: Params) -> Array:
+            back = self.model.rescale_params(params, inverse)
+            return sets.inside(self.model.constraints, back, back)
+
+        return ~jax.vmap(holds)(params)
 
 
 def in_coordinates(task: Task) -> tuple[Task, Units]:
@@ -166,6 +204,7 @@ def in_coordinates(task: Task) -> tuple[Task, Units]:
         affine = jax.lax.stop_gradient(coordinates(model, task.data, task.weight, jnp))
     elif task.standardize:
         affine = exact_coordinates(model, task.data, task.weight, mesh)
+        check_scale(affine, dtype)
     affine = unmixed(affine, task.options.regularizer)
     units = Units(model, affine, dtype, traced)
     task = dataclasses.replace(task, standardize=False)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jaxem.data import validation
-from jaxem.streams.sources import Array, Columns, Npy, aligned, as_source, read_ahead
+from jaxem.data.by_rows import aligned
+from jaxem.streams.sources import Array, Columns, Npy, as_source, read_ahead
 
 
 def table(n=250):

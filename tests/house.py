@@ -128,5 +128,4 @@ COVERS = {
     "models/state_space/test_published.py": "figures of papers and of statsmodels",
     "operators/test_published.py": "figures of papers and of other programs",
     "storage/test_old_files.py": "files of earlier versions",
-    "families/test_spurious.py": "which components owe their likelihood to chance, in every family",
 }

@@ -27,6 +27,7 @@ from jaxem.data.sequences import Sequences, one_sequence
 from jaxem.data.validation import check_leaves_finite, is_traced
 from jaxem.numerics.blocks import n_rows
 from jaxem.numerics.switches import own_switches
+from jaxem.numerics.trees import on_device
 from jaxem.pytree import PyTree
 from jaxem.types import Params
 
@@ -71,15 +72,16 @@ def bounded(method: Callable[..., Any]) -> Callable[..., Any]:
         given = dict(zip(names, args)) | options
         if not given.keys() >= set(needs) or len(given) != len(args) + len(options):
             return method(*args, **options)  # which says what is wrong
-        model, params, data = args[0], given.get("params"), given["data"]
+        return _run(answered, {"given": given, "wanted": wanted})
+
+    def answered(given: dict[str, Any], wanted: Returned) -> Any:
+        model, params, data = given[names[0]], given.get("params"), given["data"]
         if params is None:
             given["data"] = model.validate(data) if _readable(model, data) else data
-            return _run(method, given)
+            return method(**given)
         given["data"] = data = accepted(model, params, data)
-        given["params"] = params = jax.tree.map(_placed, params)
-        if not extra:
-            return _answer(method, given)
-        if not _readable(model, params, data):
+        given["params"] = params = on_device(params)
+        if not extra or not _readable(model, params, data):
             if wanted != Returned():
                 raise ValueError(f"{method.__name__} must come whole inside jit; got {wanted}")
             return _answer(method, given)
@@ -91,17 +93,17 @@ def bounded(method: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def _run(method: Callable[..., Any], given: dict[str, Any]) -> Any:
-    """What a method finds in data that were checked; methods that it calls check no more."""
+def _run(function: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """What a function finds where the methods that it calls check no more."""
     with contextlib.ExitStack() as stack:
         stack.callback(_inside.reset, _inside.set(True))
         stack.enter_context(own_switches())
-        return method(**given)
+        return function(**given)
 
 
 def _answer(method: Callable[..., Any], given: dict[str, Any]) -> Any:
-    """The same, and none where the data are impossible."""
-    found = _run(method, given)
+    """What a method finds in data that were checked, and nothing where they are impossible."""
+    found = method(**given)
     if method.__name__ in NO_ANSWER and _readable(found) and _unanswered(found):
         _refuse_impossible(given)
     return found
@@ -175,11 +177,11 @@ def values(model: Any, data: PyTree) -> PyTree:
         return found
     found = _validated(model, data)
     if isinstance(found, np.ndarray):
-        return _placed(_kept(data, found))
+        return on_device(_kept(data, found))
     leaves, structure = jax.tree.flatten(found)
     if structure == jax.tree.structure(data):
         leaves = [_kept(old, new) for old, new in zip(jax.tree.leaves(data), leaves, strict=True)]
-    found = jax.tree.unflatten(structure, map(_placed, leaves))
+    found = on_device(jax.tree.unflatten(structure, leaves))
     if isinstance(found, Sequences) and one_sequence(data):
         return Sequences(found.x, found.length, found.observed, single=True)
     return found
@@ -190,11 +192,6 @@ def _validated(model: Any, data: PyTree) -> PyTree:
     if model.missing is None:
         check_leaves_finite(found)
     return found
-
-
-def _placed(x: Any) -> Any:
-    """A NumPy array as JAX's: as by `jnp.asarray`, which compiles a program for each shape."""
-    return jax.device_put(x) if isinstance(x, np.ndarray) else x
 
 
 def _kept(old: Any, new: Any) -> Any:

@@ -141,8 +141,8 @@ def pieces(answer: Callable[[PyTree], PyTree], data: PyTree, rows: int) -> Itera
 def _cut(x: Any, start: int, rows: int) -> Any:
     """Rows of an array; on the host by a view, elsewhere by a program that serves every start."""
     if isinstance(x, np.ndarray) or next(iter(x.sharding.device_set)).platform == "cpu":
-        return jax.device_put(np.asarray(x)[start : start + rows])
-    return jax.lax.dynamic_slice_in_dim(x, np.int32(start), rows)
+        return jax.device_put(jax.device_get(x)[start : start + rows])
+    return jax.lax.dynamic_slice_in_dim(x, jax.device_put(np.int32(start)), rows)
 
 
 def collected(found: Iterator[tuple[int, PyTree]], plan: Plan, out: Any = None) -> PyTree:
@@ -155,7 +155,7 @@ def collected(found: Iterator[tuple[int, PyTree]], plan: Plan, out: Any = None) 
     written = [aligned(x.shape, x.dtype) for x in leaves] if out is None else jax.tree.leaves(out)
     for first, block in found:
         for place, led, x in zip(written, plan.by_row, jax.tree.leaves(block), strict=True):
-            part = np.asarray(x)
+            part = jax.device_get(x)
             place[first : first + len(part) if led else None] = part
     if out is not None:
         return out

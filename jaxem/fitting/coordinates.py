@@ -19,7 +19,7 @@ from jaxem.engine.m_step import log_prior as model_log_prior
 from jaxem.fitting.task import Task
 from jaxem.model import Model
 from jaxem.numerics.blocks import replace_absent
-from jaxem.numerics.trees import any_vmapped, cast, module_of
+from jaxem.numerics.trees import any_vmapped, cast, module_of, on_device
 from jaxem.pytree import PyTree
 from jaxem.types import Params, Result
 
@@ -71,7 +71,7 @@ def floored(model: Model, data: PyTree, weight: Any) -> Model:
         return model
     if is_traced(model, data, weight):
         return _floored(model, data, weight)
-    return _floored_jit(*jax.tree.map(lambda x: x if isinstance(x, Array) else jax.device_put(x), (model, data, weight)))
+    return _floored_jit(*on_device((model, data, weight)))
 
 
 def _floored(model: Model, data: PyTree, weight: Any) -> Model:
@@ -142,7 +142,7 @@ class Units:
         doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
         params = self.model.rescale_params(doubled, inverse)
         params = jax.tree.map(lambda x: np.asarray(x, self.dtype), params)
-        return restored_jit(*jax.device_put((self.model, result, params)))
+        return restored_jit(*on_device((self.model, result, params)))
 
 
 def in_coordinates(task: Task) -> tuple[Task, Units]:

@@ -24,7 +24,7 @@ from jaxem.fitting.monitor import Monitor
 from jaxem.fitting.segments import race_in_segments
 from jaxem.fitting.task import Race, Task
 from jaxem.numerics.blocks import replace_absent
-from jaxem.numerics.trees import cast
+from jaxem.numerics.trees import cast, on_device
 from jaxem.types import Params, Restarts, Result
 
 
@@ -154,7 +154,7 @@ def started(task: Task) -> Race:
     """The same from the host, in steps: first, restarts at their starts."""
     try:
         plain = dataclasses.replace(task, guard=False)  # which is for the end, and compiles no start again
-        race = Race(*begin_jit(jax.device_put(plain)), options=task.options, n=task.n, guard=task.guard)
+        race = Race(*begin_jit(on_device(plain)), options=task.options, n=task.n, guard=task.guard)
     except TypeError as error:
         raise_if_sizes_are_traced(task.model, error)
         raise

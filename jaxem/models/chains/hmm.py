@@ -391,6 +391,7 @@ class HMM(ChainInference, Startable, FamilyModel):
         own = k - 1 if self.initial == "free" else 0
         return own + self.transition.n_free(k) + self.emission.n_free_params(k, steps)
 
+    @one_program
     def sample(self, key: Array, params: Params, n: int, n_steps: int = 100) -> Sequences:
         """Draw n sequences of `n_steps` steps."""
         return self.sample_states(key, params, n, n_steps)[0]

@@ -84,6 +84,7 @@ from jaxem.storage.checkpoint import Checkpoint
 from jaxem.storage.results import load, save
 from jaxem.streams.fit_stream import fit_stream
 from jaxem.streams.online import OnlineEM
+from jaxem.streams.predict_stream import predict_stream
 from jaxem.streams.sources import BatchError
 from jaxem.types import FitError, Moments, Restarts, Result, Rows, Status, StopReason
 
@@ -233,6 +234,7 @@ __all__ = [
     "online",
     "operators",
     "plan",
+    "predict_stream",
     "predictive_moments",
     "read_alignment",
     "read_newick",

@@ -75,6 +75,7 @@ ELSEWHERE = {
     "fitting/task.py": "fitting/test_fit.py",
     # streams and storage
     "streams/batches.py": "streams/test_fit_stream.py",
+    "streams/predict_stream.py": "streams/test_sources.py",
     "streams/passes.py": "streams/test_fit_stream.py",
     "fitting/provenance.py": "storage/test_results.py",
     "storage/archive.py": "storage/test_results.py",

@@ -82,8 +82,8 @@ def bounded(method: Callable[..., Any]) -> Callable[..., Any]:
         given["data"] = data = accepted(model, params, data)
         given["params"] = params = on_device(params)
         if not extra or not _readable(model, params, data):
-            if wanted != Returned():
-                raise ValueError(f"{method.__name__} must come whole inside jit; got {wanted}")
+            if not wanted.plainly:
+                raise ValueError(f"{method.__name__} must come whole inside jit, without max_bytes, out or blocks")
             return _answer(method, given)
         return _by_rows(method, given, wanted)
 
@@ -113,7 +113,7 @@ def _by_rows(method: Callable[..., Any], given: dict[str, Any], wanted: Returned
     """An answer of which only a block of rows is computed at a time, returned as `wanted`."""
     params, data, name = given["params"], given["data"], method.__name__
     led = all(np.ndim(x) for x in jax.tree.leaves(data))
-    if not led or (wanted == Returned() and by_rows.is_small(params, data)):
+    if not led or (wanted.plainly and by_rows.is_small(params, data)):
         return _answer(method, given)
     plan = _plan(method, given)
     if plan is None:  # a user's, which looks at values: its size is known when it is there

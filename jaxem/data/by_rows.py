@@ -50,6 +50,11 @@ class Returned:
         if self.blocks and self.out is not None:
             raise ValueError("out must be None with blocks=True: blocks are given, not written; got both")
 
+    @property
+    def plainly(self) -> bool:
+        """Whether nothing was said."""
+        return self.out is None and not self.blocks and self.max_bytes == MAX_BYTES
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -99,7 +104,7 @@ def planned(answer: Callable[[PyTree, PyTree], PyTree], params: PyTree, data: Py
     small, large = ([_n_bytes(v.aval) for eqn in equations(x.jaxpr) for v in eqn.outvars] for x in (two, three))
     if len(small) == len(large):
         large = [b - a for a, b in zip(small, large, strict=True)]
-    budget = max(CPU_BYTES if cpu else ACCELERATOR_BYTES, sum(x.nbytes for x in jax.tree.leaves(data)))
+    budget = max(CPU_BYTES if cpu else ACCELERATOR_BYTES, sum(x.dtype.itemsize * x.size for x in jax.tree.leaves(data)))
     rows = 1 << int(math.log2(max(1, budget // max([1, *large]))))  # of few sizes, so that many N share one program
     return Plan(jax.tree.unflatten(structure, whole), by_row, min(rows, n) if any(by_row) else n)
 

@@ -14,8 +14,9 @@ from jaxem.algorithms.quasi_newton import QuasiNewton
 from jaxem.algorithms.squarem import Squarem
 from jaxem.check import LawError, check_model
 from jaxem.data.alignment import Alignment, read_alignment
-from jaxem.data.configurations import equivalence_classes, genotype_likelihoods, genotypes, haplotype_pairs, time_intervals
+from jaxem.data.configurations import equivalence_classes, genotype_likelihoods, genotypes, time_intervals
 from jaxem.data.documents import Documents, documents
+from jaxem.data.haplotypes import haplotype_pairs
 from jaxem.data.newick import Tree, read_newick
 from jaxem.data.sequences import Sequences, lagged, sequences
 from jaxem.engine.em import EM

@@ -16,6 +16,7 @@ ELSEWHERE = {
     "numerics/trees.py": "fitting/test_fit.py",
     "operators/convolution.py": "operators/test_joseph.py",
     # data
+    "data/haplotypes.py": "models/test_proportions.py",
     "data/sequences.py": "models/chains/test_inference.py",
     "data/text.py": "data/test_alignment.py",
     "data/validation.py": "fitting/test_checks.py",

@@ -125,7 +125,7 @@ def test_every_model_answers_in_blocks(case, x64, in_blocks):
     model, data, _ = MODELS[case]
     params = params_of(model, data)
     for name in sorted(by_rows.METHODS):
-        if getattr(model, name, None) is None:
+        if getattr(model, name, None) is None or (name == "impute" and case in ("codes", "counts")):
             continue
         twice = boundary.values(model, data)
         twice = jax.tree.map(lambda x: np.tile(np.asarray(x), (6 // len(x) or 1, *(1,) * (x.ndim - 1))), twice)

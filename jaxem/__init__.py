@@ -14,8 +14,9 @@ from jaxem.algorithms.quasi_newton import QuasiNewton
 from jaxem.algorithms.squarem import Squarem
 from jaxem.check import LawError, check_model
 from jaxem.data.alignment import Alignment, read_alignment
-from jaxem.data.configurations import equivalence_classes, genotype_likelihoods, genotypes, haplotype_pairs, time_intervals
+from jaxem.data.configurations import equivalence_classes, genotype_likelihoods, genotypes, time_intervals
 from jaxem.data.documents import Documents, documents
+from jaxem.data.haplotypes import haplotype_pairs
 from jaxem.data.newick import Tree, read_newick
 from jaxem.data.sequences import Sequences, lagged, sequences
 from jaxem.engine.em import EM
@@ -84,6 +85,7 @@ from jaxem.storage.checkpoint import Checkpoint
 from jaxem.storage.results import load, save
 from jaxem.streams.fit_stream import fit_stream
 from jaxem.streams.online import OnlineEM
+from jaxem.streams.predict_stream import predict_stream
 from jaxem.streams.sources import BatchError
 from jaxem.types import FitError, Moments, Restarts, Result, Rows, Status, StopReason
 
@@ -233,6 +235,7 @@ __all__ = [
     "online",
     "operators",
     "plan",
+    "predict_stream",
     "predictive_moments",
     "read_alignment",
     "read_newick",

@@ -214,7 +214,7 @@ def _select(args: argparse.Namespace, data: np.ndarray) -> tuple[Selection, int]
         task = progress.add_task(f"fitting, {args.restarts} restarts each", total=len(models))
         selection = select(
             models, data, key=jax.random.key(args.seed), n_restarts=args.restarts, stop=STOP,
-            workers=min(8, os.cpu_count() or 1), on_fit=lambda _: progress.advance(task),
+            workers=min(8, max(2, os.cpu_count() or 1)), on_fit=lambda _: progress.advance(task),
         )  # fmt: skip
     order = sorted(selection.candidates, key=lambda c: (args.covariance.index(_kind(c)), _size(c)))
     return Selection(tuple(order), selection.criterion), len(models)

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
-from jaxem.numerics.linalg import cholesky, transpose
+from jaxem.numerics.linalg import cholesky, is_positive_definite, transpose
 from jaxem.numerics.logs import divided
 from jaxem.pytree import PyTree, struct
 
@@ -114,7 +114,7 @@ class Positive(Real):
         return jnp.where(x <= 0, SHORT * start, x)
 
     def violation(self, x: np.ndarray) -> str | None:
-        return None if (np.isfinite(x) & (x > 0)).all() else "positive"
+        return None if (np.isfinite(x) & (x >= np.finfo(x.dtype).tiny)).all() else "positive"  # subnormal is zero to XLA
 
     def interval(self, x: Array, error: Array) -> tuple[Array, Array]:
         return _log_interval(x, error)
@@ -306,7 +306,7 @@ class SPD(Real):
 
     def inside(self, x: Array, like: Array) -> Array:
         del like
-        return jnp.isfinite(cholesky(x)).all()
+        return is_positive_definite(x).all()
 
     def to_affine(self, x: Array) -> Array:
         return x[(..., *np.tril_indices(x.shape[-1]))]
@@ -317,8 +317,12 @@ class SPD(Real):
         return lower.at[..., columns, rows].set(coordinates)
 
     def violation(self, x: np.ndarray) -> str | None:
-        symmetric = np.isfinite(x).all() and np.allclose(x, np.swapaxes(x, -1, -2), rtol=1e-5, atol=0)
-        return None if symmetric and (np.linalg.eigvalsh(x) > 0).all() else "symmetric positive definite"
+        variance = np.diagonal(x, axis1=-2, axis2=-1)
+        valid = np.isfinite(x).all() and np.allclose(x, np.swapaxes(x, -1, -2), rtol=1e-5, atol=0) and (variance > 0).all()
+        if valid:  # in units of its own, by more than the rounding with which a factor is computed
+            unit = 1 / np.sqrt(variance.astype(np.float64))
+            valid = (np.linalg.eigvalsh(unit[..., None] * x * unit[..., None, :]) > x.shape[-1] * np.finfo(x.dtype).eps).all()
+        return None if valid else "symmetric positive definite"
 
     def edge(self, x: Array, floor: Array) -> Array:
         free = self.to_free(x)
@@ -478,8 +482,8 @@ def inside(constraints: PyTree, params: PyTree, like: PyTree) -> Array:
 def chart(constraints: PyTree, params: PyTree) -> tuple[Array, Callable[[Array], PyTree]]:
     """Free coordinates of `params` as one vector (P,), and the way back.
 
-    The chart of a simplex depends on where its largest entry is: never mix the vectors of two charts.
-    Coordinates at infinity (the logarithm of a rate of zero) stay there.
+    The chart of a simplex depends on where its largest entry is: never mix vectors of two. Coordinates at infinity (the
+    logarithm of a rate of zero) stay there.
     """
     vector, unravel = ravel_pytree(to_free(constraints, params))
     finite = jnp.isfinite(vector)
@@ -491,7 +495,6 @@ def check(constraints: PyTree, params: PyTree, name: str = "init") -> None:
     full = broadcast(constraints, params)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     for (path, x), c in zip(leaves, jax.tree.leaves(full, is_leaf=lambda x: isinstance(x, Real)), strict=True):
-        wanted = c.violation(np.asarray(x))
-        if wanted:
+        if wanted := c.violation(np.asarray(x)):
             label = jax.tree_util.keystr(path, simple=True, separator=".")
             raise ValueError(f"{name}: {label} must be {wanted}; got {np.array2string(np.asarray(x), threshold=20)}")

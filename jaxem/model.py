@@ -6,6 +6,7 @@ Axis letters: see `jaxem.types`.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from jax import Array
 
 from jaxem.data import boundary
 from jaxem.data.validation import is_traced
+from jaxem.numerics.switches import own_switches
 from jaxem.pytree import PyTree
 from jaxem.types import Params, Rows
 
@@ -195,16 +197,19 @@ def _on_arrays(initialize: Callable[..., Params]) -> Callable[..., Params]:
 
 
 def one_program(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A model's `method` of (params, data), compiled where it is called plainly: not operation by operation.
+    """A model's `method`, compiled where it is called plainly: not operation by operation. Arguments that are `int` are sizes.
 
     A model that is no pytree runs as it is: jit would take it for an array.
     """
-    compiled = jax.jit(method)
+    sizes = tuple(name for name, given in inspect.signature(method).parameters.items() if given.annotation == "int")
+    compiled = jax.jit(method, static_argnames=sizes)
 
     @functools.wraps(method)
-    def called(self: Any, params: Params, data: PyTree) -> Any:
-        plain = is_traced(self, params, data) or jax.tree_util.all_leaves((self,))
-        return (method if plain else compiled)(self, params, data)
+    def called(self: Any, *args: Any, **options: Any) -> Any:
+        if is_traced(self, args, options) or jax.tree_util.all_leaves((self,)):
+            return method(self, *args, **options)
+        with own_switches():
+            return compiled(self, *args, **options)
 
     return called
 

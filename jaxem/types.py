@@ -88,7 +88,8 @@ ENDINGS = {
     Status.RUNNING: "the fit goes on",
     Status.MAX_STEPS: "no stopping criterion was met in max_steps; raise it",
     Status.NONFINITE: "the objective became infinite or NaN; these are the last parameters before",
-    Status.DEGENERATE: "a component collapsed to its floor, in this restart as in all others: its likelihood means nothing",
+    Status.DEGENERATE: "a component collapsed to its floor, or to what the data's dtype cannot hold in their units, in this"
+    " restart as in all others: its likelihood means nothing",
     Status.DECREASED: "the objective fell by more than rounding explains; these are the last parameters before",
     Status.INTERRUPTED: "the fit was stopped from outside before a criterion was met",
 }

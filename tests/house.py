@@ -16,6 +16,7 @@ ELSEWHERE = {
     "numerics/trees.py": "fitting/test_fit.py",
     "operators/convolution.py": "operators/test_joseph.py",
     # data
+    "data/haplotypes.py": "models/test_proportions.py",
     "data/sequences.py": "models/chains/test_inference.py",
     "data/text.py": "data/test_alignment.py",
     "data/validation.py": "fitting/test_checks.py",
@@ -75,6 +76,7 @@ ELSEWHERE = {
     "fitting/task.py": "fitting/test_fit.py",
     # streams and storage
     "streams/batches.py": "streams/test_fit_stream.py",
+    "streams/predict_stream.py": "streams/test_sources.py",
     "streams/passes.py": "streams/test_fit_stream.py",
     "fitting/provenance.py": "storage/test_results.py",
     "storage/archive.py": "storage/test_results.py",
@@ -120,6 +122,7 @@ COVERS = {
     "families/test_spurious.py": "what families and models take for chance",
     "families/test_every_simple_family.py": "what Poisson, gamma and categorical components do in both precisions",
     "fitting/test_degenerate.py": "what is told of fits that collapsed, in every family and model",
+    "fitting/test_usable.py": "that what fit returns can be used",
     "models/test_classics.py": "mixtures of EM's classics",
     "models/test_interval_mapping.py": "a scan over a genome by a model from functions",
     "models/chains/test_enumeration.py": "chains against sums over all paths",

@@ -1,24 +1,33 @@
 """The boundary of a model's methods after the fit: outside jit data are checked and converted, inside their shapes alone.
 
+Those that answer each datum by itself do so block by block (see `jaxem.data.by_rows`).
+
 Methods are wrapped as their class is made, so that no model can forget it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
+import dataclasses
 import functools
 import inspect
+import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxem.data import by_rows
+from jaxem.data.by_rows import Plan, Returned
 from jaxem.data.sequences import Sequences, one_sequence
 from jaxem.data.validation import check_leaves_finite, is_traced
+from jaxem.numerics.blocks import n_rows
 from jaxem.numerics.switches import own_switches
+from jaxem.numerics.trees import on_device
 from jaxem.pytree import PyTree
 from jaxem.types import Params
 
@@ -52,32 +61,98 @@ def bounded(method: Callable[..., Any]) -> Callable[..., Any]:
     """A model's `method`, its `data` checked against the model and `params` where it is called plainly."""
     names = tuple(inspect.signature(method).parameters)
     needs = ("data", "params") if "params" in names else ("data",)
+    extra = {field.name for field in dataclasses.fields(Returned)}
+    extra = extra if method.__name__ in by_rows.METHODS and extra.isdisjoint(names) else set()
 
     @functools.wraps(method)
     def called(*args: Any, **options: Any) -> Any:
+        wanted = Returned(**{name: options.pop(name) for name in extra & options.keys()})
         if _inside.get():
             return method(*args, **options)
         given = dict(zip(names, args)) | options
         if not given.keys() >= set(needs) or len(given) != len(args) + len(options):
             return method(*args, **options)  # which says what is wrong
-        model, params, data = args[0], given.get("params"), given["data"]
+        return _run(answered, {"given": given, "wanted": wanted})
+
+    def answered(given: dict[str, Any], wanted: Returned) -> Any:
+        model, params, data = given[names[0]], given.get("params"), given["data"]
         if params is None:
             given["data"] = model.validate(data) if _readable(model, data) else data
-        else:
-            given["data"] = data = accepted(model, params, data)
-            given["params"] = params = jax.tree.map(_placed, params)
-        token = _inside.set(True)
-        try:
-            with own_switches():
-                found = method(**given)
-                if method.__name__ in NO_ANSWER and _readable(found) and _unanswered(found):
-                    _refuse_impossible(model, params, data)
-            return found
-        finally:
-            _inside.reset(token)
+            return method(**given)
+        given["data"] = data = accepted(model, params, data)
+        given["params"] = params = on_device(params)
+        if not extra or not _readable(model, params, data):
+            if not wanted.plainly:
+                raise ValueError(f"{method.__name__} must come whole inside jit, without max_bytes, out or blocks")
+            return _answer(method, given)
+        return _by_rows(method, given, wanted)
 
+    if extra:
+        called.__doc__ = (method.__doc__ or "") + by_rows.OPTIONS
     called.bounded = True  # type: ignore[attr-defined]
     return called
+
+
+def _run(function: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """What a function finds where the methods that it calls check no more."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(_inside.reset, _inside.set(True))
+        stack.enter_context(own_switches())
+        return function(**given)
+
+
+def _answer(method: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """What a method finds in data that were checked, and nothing where they are impossible."""
+    found = method(**given)
+    if method.__name__ in NO_ANSWER and _readable(found) and _unanswered(found):
+        _refuse_impossible(given)
+    return found
+
+
+def _by_rows(method: Callable[..., Any], given: dict[str, Any], wanted: Returned) -> Any:
+    """An answer of which only a block of rows is computed at a time, returned as `wanted`."""
+    params, data, name = given["params"], given["data"], method.__name__
+    led = all(np.ndim(x) for x in jax.tree.leaves(data))
+    if not led or (wanted.plainly and by_rows.is_small(params, data)):
+        return _answer(method, given)
+    plan = _plan(method, given)
+    if plan is None:  # a user's, which looks at values: its size is known when it is there
+        found = _answer(method, given)
+        n = n_rows(data)
+        plan = Plan(jax.eval_shape(lambda: found), tuple(np.shape(x)[:1] == (n,) for x in jax.tree.leaves(found)), n)
+        by_rows.check_size(name, plan, wanted)
+        blocks: Iterator[tuple[int, PyTree]] = iter([(0, found)])
+    else:
+        by_rows.check_size(name, plan, wanted)
+        blocks = by_rows.pieces(lambda block: _block(method, given, block), data, plan.rows)
+    if wanted.blocks:
+        return (by_rows.fresh(first, i * plan.rows, block, plan) for i, (first, block) in enumerate(blocks))
+    if plan.rows >= n_rows(data) and wanted.out is None:
+        return next(blocks)[1]
+    return by_rows.collected(blocks, plan, wanted.out)
+
+
+def _block(method: Callable[..., Any], given: dict[str, Any], block: PyTree) -> Any:
+    found = _run(method, {**given, "data": block})
+    if method.__name__ in NO_ANSWER and _unanswered(found):
+        _refuse_impossible(given)  # all of them, for the numbers of rows
+    return found
+
+
+_plans: dict[Any, Plan | None] = {}
+
+
+def _plan(method: Callable[..., Any], given: dict[str, Any]) -> Plan | None:
+    """`by_rows.planned` of a method, once for each model and shapes."""
+    others = {name: value for name, value in given.items() if name not in ("params", "data")}
+    answer = lambda params, data: _run(method, {**others, "params": params, "data": data})  # noqa: E731
+    leaves, structure = jax.tree.flatten(given)
+    key = method, structure, *((x.shape, x.dtype) if hasattr(x, "dtype") else x for x in leaves)
+    if key not in _plans:
+        if len(_plans) > 1_000:
+            _plans.clear()
+        _plans[key] = by_rows.planned(answer, given["params"], given["data"])
+    return _plans[key]
 
 
 def accepted(model: Any, params: Params, data: PyTree) -> PyTree:
@@ -102,11 +177,14 @@ def values(model: Any, data: PyTree) -> PyTree:
         return found
     found = _validated(model, data)
     if isinstance(found, np.ndarray):
-        return _placed(_kept(data, found))
+        return on_device(_kept(data, found))
     leaves, structure = jax.tree.flatten(found)
     if structure == jax.tree.structure(data):
         leaves = [_kept(old, new) for old, new in zip(jax.tree.leaves(data), leaves, strict=True)]
-    found = jax.tree.unflatten(structure, map(_placed, leaves))
+    found = on_device(jax.tree.unflatten(structure, leaves))
+    both = isinstance(data, dict) and isinstance(found, dict)
+    if both and all(x.ndim == np.ndim(data[name]) + 1 for name, x in found.items()):
+        return {name: x[0] for name, x in found.items()}  # one sequence of counts
     if isinstance(found, Sequences) and one_sequence(data):
         return Sequences(found.x, found.length, found.observed, single=True)
     return found
@@ -117,11 +195,6 @@ def _validated(model: Any, data: PyTree) -> PyTree:
     if model.missing is None:
         check_leaves_finite(found)
     return found
-
-
-def _placed(x: Any) -> Any:
-    """A NumPy array as JAX's: as by `jnp.asarray`, which compiles a program for each shape."""
-    return jax.device_put(x) if isinstance(x, np.ndarray) else x
 
 
 def _kept(old: Any, new: Any) -> Any:
@@ -211,12 +284,15 @@ def _unanswered(found: PyTree) -> bool:
     return any(leaf(x) for x in jax.tree.leaves(found) if isinstance(x, jax.Array) and x.size)
 
 
-def _refuse_impossible(model: Any, params: Params, data: PyTree) -> None:
+def _refuse_impossible(given: dict[str, Any]) -> None:
     """Raise ValueError naming data of probability zero; there need be none: an answer may hold NaN for other reasons."""
-    log_prob = np.asarray(model.log_prob(params, data)).reshape(-1)
+    model, params, data = next(iter(given.values())), given["params"], given["data"]
+    method = inspect.unwrap(type(model).log_prob, stop=lambda f: not is_bounded(f))
+    log_prob = _by_rows(method, {"self": model, "params": params, "data": data}, Returned(max_bytes=sys.maxsize))
+    log_prob = np.asarray(log_prob).reshape(-1)
     bad = np.flatnonzero(~np.isfinite(log_prob))
     if bad.size:
         listed = ", ".join(map(str, bad[:5])) + (", ..." if bad.size > 5 else "")
-        place = model.impossible(params, data)
+        place = _run(model.impossible, {"params": params, "data": data})
         message = f"data must be possible under params; got a log-density of {log_prob[bad[0]]} in row(s) {listed}"
         raise ValueError(message + (f"; {place}" if place else ""))

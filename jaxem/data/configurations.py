@@ -83,61 +83,6 @@ def genotypes(phenotypes: Mapping[Hashable, Sequence[Sequence[Hashable]]]) -> tu
     return configurations(choices, [[np.log(1 + (a != b)) for a, b in own] for own in choices]), alleles
 
 
-def haplotype_pairs(alleles: Any, missing: int = 0) -> tuple[Configurations, np.ndarray, np.ndarray | None]:
-    """Pairs of haplotypes that unphased genotypes at several loci allow (Excoffier and Slatkin 1995).
-
-    Args:
-        alleles: (N, loci, 2) codes of the two alleles of each person at each locus, in any order.
-        missing: code of an allele that was not read: any that somebody has at the locus.
-
-    Returns:
-        The configurations, one datum a person; (K, loci) the alleles of each haplotype; and for `Proportions(groups=)`
-        (G, K) bools, the haplotypes that each incompletely known one may be, None where all is known.
-
-    Raises:
-        ValueError: for a wrong shape, or a locus at which nobody was read.
-    """
-    codes = numeric(alleles, "alleles")
-    if codes.ndim != 3 or codes.shape[2] != 2 or not codes.size:
-        raise ValueError(f"alleles must have shape (N, loci, 2); got shape {codes.shape}")
-    known = [frozenset(map(int, column[column != missing])) for column in np.moveaxis(codes, 1, 0)]
-    for locus, values in enumerate(known):
-        if not values:
-            raise ValueError(f"alleles must be known for somebody at every locus; locus {locus} is missing throughout")
-
-    def ordered(pair: tuple[int, int], every: frozenset[int]) -> set[tuple[frozenset[int], frozenset[int]]]:
-        """What the first and the second haplotype may carry at one locus, as pairs of sets that exclude each other."""
-        first, second = (every if a == missing else frozenset({int(a)}) for a in pair)
-        if first == second or not first & second:
-            return {(first, second), (second, first)}
-        one = min(first, second, key=len)  # one allele was read: it is either on both, or on one only
-        return {(one, one), (one, every - one), (every - one, one)}
-
-    def pairs(person: np.ndarray) -> dict[tuple, float]:
-        """Unordered pairs of haplotypes, each a tuple of sets, and how often each counts."""
-        by_locus = [ordered(tuple(pair), every) for pair, every in zip(person, known, strict=True)]
-        both = {tuple(zip(*combination, strict=True)) for combination in itertools.product(*by_locus)}
-        return {tuple(sorted(pair, key=_name)): 1 + (pair[0] != pair[1]) for pair in both}
-
-    people = [pairs(person) for person in codes]
-    patterns = sorted({haplotype for own in people for pair in own for haplotype in pair}, key=_name)
-    members = {pattern: set(itertools.product(*map(sorted, pattern))) for pattern in patterns}
-    haplotypes = sorted(set().union(*members.values()))
-    place = {haplotype: k for k, haplotype in enumerate(haplotypes)}
-    groups = [pattern for pattern in patterns if len(members[pattern]) > 1]
-    names = {pattern: place[next(iter(own))] for pattern, own in members.items() if len(own) == 1}
-    names |= {pattern: len(haplotypes) + g for g, pattern in enumerate(groups)}
-    table = np.array([[haplotype in members[group] for haplotype in haplotypes] for group in groups])
-    choices = [[(names[a], names[b]) for a, b in own] for own in people]
-    found = configurations(choices, [[np.log(count) for count in own.values()] for own in people])
-    return found, np.array(haplotypes), table if groups else None
-
-
-def _name(haplotype: tuple[frozenset[int], ...]) -> list[list[int]]:
-    """What to sort haplotypes by that are tuples of sets."""
-    return [sorted(alleles) for alleles in haplotype]
-
-
 def genotype_likelihoods(log_likelihood: Any) -> dict[str, Any]:
     """People of whom only the likelihoods of their genotypes are known: two alleles, Hardy-Weinberg proportions.
 

@@ -229,7 +229,7 @@ def without_gaps(x: PyTree, whole: bool = False) -> tuple[PyTree, Array]:
         x: steps, all NaN in some leaf where they are missing.
         whole: a step that holds any NaN is missing.
     """
-    x = jax.tree.map(jnp.asarray, x)
+    x = jax.tree.map(jnp.asarray, x, is_leaf=lambda leaf: isinstance(leaf, list))
     gone = jnp.zeros(n_rows(x), bool)
     for leaf in (leaf for leaf in jax.tree.leaves(x) if jnp.issubdtype(leaf.dtype, jnp.floating)):
         missing = jnp.isnan(leaf.reshape(len(leaf), -1))

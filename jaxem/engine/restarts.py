@@ -194,11 +194,10 @@ def tier(status: Array) -> Array:
     return sum((jnp.where(status == s, rank, 0) for s, rank in TIERS.items()), start=jnp.zeros_like(status))
 
 
-def best_first(restarts: Restart, spurious: Array | None = None) -> Array:
-    """Order of the restarts: regular ones before troubled ones, then those that are not `spurious` (R,), then by objective."""
+def best_first(restarts: Restart, spurious: Array | None = None, unusable: Array | None = None) -> Array:
+    """Order of the restarts: regular ones first, then those not `unusable` (R,), not `spurious` (R,), then by objective."""
     value = jnp.where(jnp.isnan(restarts.objective), -jnp.inf, restarts.objective)
-    keys = (-value, tier(restarts.status)) if spurious is None else (-value, spurious, tier(restarts.status))
-    return jnp.lexsort(keys)
+    return jnp.lexsort([key for key in (-value, spurious, unusable, tier(restarts.status)) if key is not None])
 
 
 def spurious(problem: Problem, params: Params) -> Array:
@@ -209,7 +208,9 @@ def spurious(problem: Problem, params: Params) -> Array:
     return jax.lax.map(lambda p: model.spurious(e_step(model, p, problem.blocks).stats, p), params)
 
 
-def settle(problem: Problem, restarts: Restart) -> Restart:
-    """Final statuses of all restarts; one that a race left behind has run out of steps."""
+def settle(problem: Problem, restarts: Restart, unusable: Array | None = None) -> Restart:
+    """Final statuses of all restarts; one that a race left behind has run out of steps, and `unusable` (R,) is DEGENERATE."""
     status = jnp.where(restarts.status == Status.RUNNING, jnp.int32(Status.MAX_STEPS), restarts.status)
+    if unusable is not None:
+        status = jnp.where(unusable & (status != Status.NONFINITE), jnp.int32(Status.DEGENERATE), status)
     return jax.lax.map(lambda restart: finish(problem, restart), dataclasses.replace(restarts, status=status))

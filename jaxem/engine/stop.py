@@ -77,12 +77,18 @@ class StopRule:
         """What to remember after `step`; asked for moves that the restart made, jumps among them."""
         return step.memory
 
+    def as_asked(self) -> StopRule:
+        """The rule as its user wrote it: what a checkpoint is of."""
+        return self
+
     def to_gain_of(self, memory: PyTree) -> Array | float:
         """What the objective is projected to rise still after the last step, as far as `memory` tells: see `Result.to_gain`."""
         del memory
         return jnp.nan
 
 
+#: Default tolerance of the objective, and what is left to gain where it decides.
+RTOL, TO_GAIN = 1e-8, 2.5e-4
 #: Rounding units of an objective below which its change says nothing.
 ROUNDING = 4
 #: No series is taken to be slower, so that its sum is finite.
@@ -130,18 +136,30 @@ class Stop(StopRule):
             coordinates; of a simplex all entries but the last count, of a symmetric matrix the lower triangle.
         to_gain: stops, once loglik_rtol was met, when all steps to come would raise the objective by no more, in units of
             the weight of a datum: by geometric series of what steps gain, after Aitken (Boehning and others 1994).
-            A gain of g is worth sqrt(2 g) standard errors, .022 of them by default. None: stops at once.
+            A gain of g is worth sqrt(2 g) standard errors. None: 2.5e-4, worth .022 of them, where loglik_rtol is left at
+            its default; else, and at 0, a restart stops as soon as loglik_rtol is met.
     """
 
-    loglik_rtol: float | Array | None = 1e-8
+    loglik_rtol: float | Array | None = RTOL
     loglik_atol: float | Array | None = None
     param_rtol: float | Array | None = None
     param_atol: float | Array | None = None
-    to_gain: float | Array | None = 2.5e-4
+    to_gain: float | Array | None = None
 
     def check(self) -> None:
         for field in dataclasses.fields(self):
             check_tolerance(getattr(self, field.name), f"stop.{field.name}")
+
+    def resolved(self) -> Stop:
+        """The same, `to_gain` a number where it matters and None where it does not."""
+        usual = isinstance(self.loglik_rtol, float) and self.loglik_rtol == RTOL
+        to_gain = (TO_GAIN if usual else None) if self.to_gain is None else self.to_gain
+        return dataclasses.replace(self, to_gain=None if isinstance(to_gain, int | float) and to_gain == 0 else to_gain)
+
+    def as_asked(self) -> Stop:
+        bare = dataclasses.replace(self, to_gain=None)
+        usual = isinstance(self.to_gain, float) and bare.resolved().to_gain == self.to_gain
+        return bare if usual else self
 
     @property
     def _projects(self) -> bool:
@@ -188,7 +206,9 @@ class Stop(StopRule):
             met = (jnp.abs(step.objective - step.old_objective) <= self.loglik_atol) & (self.loglik_atol > 0)
             fired = jnp.where(met, jnp.int32(StopReason.LOGLIK_ATOL), fired)
         if self.loglik_rtol is not None:
-            met = self._settled(step.remembered) if self._projects else self._met(step)
+            met = self._met(step)
+            if self._projects:  # a small jump makes an accelerator take an EM map, which tells more
+                met = jnp.where(step.trial, met, self._settled(step.remembered))
             fired = jnp.where(met, jnp.int32(StopReason.LOGLIK_RTOL), fired)
         return fired
 
@@ -232,6 +252,9 @@ class AnyOf(StopRule):
 
     def remember(self, step: Step) -> PyTree:
         return tuple(rule.remember(own) for rule, own in self._each(step))
+
+    def as_asked(self) -> AnyOf:
+        return AnyOf(tuple(rule.as_asked() for rule in self.rules))
 
     def to_gain_of(self, memory: PyTree) -> Array | float:
         told = [rule.to_gain_of(own) for rule, own in zip(self.rules, memory, strict=True)]
@@ -303,6 +326,7 @@ def one_rule(stop: Any) -> StopRule:
             raise TypeError(f"stop must be a jaxem.Stop or another jaxem.StopRule, or several of them; got {got}{hint}")
         check_struct(rule, "stop")
         rule.check()
+    rules = tuple(rule.resolved() if isinstance(rule, Stop) else rule for rule in rules)
     if not rules:
         raise ValueError("stop must hold a rule at least; got none")
     return rules[0] if len(rules) == 1 else AnyOf(rules)

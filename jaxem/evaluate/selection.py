@@ -208,7 +208,7 @@ def select(
         data: the data.
         criterion: "aic", "bic", "icl", or a function (result, data) -> number, lower is better.
         workers: fits in flight at once. Models of different shapes compile separately: threads let one
-            compile while another runs.
+            compile while another runs. With one worker an interrupt waits for what is being compiled.
         on_fit: called with each `Candidate` as soon as it is known; from another thread when workers > 1.
         prior: "mclust" gives mixtures of Gaussians without one `NormalInverseWishart.mclust` of the data. None: as they are.
         checkpoint: as `fit` takes it; each model has a directory of its own in it. The same call made again goes on from
@@ -217,7 +217,8 @@ def select(
 
     Returns:
         A `Selection`; `.best` is the chosen candidate. After an interrupt (SIGINT, Ctrl-C) it holds the models whose
-        fits were finished: the others are left at once, though a thread may end what it compiles.
+        fits were finished: the others are left at once, though a thread may end what it compiles. With one worker it
+        ends with a model whose time was up, or that its callback stopped.
 
     Raises:
         ValueError: for an unknown criterion or prior, a model that it is not for, or no models.
@@ -231,7 +232,7 @@ def select(
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)} or a function; got {criterion!r}")
     if prior is not None:
         models = [_with_prior(prior, model, data) for model in models]
-    workers = min(check_positive_int(workers, "workers"), len(models))
+    workers = check_positive_int(workers, "workers")
     score = _scorer(criterion, options.get("weight"))
     options = {"guard": True, **options}
     for model in models:  # what is wrong with any of them is said before the first is fitted
@@ -250,7 +251,7 @@ def select(
                 result = fit(model, data, checkpoint=checkpoints[i], **options)
             except FitError:
                 result = None
-            if interrupts.seen and result is not None and _interrupted(result):
+            if interrupts.seen and _interrupted(result):
                 return None
             valid = model.validate(data)
             free = model.n_free_params(valid) if result is None else n_free_params(result, valid)
@@ -261,9 +262,13 @@ def select(
 
     with Interrupts() as interrupts:
         if workers == 1:
-            fitted = [one(i) for i in range(len(models))]
+            fitted = []
+            for i in range(len(models)):
+                fitted.append(one(i))
+                if fitted[-1] is None or _interrupted(fitted[-1].result):  # by its time or its callback
+                    break
         else:
-            fitted = _in_threads(one, len(models), workers, interrupts)
+            fitted = _in_threads(one, len(models), min(workers, len(models)), interrupts)
     candidates = tuple(candidate for candidate in fitted if candidate is not None)
     if not candidates:
         raise KeyboardInterrupt
@@ -311,8 +316,8 @@ def _checkpoints(checkpoint: Any, models: list[Model]) -> list[Checkpoint | None
     return [dataclasses.replace(whole, directory=Path(whole.directory) / place) for place in places]
 
 
-def _interrupted(result: Result) -> bool:
-    return bool((np.asarray(result.restarts.status) == Status.INTERRUPTED).any())
+def _interrupted(result: Result | None) -> bool:
+    return result is not None and bool((np.asarray(result.restarts.status) == Status.INTERRUPTED).any())
 
 
 def _scorer(criterion: str | Callable[[Result, PyTree], Any], weight: Any) -> Callable[[Result, PyTree], Any]:

@@ -12,6 +12,7 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.data.validation import check_positive_int, check_rows, is_traced, vector_or_matrix
 from jaxem.families.base import Family
+from jaxem.numerics.blocks import by_row
 from jaxem.numerics.linalg import PRECISION
 from jaxem.priors import Dirichlet
 from jaxem.pytree import PyTree, static, struct
@@ -84,7 +85,7 @@ class Categorical(Family):
             return with_impossible(table[jnp.where(unknown, last - 1, place)].sum(0).T)
         weights = natural["log_probs"]
         one_hot = (codes[:, None, :] == jnp.arange(v)[:, None]).astype(weights.dtype)
-        flat = one_hot.reshape(-1, data.shape[0])
+        flat = one_hot.reshape(len(codes) * v, data.shape[0])
         scores = with_impossible(jnp.matmul(weights.reshape(weights.shape[0], -1), flat, precision=PRECISION))
         return jnp.where(unknown.any(0), -jnp.inf, scores)
 
@@ -141,7 +142,7 @@ class Categorical(Family):
 
 def _codes(data: Array) -> Array:
     """(n, D) integers, -1 for NaN."""
-    codes = data.reshape(data.shape[0], -1)
+    codes = by_row(data)
     if jnp.issubdtype(codes.dtype, jnp.floating):
         codes = jnp.where(jnp.isnan(codes), -1, codes)
     return codes.astype(jnp.int32)

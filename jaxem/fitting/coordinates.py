@@ -12,15 +12,18 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from jaxem import constraints as sets
 from jaxem import init as starts
 from jaxem.data.sequences import rescaled_data
 from jaxem.data.validation import is_traced
 from jaxem.engine.m_step import log_prior as model_log_prior
 from jaxem.engine.regularizer import Regularizer
+from jaxem.fitting.checks import raise_if_sizes_are_traced
 from jaxem.fitting.task import Task
 from jaxem.model import Model
+from jaxem.numerics.affine import Affine
 from jaxem.numerics.blocks import replace_absent
-from jaxem.numerics.trees import any_vmapped, cast, module_of
+from jaxem.numerics.trees import any_vmapped, cast, module_of, on_device
 from jaxem.pytree import PyTree
 from jaxem.types import Params, Result
 
@@ -56,6 +59,19 @@ def _coordinates_jit(model, data, weight):
     return coordinates(model, data, weight, jnp)
 
 
+def check_scale(affine: Any, dtype: Any) -> None:
+    """Raise ValueError for data of a size whose variances their dtype cannot hold."""
+    if not isinstance(affine, Affine):
+        return
+    scale = np.sqrt(np.square(affine.inverse).sum(-1)) if affine.kind == "full" else np.atleast_1d(affine.inverse)
+    lowest, highest = np.sqrt(np.finfo(dtype).tiny), np.sqrt(np.finfo(dtype).max)
+    if (wrong := (scale < lowest) | (scale > highest)).any():
+        raise ValueError(
+            f"data must vary by {lowest:.0e} to {highest:.0e}, of which {np.dtype(dtype)} holds the squares; got a standard"
+            f" deviation of {scale[wrong][0]:.2g}: give them in other units{'' if lowest < 1e-100 else ', or as float64'}"
+        )
+
+
 def standardized(model: Model, data: PyTree, affine: Any, dtype: Any, mesh: Mesh | None) -> tuple[Array, PyTree]:
     """`log_abs_det`, and the data in new coordinates, by arithmetic in float64."""
     if mesh is None:
@@ -72,12 +88,16 @@ def _standardized_jit(model, data, affine, dtype):
 
 def floored(model: Model, data: PyTree, weight: Any) -> Model:
     """The model with its floors as numbers (see `Natural.floored`), in traced code."""
-    found = jax.eval_shape(_floored, model, data, weight)
+    try:
+        found = jax.eval_shape(_floored, model, data, weight)
+    except TypeError as error:
+        raise_if_sizes_are_traced(model, error)
+        raise
     if jax.tree.structure(found) == jax.tree.structure(model):  # none was left to the data
         return model
     if is_traced(model, data, weight):
         return _floored(model, data, weight)
-    return _floored_jit(*jax.tree.map(lambda x: x if isinstance(x, Array) else jax.device_put(x), (model, data, weight)))
+    return jax.tree.map(np.asarray, _floored_jit(*on_device((model, data, weight))))  # numbers for the host to compute with
 
 
 def _floored(model: Model, data: PyTree, weight: Any) -> Model:
@@ -142,13 +162,36 @@ class Units:
         """A result in these units."""
         if self.affine is None:
             return dataclasses.replace(result, model=self.model)
-        inverse = self.affine.inverted()
         if self.traced:
-            return restored(self.model, result, self.model.rescale_params(result.params, inverse))
-        doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), result.params)
-        params = self.model.rescale_params(doubled, inverse)
-        params = jax.tree.map(lambda x: np.asarray(x, self.dtype), params)
-        return restored_jit(*jax.device_put((self.model, result, params)))
+            return restored(self.model, result, self.model.rescale_params(result.params, self.affine.inverted()))
+        return restored_jit(*on_device((self.model, result, self.params(result.params))))
+
+    def params(self, params: Params) -> Params:
+        """Parameters in these units on the host, by arithmetic in float64, as the data's dtype holds them."""
+        doubled = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+        with np.errstate(over="ignore", under="ignore"):  # `hold` tells
+            back = self.model.rescale_params(doubled, self.affine.inverted())
+            return jax.tree.map(lambda x: np.asarray(x, self.dtype), back)
+
+    def hold(self, params: Params) -> bool:
+        """Whether parameters in these units satisfy their constraints, so that `fit` takes them as `init`."""
+        try:
+            sets.check(self.model.constraints, params)
+        except ValueError:
+            return False
+        return True
+
+    def unusable(self, params: Params) -> Array | None:
+        """(R,) which restarts' parameters, traced, leave their constraints in these units; None where they are in them."""
+        if self.affine is None:
+            return None
+        inverse = self.affine.inverted()
+
+        def holds(params: Params) -> Array:
+            back = self.model.rescale_params(params, inverse)
+            return sets.inside(self.model.constraints, back, back)
+
+        return ~jax.vmap(holds)(params)
 
 
 def in_coordinates(task: Task) -> tuple[Task, Units]:
@@ -161,6 +204,7 @@ def in_coordinates(task: Task) -> tuple[Task, Units]:
         affine = jax.lax.stop_gradient(coordinates(model, task.data, task.weight, jnp))
     elif task.standardize:
         affine = exact_coordinates(model, task.data, task.weight, mesh)
+        check_scale(affine, dtype)
     affine = unmixed(affine, task.options.regularizer)
     units = Units(model, affine, dtype, traced)
     task = dataclasses.replace(task, standardize=False)

@@ -22,7 +22,7 @@ from jaxem.fitting.coordinates import in_coordinates
 from jaxem.fitting.monitor import Monitor, Snapshot
 from jaxem.fitting.provenance import provenance
 from jaxem.fitting.rows import on_host, placed
-from jaxem.fitting.solve import solve, solve_watched, started, trimmed
+from jaxem.fitting.solve import solve, solve_watched, started
 from jaxem.fitting.task import Task
 from jaxem.model import Model
 from jaxem.numerics.switches import own_switches
@@ -137,7 +137,7 @@ def fit_traced(task: Task) -> Result:
     """Inside jit: nothing is checked, everything composes."""
     given = converted(task)
     task, units = in_coordinates(placed(given))
-    result = solve(task)
+    result = solve(task, units)
     return units.back(dataclasses.replace(result, local=jax.tree.map(lambda x: x[: given.n], result.local)))
 
 
@@ -150,11 +150,8 @@ def fit_plainly(task: Task, monitor: Monitor) -> Result:
     if not several:
         task = dataclasses.replace(task, model=task.model.prepared(given.data))
 
-    def home(result: Result) -> Result:
-        return trimmed(units.back(result), None if several else given.n)
-
     race = started(task)
     del task  # its data lie in the blocks now, and memory may be scarce
-    result = solve_watched(race, monitor, home)
+    result = solve_watched(race, monitor, units, None if several else given.n)
     raise_if_all_failed(result, given.data, given.weight)
     return result

@@ -140,7 +140,11 @@ class Monitor:
             return task
         given = {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.name not in OTHERWISE}
         options = dataclasses.replace(task.options, mesh=None)
-        given |= {"options": (options, task.standardize), "mesh": self._mesh and dict(self._mesh.shape)}
+        given |= {
+            "stop": task.stop.as_asked(),
+            "options": (options, task.standardize),
+            "mesh": self._mesh and dict(self._mesh.shape),
+        }
         self.about["fit"] = {name: _everywhere(_of(name, value), self._mesh) for name, value in given.items()}
         about = self._checkpoint.about()
         if jax.process_index() == 0:

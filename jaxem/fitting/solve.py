@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +18,14 @@ from jaxem.engine.mesh import cut_on, map_restarts, run, spurious_restarts, uncu
 from jaxem.engine.problem import Problem
 from jaxem.engine.restarts import Queue, best_first, race, settle, staged, take, unrolled
 from jaxem.fitting.checks import is_random, raise_if_sizes_are_traced, warn_if_alike
+from jaxem.fitting.coordinates import Units
 from jaxem.fitting.layout import Layout, lay_out
 from jaxem.fitting.monitor import Monitor
 from jaxem.fitting.segments import race_in_segments
 from jaxem.fitting.task import Race, Task
 from jaxem.numerics.blocks import replace_absent
-from jaxem.numerics.trees import cast
-from jaxem.types import Params, Restarts, Result
+from jaxem.numerics.trees import cast, on_device
+from jaxem.types import Params, Restarts, Result, Status
 
 
 def trimmed(result: Result, n: int | None = None) -> Result:
@@ -111,13 +111,24 @@ def unrolled_restarts(problem: Problem, restarts: Restart, n_steps: int) -> Rest
     return map_restarts(problem, lambda problem, restarts: unrolled(problem, restarts, n_steps), restarts)
 
 
-def end(problem: Problem, restarts: Restart, n: int, guard: bool = False) -> Result:
-    """The winner, and a line about each of the others; `n` data. `guard`: as `fit` takes it."""
-    restarts, offset = settle(problem, restarts), problem.offset
+def end(
+    problem: Problem, restarts: Restart, n: int, guard: bool = False, unusable: Array | None = None
+) -> tuple[Result, Array]:
+    """The winner with a line about each of the others, and the order of all, best first.
+
+    Args:
+        problem: what the restarts share.
+        restarts: at their last step.
+        n: number of data.
+        guard: as `fit` takes it.
+        unusable: (R,) whose parameters do not hold in the data's own units; None: nobody looked.
+    """
+    restarts, offset = settle(problem, restarts, unusable), problem.offset
     chance = spurious_restarts(problem, restarts.params) if guard else None
-    winner = take(restarts, best_first(restarts, chance)[0])
+    order = best_first(restarts, chance, unusable)
+    winner = take(restarts, order[0])
     histories = jax.vmap(chronological)(restarts.history, restarts.n_steps) + offset
-    return Result(
+    result = Result(
         params=winner.params,
         local=uncut(problem.mesh, winner.local, n),
         loglik=winner.loglik + offset,
@@ -133,20 +144,25 @@ def end(problem: Problem, restarts: Restart, n: int, guard: bool = False) -> Res
         to_gain=problem.stop.to_gain_of(winner.seen),
         restrained=problem.regularizer.restrained(winner.params),
     )
+    return result, order
 
 
 begin_jit, end_jit = jax.jit(begin), jax.jit(end, static_argnums=(2, 3))
 unrolled_jit = jax.jit(unrolled_restarts, static_argnums=2)
 
 
-def solve(task: Task) -> Result:
+def solve(task: Task, units: Units) -> Result:
     """Everything between the boundaries, in one traced piece."""
     options = task.options
+
+    def ended(problem: Problem, restarts: Restart) -> Result:
+        return end(problem, restarts, task.n, task.guard, units.unusable(jax.lax.stop_gradient(restarts.params)))[0]
+
     if options.unroll is not None:
         problem, queue, _ = begin(task)
-        return end(problem, unrolled_restarts(problem, queue.restarts, options.unroll), task.n, task.guard)
+        return ended(problem, unrolled_restarts(problem, queue.restarts, options.unroll))
     problem, queue, layout = begin(jax.lax.stop_gradient(task))
-    result = end(problem, race(problem, queue, layout.width, options.rounds, run), task.n, task.guard)
+    result = ended(problem, race(problem, queue, layout.width, options.rounds, run))
     return attached(posed(task, layout), result)
 
 
@@ -154,7 +170,7 @@ def started(task: Task) -> Race:
     """The same from the host, in steps: first, restarts at their starts."""
     try:
         plain = dataclasses.replace(task, guard=False)  # which is for the end, and compiles no start again
-        race = Race(*begin_jit(jax.device_put(plain)), options=task.options, n=task.n, guard=task.guard)
+        race = Race(*begin_jit(on_device(plain)), options=task.options, n=task.n, guard=task.guard)
     except TypeError as error:
         raise_if_sizes_are_traced(task.model, error)
         raise
@@ -163,11 +179,26 @@ def started(task: Task) -> Race:
     return race
 
 
-def solve_watched(race: Race, monitor: Monitor, home: Callable[[Result], Result]) -> Result:
-    """Then the race, watched by `monitor`; `home` takes a result back to the data's own units."""
+def usable(race: Race, restarts: Restart, units: Units) -> Result:
+    """The result, in the data's own units: of the first restart in order whose parameters hold there."""
+    result, order = end_jit(race.problem, restarts, race.n, race.guard)
+    back = units.back(result)
+    if units.affine is None or int(result.status) == Status.NONFINITE or units.hold(back.params):
+        return back
+    unusable = np.zeros(order.shape, bool)
+    params = jax.tree.map(np.asarray, restarts.params)
+    for i in np.asarray(order):
+        if units.hold(units.params(jax.tree.map(lambda x, i=i: x[i], params))):
+            break
+        unusable[i] = True
+    return units.back(end_jit(race.problem, restarts, race.n, race.guard, unusable)[0])
+
+
+def solve_watched(race: Race, monitor: Monitor, units: Units, n: int | None) -> Result:
+    """Then the race, watched by `monitor`; `units` are the data's own, of which there are `n` (see `trimmed`)."""
 
     def ended(restarts: Restart) -> Result:
-        return home(end_jit(race.problem, restarts, race.n, race.guard))
+        return trimmed(usable(race, restarts, units), n)
 
     if race.options.unroll is not None:
         return ended(unrolled_jit(race.problem, race.queue.restarts, race.options.unroll))

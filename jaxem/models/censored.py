@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.data.validation import check_finite, check_rows, floating, numeric
-from jaxem.model import Model
+from jaxem.model import Model, one_program
 from jaxem.models.normal_response import normal_m_step, normal_natural, normal_recentered
 from jaxem.numerics.affine import LinearUnits, linear_units
 from jaxem.numerics.floors import known_floor, least_variance
@@ -179,6 +179,7 @@ class CensoredRegression(Model):
         coefficients, variance = normal_m_step(stats, jnp.ones((), y.dtype), known_floor(self.floor))
         return {"coefficients": coefficients, "variance": jnp.maximum(variance, jnp.where(spread > 0, spread / 100, 1))}
 
+    @one_program
     def posterior(self, params: Params, data: PyTree) -> Moments:
         """Of the y of each row, given what is known of it."""
         mean, variance = self.predict(params, data), params["variance"]
@@ -199,6 +200,7 @@ class CensoredRegression(Model):
         y = mean + scale * jax.random.truncated_normal(key, low, high, mean.shape, mean.dtype)
         return {**data, "lower": y, "upper": y}
 
+    @one_program
     def predict(self, params: Params, data: PyTree) -> Array:
         """(N,) intercept + inputs . coefficients."""
         return jnp.matmul(_design(data), params["coefficients"], precision=PRECISION)

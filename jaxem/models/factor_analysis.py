@@ -14,7 +14,7 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.data.validation import check_columns_seen, check_positive_int, matrix_with_missing, numeric
 from jaxem.families.missing import filled
-from jaxem.model import Model
+from jaxem.model import Model, one_program
 from jaxem.numerics.affine import Affine, standardization
 from jaxem.numerics.linalg import PRECISION, cholesky, inverse_lower, transpose
 from jaxem.numerics.logs import divided
@@ -250,6 +250,7 @@ class FactorAnalysis(Model):
         return {"loadings": loadings, "mean": mean, "noise": noise}
 
     # --- after the fit -----------------------------------------------------------------------
+    @one_program
     def posterior(self, params: Params, data: Array) -> Factors:
         """Means (N, Q) and covariances (N, Q, Q) of the factors given what each row shows."""
         mean, root = self._factors(self.pack(self.natural(params)), jnp.asarray(data))
@@ -295,6 +296,7 @@ class FactorAnalysis(Model):
         free = int(pattern.sum()) - rotations + (d if self.noise == "diag" else 1)
         return d + min(free, d * (d + 1) // 2)
 
+    @one_program
     def sample(self, key: Array, params: Params, n: int) -> Array:
         """(n, D) rows."""
         first, second = jax.random.split(key)

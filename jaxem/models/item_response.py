@@ -12,7 +12,7 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.data.validation import check_positive_int, check_rows, floating, numeric
 from jaxem.latents.mixture import log_partition, posterior
-from jaxem.model import Model
+from jaxem.model import Model, one_program
 from jaxem.numerics.linalg import PRECISION
 from jaxem.pytree import PyTree, static, struct
 from jaxem.types import Moments, Params, Rows
@@ -110,6 +110,7 @@ class ItemResponse(Model):
         # A normal ability flattens the logistic curve, by about a sixth at a slope of one.
         return {**self.template(data), "intercept": 1.2 * (jnp.log(right) - jnp.log(wrong)).astype(data.dtype)}
 
+    @one_program
     def posterior(self, params: Params, data: Array) -> Moments:
         """Of the abilities."""
         nodes, _ = self._nodes(params["intercept"].dtype)
@@ -120,6 +121,7 @@ class ItemResponse(Model):
     def n_free_params(self, data: Array) -> int:
         return data.shape[1] + (1 if self.rasch else data.shape[1])
 
+    @one_program
     def sample(self, key: Array, params: Params, n: int) -> Array:
         """(n, J) answers of n people."""
         who, what = jax.random.split(key)

@@ -139,6 +139,7 @@ class Mixture(Partitioned, FamilyModel):
         """(N,) most probable component."""
         return most_probable(self.posterior(params, data))
 
+    @one_program
     def impute(self, params: Params, data: PyTree) -> Array:
         """(N, D) rows with conditional means in place of what is missing, for families that take NaN as missing."""
         each = self.family.impute(params["components"], data)
@@ -147,6 +148,7 @@ class Mixture(Partitioned, FamilyModel):
     def n_free_params(self, data: PyTree) -> int:
         return self.n_components - 1 + self.family.n_free_params(self.n_components, data)
 
+    @one_program
     def sample(self, key: Array, params: Params, n: int) -> PyTree:
         what, component = self._drawn(key, params, n)
         return self.family.sample(what, params["components"], component)

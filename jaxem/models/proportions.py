@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.data.validation import floating, numeric
-from jaxem.model import Model
+from jaxem.model import Model, one_program
 from jaxem.numerics.blocks import float_dtype
 from jaxem.numerics.linalg import PRECISION
 from jaxem.numerics.logs import divided, most_probable, safe_log, softmax, sum_out
@@ -175,6 +175,7 @@ class Proportions(Model):
         return {"shares": drawn / drawn.sum()}
 
     # --- after the fit -----------------------------------------------------------------------
+    @one_program
     def posterior(self, params: Params, data: PyTree) -> Array:
         """(N, L) probability of each configuration; of each component where data are a table."""
         return softmax(self._scores(self.pack(self.natural(params)), data), 1)

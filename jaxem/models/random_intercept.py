@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxem import constraints as sets
 from jaxem.data.validation import floating, numeric
-from jaxem.model import Model
+from jaxem.model import Model, one_program
 from jaxem.models.normal_response import normal_m_step, normal_natural, normal_recentered
 from jaxem.numerics.affine import LinearUnits, linear_units
 from jaxem.numerics.floors import RELATIVE, known_floor, least_variance
@@ -171,6 +171,7 @@ class RandomIntercept(Model):
         half = jnp.where(variance > 10 * jnp.finfo(y.dtype).tiny, variance, 1) / 2
         return {"coefficients": coefficients, "level_variance": half, "noise_variance": half}
 
+    @one_program
     def posterior(self, params: Params, data: PyTree) -> Moments:
         """Of the levels: shrunken residual means."""
         model = self.centered(params)

@@ -14,7 +14,7 @@ from jaxem.families.composite import Composite
 from jaxem.families.gaussian import Gaussian
 from jaxem.families.student_t import StudentT
 from jaxem.init import KMeansPlusPlus
-from jaxem.model import Model
+from jaxem.model import Model, one_program
 from jaxem.models.mixture import Mixture
 from jaxem.numerics.blocks import n_rows
 from jaxem.pytree import PyTree, struct
@@ -109,6 +109,7 @@ class Single(Composite, Model):
     def n_free_params(self, data: PyTree) -> int:
         return self.family.n_free_params(1, data)
 
+    @one_program
     def sample(self, key: Array, params: Params, n: int) -> PyTree:
         return self.family.sample(key, _stacked(params), jnp.zeros((n,), jnp.int32))
 

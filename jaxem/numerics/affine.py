@@ -193,7 +193,10 @@ def whitening(x: Any, kind: Kind, xp: Any, present: Any = None) -> Affine:
     # The sign of an eigenvector is chance, of another order of the rows or another number of devices: one is chosen.
     weights = xp.sqrt(xp.arange(1, len(vectors) + 1, dtype=vectors.dtype))
     vectors = vectors * xp.where(weights @ vectors < 0, -1, 1)
-    size = xp.sqrt(xp.maximum(values, xp.finfo(x.dtype).eps * values[-1]))
+    # Along directions without width, of what is dependent or of too few rows, a row's rounding is no unit to measure in:
+    # they keep the largest one, in which a floor is more than rounding when it is mapped back.
+    rounding = len(vectors) * max(xp.finfo(x.dtype).eps, 16 * xp.finfo(values.dtype).eps)
+    size = xp.sqrt(xp.where(values > rounding * values[-1], values, values[-1]))
     return Affine(mean, (vectors / size).T / scale, scale[:, None] * (vectors * size), kind)
 
 

@@ -145,6 +145,25 @@ def _(primals, tangents):
     return inverse, -_matmul(_matmul(inverse, _lower(change)), inverse)
 
 
+def is_positive_definite(matrix: Array) -> Array:
+    """(...,) whether (..., D, D) symmetric matrices are by more than rounding, in units of their own.
+
+    By elimination, which takes fewer operations than a factor: a pivot is to stay above D eps times its diagonal.
+    """
+    d = matrix.shape[-1]
+
+    def eliminate(j, carry):
+        rest, least = carry
+        column = _pick(rest, j, -1)
+        pivot = _pick(column, j, -1)
+        rest = rest - column[..., :, None] * (column / pivot[..., None])[..., None, :]
+        return rest, jnp.minimum(least, pivot * (pivot / pivot))  # NaN where it is infinite
+
+    largest = jnp.full(matrix.shape[:-2], jnp.finfo(matrix.dtype).max, matrix.dtype)
+    shrunk = matrix * (1 - np.eye(d, dtype=matrix.dtype) * d * np.finfo(matrix.dtype).eps)
+    return jax.lax.fori_loop(0, d, eliminate, (shrunk, largest))[1] > 0
+
+
 def eye_like(matrix: Array) -> Array:
     """Identities in the shape and dtype of a stack of square matrices."""
     return jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)

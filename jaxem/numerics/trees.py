@@ -18,6 +18,11 @@ def module_of(*trees: PyTree) -> Any:
     return np if all(isinstance(leaf, np.ndarray | np.generic) for leaf in jax.tree.leaves(trees)) else jnp
 
 
+def on_device(tree: PyTree) -> PyTree:
+    """What is on the host as JAX's arrays, by explicit transfers that compile nothing; arrays stay where they lie."""
+    return jax.tree.map(lambda x: x if isinstance(x, jax.Array) else jax.device_put(x), tree)
+
+
 def inner(stats: PyTree, natural: PyTree) -> Array:
     """`<stats, natural>` over two trees of one shape, with `0 * -inf = 0`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import dataclasses
 import functools
 import hashlib
 import sys
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxem.pytree import PyTree
-from jaxem.storage.names import first_path
+from jaxem.storage.names import GAINED, first_path, name_of
 from jaxem.storage.references import referenced
 
 #: Packages whose classes go by their paths: what they do is in their versions, and old checkpoints know no more of them.
@@ -85,7 +86,7 @@ class _Description:
             return ", ".join(self.of(item, within) for item in items)
 
         if isinstance(x, jax.tree_util.PyTreeDef):
-            return f"{each(x.node_data() or ('*',))}({each(x.children())})"
+            return f"{each(x.node_data() or ('*',))}({each(_known_first(x))})"
         if isinstance(x, tuple | list):
             return f"({each(x)})"
         if isinstance(x, set | frozenset):
@@ -154,6 +155,18 @@ class _Description:
         if isinstance(state, tuple) and len(state) > 2:  # items come one by one
             state = (*state[:3], *(None if items is None else list(items) for items in state[3:5]))
         return f"{cls} {self.of(state, within)}"
+
+
+def _known_first(x: jax.tree_util.PyTreeDef) -> list[jax.tree_util.PyTreeDef]:
+    """What is below a node, without the fields that its class gained later and that hold nothing: see `GAINED`."""
+    cls, children = (x.node_data() or (None,))[0], x.children()
+    gained = GAINED.get(name_of(cls), ()) if isinstance(cls, type) and dataclasses.is_dataclass(cls) else ()
+    if not gained:
+        return children
+    static_or_aside = ("static", "aside")
+    names = [f.name for f in dataclasses.fields(cls) if f.init and not any(f.metadata.get(kind) for kind in static_or_aside)]
+    pairs = zip(names, children, strict=True)
+    return [child for name, child in pairs if name not in gained or child.num_leaves]
 
 
 #: Of a wrapped function, what the function itself tells.

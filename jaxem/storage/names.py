@@ -51,6 +51,10 @@ MOVED: dict[str, str] = {
 }
 
 
+#: Fields that a class gained, and that old checkpoints do not know: where they hold nothing, nothing is told of them.
+GAINED = {"jaxem.Poisson": ("origin",), "jaxem.Stop": ("to_gain",)}
+
+
 def name_of(cls: type) -> str:
     """What new files call a struct: "jaxem.Gaussian" where that is a public name, else its path."""
     package = sys.modules["jaxem"]

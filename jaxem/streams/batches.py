@@ -9,12 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxem.data.by_rows import aligned
 from jaxem.data.validation import numeric
 from jaxem.fitting.checks import check_rows_finite
 from jaxem.model import Model
 from jaxem.numerics.blocks import Blocks, float_dtype, n_rows
 from jaxem.pytree import PyTree
-from jaxem.streams.sources import WAITING, BatchError, aligned, as_source, read_ahead
+from jaxem.streams.sources import WAITING, BatchError, as_source, read_ahead
 
 
 class Stream:

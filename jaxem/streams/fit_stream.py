@@ -29,7 +29,7 @@ from jaxem.fitting.monitor import Monitor, Snapshot
 from jaxem.fitting.provenance import provenance
 from jaxem.fitting.rows import placed
 from jaxem.fitting.segments import race_watched
-from jaxem.fitting.solve import end_jit, started, trimmed
+from jaxem.fitting.solve import started, trimmed, usable
 from jaxem.fitting.task import Task
 from jaxem.model import Model
 from jaxem.numerics.switches import own_switches
@@ -136,7 +136,7 @@ def _fit_stream(task: Task, stream: Stream, local_rounds: Array, monitor: Monito
     task, units = in_coordinates(placed(given))
 
     def ended(restarts: Restart) -> Result:
-        return trimmed(units.back(end_jit(race.problem, restarts, race.n)))
+        return trimmed(usable(race, restarts, units))
 
     race, about = over_stream(started(task), stream, units.affine, local_rounds)
     passes = Passes(stream, about, race.layout.width, monitor)

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from jaxem.data.arrays import is_arrow_number
+from jaxem.data.by_rows import aligned
 from jaxem.data.validation import check_positive_int, warn_if_rounded
 
 #: Bytes and rows of a batch where nothing else is said: much work for one call, little beside what a process takes.
@@ -26,9 +27,6 @@ BATCH_BYTES, BATCH_ROWS = 1 << 23, 1 << 18
 
 #: Batches that are decoded at once: with fewer rows, what a call of the decoder costs is felt.
 DECODED = 2
-
-#: Bytes that the address of an array must be a multiple of for JAX to take it without a copy.
-ALIGNMENT = 64
 
 #: Batches that a reader may be ahead.
 WAITING = 2
@@ -155,14 +153,6 @@ class Columns:
                     rows, filled = aligned((size, width), self.dtype), 0
         if filled:
             yield rows[:filled]
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An empty array that JAX takes as it is on a CPU, where others are copied."""
-    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    room = np.empty(n_bytes + ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % ALIGNMENT
-    return room[start : start + n_bytes].view(dtype).reshape(shape)
 
 
 def _rows(batch_size: int | None, row_bytes: int) -> int:

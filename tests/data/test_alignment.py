@@ -41,7 +41,7 @@ def test_marks_line_ends_and_blanks_of_other_systems(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b">a\nA\n"), "compressed by gzip"),
+        (gzip.compress(b">a\nA\n", mtime=0), "compressed by gzip"),
         (b">a\nA\n>B\xe4r\nA\n", "line 3: not a UTF-8 text file"),
         (b">a\nA\0\n", "line 2: not a UTF-8 text file"),
         (">a\nA\u0100\n".encode(), "line 2: sequences must consist of .*got '\u0100'"),

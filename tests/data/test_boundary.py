@@ -256,7 +256,7 @@ IMPOSSIBLE = {
     "dirichlet topics": (jaxem.LDA(2), WORDS | {"alpha": np.ones(2)}, np.array([[0, 1], [1, 1]]), "posterior"),
     "tree": (jaxem.Substitution(TREE), {"lengths": np.zeros(3)}, np.array([[1, 1, 1], [1, 2, 1]]), "predict"),
     "grammar": (RULES, None, jaxem.sequences([np.array([1, 2]), np.array([0])]), "spans"),
-    "states": (jaxem.LocalLevel(), level_known(), jaxem.sequences([np.zeros(3), np.ones(2)]), "posterior"),
+    "states": (jaxem.LocalLevel(initial_variance=1e7), level_known(), jaxem.sequences([np.zeros(3), np.ones(2)]), "posterior"),
     "function": (jaxem.log_joint(joined, init=USER), USER, np.array([1.0, -1.0]), "predict"),
     "too far": (jaxem.GaussianMixture(2), None, np.array([[1.0, 1.0], [1e200, 1.0]]), "predict"),
 }  # fmt: skip

@@ -18,7 +18,7 @@ def in_double(params):
 @pytest.fixture(scope="module")
 def optimum():
     with jax.enable_x64(True):
-        return jaxem.fit(SPHERES, CLOSE, key=jax.random.key(0), n_restarts=2, stop=jaxem.Stop(1e-14, to_gain=None)).loglik
+        return jaxem.fit(SPHERES, CLOSE, key=jax.random.key(0), n_restarts=2, stop=jaxem.Stop(1e-14, to_gain=0)).loglik
 
 
 @pytest.mark.parametrize("precision, lazy_loses", [(np.float32, 5e-3), (np.float64, 3e-4)])
@@ -31,7 +31,7 @@ def test_what_is_left_is_worth_a_thirtieth_of_a_standard_error(optimum, precisio
         with jax.enable_x64(True):
             return result, float(optimum) - float(SPHERES.log_prob(in_double(result.params), CLOSE).sum())
 
-    (lazy, far), (result, near) = left(stop=jaxem.Stop(to_gain=None)), left()
+    (lazy, far), (result, near) = left(stop=jaxem.Stop(to_gain=0)), left()
     assert far > lazy_loses and np.isnan(lazy.to_gain)
     assert result.converged and result.stop_reason == "loglik_rtol" and near < 0.03**2 / 2
     assert near < 2 * float(result.to_gain) <= 5e-4
@@ -40,7 +40,7 @@ def test_what_is_left_is_worth_a_thirtieth_of_a_standard_error(optimum, precisio
 
 def test_a_plateau_is_told(x64):
     """A tolerance so loose that twice its steps do not lead there."""
-    result = jaxem.fit(SPHERES, CLOSE, key=jax.random.key(0), stop=jaxem.Stop(loglik_rtol=1e-3))
+    result = jaxem.fit(SPHERES, CLOSE, key=jax.random.key(0), stop=jaxem.Stop(loglik_rtol=1e-3, to_gain=2.5e-4))
     assert result.converged and result.to_gain > 1e-2 and "at a plateau" in str(result)
     assert "plateau" not in str(jaxem.fit(SPHERES, CLOSE, key=jax.random.key(0)))
 

@@ -61,7 +61,11 @@ SPIKES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SPIKES)
+#: Compiled for each: these in the default suite.
+DEFAULT = {"an exact line", "equal durations", "known responses on a line", "a constant level"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in DEFAULT else pytest.mark.published) for n in SPIKES])
 def test_a_spike_is_degenerate(x64, name):
     model, data = SPIKES[name]
     result = jaxem.fit(model, data, key=KEY, max_steps=2_000)
@@ -85,6 +89,7 @@ def test_units_change_nothing(x64):
 
 
 # --- one floor from the fit on ---------------------------------------------------------------
+@pytest.mark.published
 def test_the_result_remembers_its_floor(x64):
     data, weight = {"y": LINE + RNG.normal(size=20), "inputs": X}, RNG.uniform(0.5, 2, 20)
     model = jaxem.Mixture(1, jaxem.LinearRegression())

@@ -1,6 +1,8 @@
 """Shares behind reads, phenotypes, unphased genotypes and intervals: published figures, and EM written out in NumPy."""
 
+import itertools
 import json
+import time
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from support import DATA, read
 
 import jaxem
+from jaxem.data.configurations import configurations
 
 TIGHT = jaxem.Stop(loglik_rtol=1e-14, param_rtol=1e-12)
 
@@ -101,6 +104,63 @@ def test_missing_alleles_are_any(x64):
     for person, value in zip(codes, got, strict=True):
         pairs = [(i, j) for i in range(len(share)) for j in range(len(share)) if matches(haplotypes[i], haplotypes[j], person)]
         np.testing.assert_allclose(value, np.log(sum(share[i] * share[j] for i, j in pairs)), rtol=1e-12)
+
+
+def test_haplotypes_that_others_stand_in_for_are_left_out(x64):
+    """An untyped person brings none; the maximum is that over all products of alleles."""
+    rng = np.random.default_rng(1)
+    codes = rng.integers(1, 4, (12, 3, 2))
+    codes[[2, 5], [0, 2]] = 0
+    codes[7, 1, 0] = 0
+    codes[11] = 0
+    data, haplotypes, groups = jaxem.haplotype_pairs(codes)
+    typed = jaxem.haplotype_pairs(codes[:11])[1]
+    np.testing.assert_array_equal(haplotypes, typed)
+    every = np.array(list(itertools.product((1, 2, 3), repeat=3)))
+    assert len(haplotypes) < len(every)
+
+    def fits(first, second, person):
+        one = ((person == 0) | (person == np.stack([first, second], 1))).all(1)
+        other = ((person == 0) | (person == np.stack([second, first], 1))).all(1)
+        return (one | other).all()
+
+    pairs = [[(i, j) for i in range(27) for j in range(27) if fits(every[i], every[j], person)] for person in codes]
+    options = {"key": jax.random.key(0), "n_restarts": 4, "stop": jaxem.Stop(loglik_rtol=1e-11)}
+    got = jaxem.fit(jaxem.Proportions(len(haplotypes), groups=groups), data, **options).loglik
+    wanted = jaxem.fit(jaxem.Proportions(27), configurations(pairs), **options).loglik
+    np.testing.assert_allclose(got, wanted, rtol=1e-8)
+
+
+def test_improbable_pairs_are_left_out_and_the_loss_is_bounded(x64, monkeypatch):
+    rng = np.random.default_rng(0)
+    pool = rng.integers(1, 3, (5, 9))
+    codes = pool[rng.integers(5, size=(40, 2))].transpose(0, 2, 1)
+    codes[-1] = [1, 2]  # heterozygous throughout: 256 pairs
+    whole, few = (jaxem.haplotype_pairs(codes, trim=trim) for trim in (0, 1e-9))
+    assert whole[0]["parts"].shape[1] == 256 and few[0]["parts"].shape[1] < 64
+    options = {"stop": jaxem.Stop(loglik_rtol=1e-12), "max_steps": 3000}
+    results = [jaxem.fit(jaxem.Proportions(len(names)), data, **options) for data, names, _ in (whole, few)]
+    np.testing.assert_allclose(results[1].loglik, results[0].loglik, atol=256 * 1e-9)
+    monkeypatch.setattr("jaxem.data.haplotypes.FEW_PAIRS", 1)
+    with pytest.warns(UserWarning, match=r"posteriors below trim=0\.01: .* log-likelihood is .* lower; trim=0 keeps all"):
+        jaxem.haplotype_pairs(rng.integers(1, 3, (40, 5, 2)), trim=0.01)
+    with pytest.raises(ValueError, match=r"trim must be a probability of at most \.01; got 1"):
+        jaxem.haplotype_pairs(codes, trim=1)
+
+
+@pytest.mark.published
+def test_haplotypes_at_many_loci(x64):
+    """Eighteen heterozygous SNPs of one person, among 200 of a population, and one nobody typed: seconds, not a minute."""
+    rng = np.random.default_rng(0)
+    pool = rng.integers(1, 3, (12, 18))
+    codes = pool[rng.integers(12, size=(200, 2))].transpose(0, 2, 1)
+    codes = np.concatenate([codes, np.tile([1, 2], (1, 18, 1)), np.zeros((1, 18, 2), int)])
+    begin = time.process_time()
+    data, haplotypes, groups = jaxem.haplotype_pairs(codes)
+    assert time.process_time() - begin < 5
+    assert len(haplotypes) < 100 and groups.shape == (1, len(haplotypes)) and groups.all()
+    assert {tuple(row) for row in pool} <= {tuple(row) for row in haplotypes}
+    assert data["parts"].shape[1] < 100
 
 
 @pytest.mark.published

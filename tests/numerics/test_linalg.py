@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxem
-from jaxem.numerics.linalg import least_squares, semi_cholesky
+from jaxem.numerics.linalg import is_positive_definite, least_squares, semi_cholesky
 
 
 def test_semi_cholesky_and_least_squares_take_singular_matrices(x64):
@@ -31,3 +31,15 @@ def test_least_squares_of_a_balanced_design_have_a_derivative(x64):
 
     gradient = jax.jit(jax.grad(coefficient))(jnp.array([1.0, 3.0, 2.0, 0.5]))
     np.testing.assert_allclose(gradient, [0.25, -0.25, 0.25, -0.25], atol=1e-6)
+
+
+def test_is_positive_definite(dtype):
+    """By more than rounding, in units of its own."""
+    rng = np.random.default_rng(0)
+    for d in (1, 3, 10):
+        root, unit = rng.normal(size=(4, d, d)), 10.0 ** np.linspace(-6, 6, d)
+        whole = root @ root.swapaxes(-1, -2) + 0.1 * np.eye(d)
+        flat = root[..., 1:] @ root[..., 1:].swapaxes(-1, -2)  # of rank d - 1
+        for matrix, wanted in ((whole, True), (flat, False), (whole * np.nan, False), (whole * np.inf, False), (-whole, False)):
+            scaled = jnp.asarray((unit[:, None] * matrix * unit).astype(dtype))
+            assert (np.asarray(is_positive_definite(scaled)) == wanted).all(), (d, wanted)

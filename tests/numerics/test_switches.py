@@ -79,7 +79,7 @@ def test_a_fit_and_what_follows_it(name, x64):
             if hasattr(model, method):
                 getattr(model, method)(result.params, data)
         if name != "superposition":  # whose rows are those of data
-            model.sample(result.params, key, 3)
+            model.sample(key, result.params, 3)
 
 
 def test_a_fit_inside_jit(x64):

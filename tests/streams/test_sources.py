@@ -5,11 +5,14 @@ import datetime
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 
+import jaxem
 from jaxem.data import validation
-from jaxem.streams.sources import Array, Columns, Npy, aligned, as_source, read_ahead
+from jaxem.data.by_rows import aligned
+from jaxem.streams.sources import Array, Columns, Npy, as_source, read_ahead
 
 
 def table(n=250):
@@ -181,3 +184,28 @@ def test_aligned_arrays_begin_where_jax_takes_them():
         assert x.shape == shape and x.dtype == dtype and x.ctypes.data % 64 == 0
         x[...] = 1
         assert (x == 1).all()
+
+
+# --- answers about a stream ----------------------------------------------------------------------
+def test_answers_about_batches_are_those_about_all_rows(tmp_path, x64):
+    x, model = np.random.default_rng(0).normal(size=(10, 2)), jaxem.GaussianMixture(2)
+    params = jax.tree.map(np.asarray, model.template(x))
+    params["components"]["mean"] = x[:2]
+    np.save(tmp_path / "rows.npy", x)
+    source = Npy(tmp_path / "rows.npy", 4)
+    parts = list(jaxem.predict_stream(model, params, source))
+    assert [len(part) for part in parts] == [4, 4, 2]
+    np.testing.assert_array_equal(np.concatenate(parts), model.predict(params, x))
+    out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", np.float64, (10, 2))
+    weighed = Array(x, np.ones(10), 4)
+    assert jaxem.predict_stream(model, params, iter(weighed), method="posterior", out=out) is out
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), model.posterior(params, x), rtol=1e-12)
+    for rows, message in ((9, "got 9, and at least 10"), (11, "got 11, and 10 of theirs")):
+        with pytest.raises(ValueError, match=message):
+            jaxem.predict_stream(model, params, source, out=np.zeros(rows, int))
+    with pytest.raises(ValueError, match=r"out must have rows of float64\[2\]; got int64\[2\]"):
+        jaxem.predict_stream(model, params, source, method="posterior", out=np.zeros((10, 2), int))
+    with pytest.raises(jaxem.sources.BatchError, match=r"batch 1: .*finite"):
+        list(jaxem.predict_stream(model, params, [x[:4], np.full((4, 2), np.nan)]))
+    with pytest.raises(ValueError, match="method must name a method of Mixture"):
+        jaxem.predict_stream(model, params, source, method="prediction")

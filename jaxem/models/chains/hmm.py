@@ -349,11 +349,10 @@ class HMM(ChainInference, Startable, FamilyModel):
         """
         if any(np.ndim(leaf) == 0 for leaf in jax.tree.leaves(x, is_leaf=lambda leaf: isinstance(leaf, list))):
             raise ValueError("x must be (B,) or (B, D), the next step of each of B series; got a single number: give [x]")
-        if not is_traced(self, x):
-            x = values(self.emission, x)
         model = self.exact(params)
         natural = model.pack(model.natural(params))
         x, gone = without_gaps(x, self.emission.n_given > 0)
+        x = x if is_traced(self, x) else values(self.emission, x)
         own = self.emission.log_density
         scores = model.emission.scores(natural["emission"], x) if own is None else own(params["emission"], x).T
         scores = jnp.where(gone, 0, scores)
@@ -391,6 +390,7 @@ class HMM(ChainInference, Startable, FamilyModel):
         own = k - 1 if self.initial == "free" else 0
         return own + self.transition.n_free(k) + self.emission.n_free_params(k, steps)
 
+    @one_program
     def sample(self, key: Array, params: Params, n: int, n_steps: int = 100) -> Sequences:
         """Draw n sequences of `n_steps` steps."""
         return self.sample_states(key, params, n, n_steps)[0]

@@ -17,7 +17,7 @@ from jaxem.data.validation import check_finite, check_positive_int, floating, nu
 from jaxem.families.regression import AutoRegression, LinearRegression
 from jaxem.init import KMeansPlusPlus
 from jaxem.latents import chain
-from jaxem.model import Model
+from jaxem.model import Model, one_program
 from jaxem.models.chains.inference import Chain, ChainInference, Forecast, forecast, squeeze
 from jaxem.models.chains.transition import Transition
 from jaxem.models.mixture import Mixture
@@ -183,24 +183,29 @@ class MarkovAutoregression(ChainInference, Model):
     def _current(self, joint: Array) -> Array:
         return joint.reshape(*joint.shape[:-1], self.n_regimes, self.n_regimes**self.order).sum(-1)
 
+    @one_program
     def log_prob(self, params: Params, data: PyTree) -> Array:
         """(B,) log-likelihood of each series given its first P steps."""
         return chain.log_partition(*self.chain(params, data).astuple())
 
+    @one_program
     def posterior(self, params: Params, data: PyTree) -> Array:
         """(B, T - P, K) smoothed probabilities of the regimes."""
         return self._current(super().posterior(params, data))
 
+    @one_program
     def filter(self, params: Params, data: PyTree) -> Array:
         """(B, T - P, K) causal probabilities of the regimes."""
         return self._current(super().filter(params, data))
 
+    @one_program
     def pairwise(self, params: Params, data: PyTree) -> Array:
         """(B, T - P - 1, K, K) probabilities of two regimes in a row."""
         joint = super().pairwise(params, data)
         rest = self.n_regimes**self.order
         return joint.reshape(*joint.shape[:-2], self.n_regimes, rest, self.n_regimes, rest).sum((-3, -1))
 
+    @one_program
     def viterbi(self, params: Params, data: PyTree) -> Array:
         """(B, T - P) regimes of the most probable path."""
         return super().viterbi(params, data) // self.n_regimes**self.order
@@ -243,6 +248,7 @@ class MarkovAutoregression(ChainInference, Model):
         states = jnp.stack([regimes[:, i : i + n_steps] for i in range(self.order + 1)], -1) @ place
         return self._lags.sample_path(what, self.lines(params), states, given)
 
+    @one_program
     def sample(self, key: Array, params: Params, n: int, n_steps: int = 100) -> Sequences:
         """n series of `n_steps` steps, of which the first P, which the model takes as given, are standard normal."""
         check_positive_int(n_steps, "n_steps", self.order)

@@ -15,6 +15,7 @@ from jaxem.data.sequences import Sequences, as_sequences
 from jaxem.data.validation import check_positive_int
 from jaxem.latents import gaussian_chain, kalman
 from jaxem.latents.gaussian_chain import GaussianChain
+from jaxem.model import one_program
 from jaxem.models.chains.inference import future_inputs, squeeze
 from jaxem.models.state_space.series import as_series
 from jaxem.numerics.linalg import PRECISION, semi_cholesky
@@ -69,6 +70,7 @@ class StateInference:
         """The chain of states with what the data say of each, and (B,) log-normalisers."""
         raise NotImplementedError
 
+    @one_program
     def posterior(self, params: Params, data: PyTree) -> GaussianPath:
         """Smoothed states p(x_t | all y), (B, T, K); beyond a series' end what is to come."""
         found = self._smoothed(params, data)
@@ -81,11 +83,13 @@ class StateInference:
         answered = lambda x: jnp.where(possible.reshape(-1, *(1,) * (x.ndim - 1)), x, jnp.nan)  # noqa: E731
         return dataclasses.replace(found, mean=answered(found.mean), covariance=answered(found.covariance))
 
+    @one_program
     def lag_one(self, params: Params, data: PyTree) -> Array:
         """(B, T - 1, K, K) covariances of x_{t+1} and x_t given all y, the later state first."""
         chain, _ = self.chain(params, data)
         return squeeze(kalman.lag_one(chain, kalman.smooth(chain)), data)
 
+    @one_program
     def filter(self, params: Params, data: PyTree) -> GaussianPath:
         """Causal states p(x_t | y up to t), (B, T, K); unbounded where a diffuse state is not determined yet."""
         found = kalman.filtered(self.chain(params, data)[0])
@@ -95,6 +99,7 @@ class StateInference:
         """(n_samples, B, T, K) paths of the states drawn from p(x | y)."""
         return squeeze(gaussian_chain.sample_posterior(key, self.chain(params, data)[0], n_samples), data, 1)
 
+    @one_program
     def predict(self, params: Params, data: PyTree) -> GaussianPath:
         """Fitted values: observations without their noise given all y, (B, T, D); in place of missing ones, imputations."""
         series = as_series(data)
@@ -142,6 +147,7 @@ class StateInference:
         states = GaussianPath(*kalman.at_limit(mean, covariance, wide))
         return squeeze(StateForecast(states, GaussianPath(seen.mean, seen.covariance + noise)), data)
 
+    @one_program
     def sample(self, key: Array, params: Params, n: int, n_steps: int = 100, inputs: Any = None) -> Sequences:
         """Draw n series of `n_steps` steps; with `inputs` (n, T, P) or (T, P) a dict of `y` and `inputs`.
 

@@ -16,7 +16,7 @@ from jaxem.data.sequences import Sequences, as_sequences
 from jaxem.data.validation import check_positive_int, is_traced
 from jaxem.latents import gaussian_chain, kalman
 from jaxem.latents.gaussian_chain import GaussianChain
-from jaxem.model import Model
+from jaxem.model import Model, one_program
 from jaxem.models.state_space.inference import StateInference
 from jaxem.models.state_space.linear_gaussian import NOISES, LinearGaussian, System
 from jaxem.models.state_space.moments import observed_chain, statistics, tilts
@@ -179,6 +179,7 @@ class StateSpace(StateInference, Model):
         params = jax.tree.map(jnp.asarray, params)
         return {name: System(matrix, params[SYSTEMS[name][1]]) for name, matrix in self.matrices(params).items()}
 
+    @one_program
     def log_prob(self, params: Params, data: PyTree) -> Array:
         """(B,) log-likelihood, exact diffuse if the first state is."""
         chain, constant = self.chain(params, data)

@@ -14,7 +14,7 @@ from jax.scipy.special import digamma, gammaln
 from jaxem import constraints as sets
 from jaxem.data.documents import Documents, checked, counts_of, mixed, shared_among_documents, size_of_vocabulary
 from jaxem.data.validation import check_positive_int
-from jaxem.model import Model
+from jaxem.model import Model, one_program
 from jaxem.models.topics.shared import answered, check_vocabulary, random_topics, sampled_words, word_frequencies
 from jaxem.numerics.logs import divided, safe_log
 from jaxem.priors import Dirichlet
@@ -127,11 +127,13 @@ class LDA(Model):
         """See `jaxem.models.topics.shared.random_topics`."""
         return {**self.template(data), "topics": random_topics(key, data, weight, self.n_topics)}
 
+    @one_program
     def posterior(self, params: Params, data: Documents | Array, n_steps: int = 100) -> Array:
         """(N, K) expected shares of the topics, after `n_steps` updates from a cold start."""
         gamma = self._gamma(params, data, n_steps)
         return answered(gamma / gamma.sum(1, keepdims=True), data, params["topics"])
 
+    @one_program
     def log_prob(self, params: Params, data: Documents | Array, n_steps: int = 100) -> Array:
         """(N,) the bound, after `n_steps` updates from a cold start."""
         return self.log_marginal(self.pack(self.natural(params)), data, Rows(local=self._gamma(params, data, n_steps)))
@@ -142,6 +144,7 @@ class LDA(Model):
     def n_free_params(self, data: Documents | Array) -> int:
         return self.n_topics * (size_of_vocabulary(data) - 1) + (self.n_topics if self.learn_alpha else 0)
 
+    @one_program
     def sample(self, key: Array, params: Params, n: int, n_words: int = 100) -> Array:
         """(n, V) counts of documents of `n_words` words."""
         first, second = jax.random.split(key)

@@ -12,7 +12,7 @@ from jax import Array
 from jaxem import constraints as sets
 from jaxem.data.documents import Documents, checked, counts_of, mixed, shared_among_documents, size_of_vocabulary
 from jaxem.data.validation import check_positive_int
-from jaxem.model import Model
+from jaxem.model import Model, one_program
 from jaxem.models.topics.shared import answered, check_vocabulary, random_topics, sampled_words, word_frequencies
 from jaxem.numerics.logs import divided, safe_log
 from jaxem.priors import Dirichlet
@@ -99,6 +99,7 @@ class PLSA(Model):
         """See `jaxem.models.topics.shared.random_topics`."""
         return {"topics": random_topics(key, data, weight, self.n_topics)}
 
+    @one_program
     def posterior(self, params: Params, data: Documents | Array, n_steps: int = 200) -> Array:
         """(N, K) theta with the topics held ("folding in"), after `n_steps` updates from equal shares."""
         return answered(self._shares(params, data, n_steps), data, params["topics"])
@@ -106,6 +107,7 @@ class PLSA(Model):
     def _shares(self, params: Params, data: Documents | Array, n_steps: int) -> Array:
         return dataclasses.replace(self, inner_steps=n_steps).local(self.pack(self.natural(params)), data, None)
 
+    @one_program
     def log_prob(self, params: Params, data: Documents | Array, n_steps: int = 200) -> Array:
         """(N,) log-probability of each document at its `posterior` shares."""
         local = self._shares(params, data, n_steps)
@@ -116,6 +118,7 @@ class PLSA(Model):
         n, v = len(counts_of(data)), size_of_vocabulary(data)
         return self.n_topics * (v - 1) + n * (self.n_topics - 1)
 
+    @one_program
     def sample(self, key: Array, params: Params, n: int, n_words: int = 100) -> Array:
         """(n, V) counts of documents of `n_words` words, their shares drawn uniformly."""
         first, second = jax.random.split(key)

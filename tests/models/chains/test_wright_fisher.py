@@ -67,7 +67,7 @@ def test_intervals_cover(x64, optimised):
     selection = 0.04
     data = [simulated(seed, selection) for seed in range(100)]
     stacked = {name: jnp.asarray(np.stack([d[name] for d in data])) for name in ("count", "total")}
-    model = jaxem.WrightFisher(float(POPULATION), n_grid=81)
+    model = jaxem.WrightFisher(float(POPULATION), n_grid=41)
 
     @jax.jit
     def estimate(stacked):

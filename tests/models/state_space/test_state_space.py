@@ -166,7 +166,7 @@ def test_a_level_is_diffuse_unless_told(x64):
     np.testing.assert_allclose(loglik, -633.46456, atol=5e-6)
 
 
-@pytest.mark.parametrize("initial", [None, 1e7])
+@pytest.mark.parametrize("initial", [None, pytest.param(1e7, marks=pytest.mark.published)])
 def test_units_and_level_are_taken_from_the_data(initial):
     """Fits in other coordinates: float32 as float64 at a level of 1e6, the log-likelihood that of the data's own units."""
     y = (nile() if initial else 1e6 + nile()).astype(np.float32)

@@ -98,7 +98,8 @@ class _Description:
         if isinstance(x, property):
             return f"property {each((x.fget, x.fset, x.fdel))}"
         if isinstance(x, types.ModuleType) and not _installed(x.__name__):
-            return f"{x.__name__} {each(_members(vars(x)))}"
+            own = {name: value for name, value in vars(x).items() if not name.startswith("__")}  # not how it was imported
+            return f"{x.__name__} {each(_members(own))}"
         if isinstance(x, types.ModuleType | types.BuiltinFunctionType) and not isinstance(
             getattr(x, "__self__", None), Mapping | list | set | frozenset
         ):

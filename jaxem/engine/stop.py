@@ -176,7 +176,9 @@ class Stop(StopRule):
         if not self._projects:
             return ()
         memory, eps = step.memory, jnp.finfo(step.objective.dtype).eps
-        length = sum(jnp.square(x).sum() for x in _moved(step)).astype(memory.length.dtype)
+        length = sum((jnp.square(x).sum() for x in _moved(step)), start=jnp.zeros_like(memory.length)).astype(
+            memory.length.dtype
+        )
         n_steps, fresh = memory.n_steps + 1, (memory.met_at == 0) & ~step.trial
         now = fresh & self._met(step)
         # Rounding meets a tolerance at the first dip of what still gains more.
@@ -215,14 +217,15 @@ class Stop(StopRule):
     def _met(self, step: Step) -> Array:
         """Whether a step meets loglik_rtol."""
         change = jnp.abs(step.objective - step.old_objective)
-        tolerance = jnp.maximum(self.loglik_rtol, ROUNDING * jnp.finfo(change.dtype).eps)
-        return (change <= tolerance * (step.datum_weight + jnp.abs(step.magnitude))) & (self.loglik_rtol > 0)
+        rtol = jnp.asarray(self.loglik_rtol)
+        tolerance = jnp.maximum(rtol, ROUNDING * jnp.finfo(change.dtype).eps)
+        return (change <= tolerance * (step.datum_weight + jnp.abs(step.magnitude))) & (rtol > 0)
 
     def _settled(self, creep: Creep) -> Array:
         """Whether little is to gain, or a restart has gone on for long enough: longer where rounding met the tolerance."""
-        patience = jnp.where(self.loglik_rtol < ROUNDING * jnp.finfo(creep.length.dtype).eps, 4, 2)
+        patience = jnp.where(jnp.asarray(self.loglik_rtol) < ROUNDING * jnp.finfo(creep.length.dtype).eps, 4, 2)
         spent = (creep.met_at > 0) & (creep.n_steps >= patience * creep.met_at)
-        return (creep.to_gain <= self.to_gain) | spent
+        return (creep.to_gain <= jnp.asarray(self.to_gain)) | spent
 
 
 def _moved(step: Step) -> list[Array]:

@@ -91,8 +91,10 @@ def two_groups(z: Any, **options: Any) -> TwoGroups:
     edge = min(2.0, float(np.sort(np.abs(away))[-20]))  # at least a few scores for the outer components
     share = np.stack([away < -edge, np.abs(away) <= edge, away > edge], 1) + 0.01
     start = Labels((share / share.sum(1, keepdims=True)).astype(array.dtype))
-    scale = np.full((1, 1), PSEUDO_SCORES * spread**2, array.dtype)
-    prior = NormalInverseWishart(np.full(1, middle, array.dtype), 0.0, PSEUDO_SCORES - 3.0, scale)  # its mode: scale / (df + 3)
+    scale = jnp.asarray(np.full((1, 1), PSEUDO_SCORES * spread**2, array.dtype))
+    prior = NormalInverseWishart(
+        jnp.full(1, middle, array.dtype), 0.0, PSEUDO_SCORES - 3.0, scale
+    )  # its mode: scale / (df + 3)
     model = Mixture(3, Gaussian(prior=prior), prior=Dirichlet(jnp.asarray([1, 10, 1], array.dtype)))
     reach = np.asarray([middle - REACH * spread, middle + REACH * spread], array.dtype)
     return TwoGroups(fit(model, np.clip(array, *reach)[:, None], init=start, **options), jnp.asarray(reach))

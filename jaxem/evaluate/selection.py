@@ -150,10 +150,11 @@ class Candidate:
     @property
     def spurious(self) -> bool:
         """Whether no restart was left but those in which a component owes its likelihood to chance: see `select`."""
-        if self.result is None or self.result.restarts.spurious is None:
+        spurious = None if self.result is None else self.result.restarts.spurious
+        if self.result is None or spurious is None:
             return False
         restarts = self.result.restarts
-        return bool(restarts.spurious[tier(restarts.status) == tier(self.result.status)].all())
+        return bool(spurious[tier(restarts.status) == tier(self.result.status)].all())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -122,7 +122,7 @@ def _each_rescaled(model: Model, params: Params, affine: Any) -> Params:
     return jax.tree.map(lambda *x: module_of(*x).stack(x), *each)
 
 
-def log_abs_det(model: Model, data: PyTree, affine: Any, dtype: Any) -> Array:
+def log_abs_det(model: Model, data: PyTree, affine: Any, dtype: Any) -> Any:
     """What log-densities lose in new coordinates, log |det| of the change to them: () or (N,)."""
     lost = model.log_abs_det(data, affine)
     return lost.astype(dtype) if isinstance(lost, Array) else np.asarray(lost, dtype)

@@ -158,14 +158,13 @@ class _Description:
         return f"{cls} {self.of(state, within)}"
 
 
-def _known_first(x: jax.tree_util.PyTreeDef) -> list[jax.tree_util.PyTreeDef]:
+def _known_first(x: Any) -> list[Any]:
     """What is below a node, without the fields that its class gained later and that hold nothing: see `GAINED`."""
     cls, children = (x.node_data() or (None,))[0], x.children()
-    gained = GAINED.get(name_of(cls), ()) if isinstance(cls, type) and dataclasses.is_dataclass(cls) else ()
-    if not gained:
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or name_of(cls) not in GAINED:
         return children
-    static_or_aside = ("static", "aside")
-    names = [f.name for f in dataclasses.fields(cls) if f.init and not any(f.metadata.get(kind) for kind in static_or_aside)]
+    gained, fields = GAINED[name_of(cls)], dataclasses.fields(cls)
+    names = [f.name for f in fields if f.init and not (f.metadata.get("static") or f.metadata.get("aside"))]
     pairs = zip(names, children, strict=True)
     return [child for name, child in pairs if name not in gained or child.num_leaves]
 

@@ -32,7 +32,7 @@ from jaxem.pytree import PyTree
 from jaxem.types import Params
 
 #: Methods of (params, data) that the engine or other methods call with data that were checked.
-HOOKS = {"scores", "e_step", "density_scores", "rows", "chain", "impossible", "check_columns"}
+HOOKS = {"scores", "e_step", "density_scores", "rows", "chain", "impossible", "check_columns", "mean"}
 #: Methods that have no answer for data of probability zero: inside jit NaN or -1, outside an error.
 NO_ANSWER = {"posterior", "predict", "viterbi", "pairwise", "sample_posterior", "class_posterior", "site_rates", "sites"}
 NO_ANSWER |= {"spans", "impute", "forecast", "lag_one"}

@@ -18,7 +18,7 @@ from jaxem.pytree import struct
 from jaxem.types import Params, Result
 
 #: Spreads from the median beyond which a score is taken as if there, and what the prior on a variance counts for.
-REACH, PSEUDO_SCORES = 5.0, 5.0
+REACH, PSEUDO_SCORES = 5.0, 4.0
 
 
 @struct

@@ -31,7 +31,9 @@ def provenance(
         layout: how the work was cut up, which memory that is scarce may change; None: not at all.
     """
     defaults = {name: parameter.default for name, parameter in inspect.signature(call).parameters.items()}
-    options = {name: given[name] for name in defaults if name not in OTHERWISE and given[name] is not defaults[name]}
+    options = {
+        name: given[name] for name in defaults if name in given and name not in OTHERWISE and given[name] is not defaults[name]
+    }
     init = options.get("init")
     device = jax.local_devices()[0]
     return {

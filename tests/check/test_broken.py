@@ -34,8 +34,17 @@ def caught(model, law, data=COUNTS, only=False, **options):
     assert error.value.law == law
 
 
+@struct
+class Plain(jaxem.Poisson):
+    """Poisson rates as they are, so that laws about `centered` do not see first what others are named for."""
+
+    def centered(self, params):
+        del params
+        return self
+
+
 def of(model_class, **options):
-    return model_class(2, jaxem.Poisson(), **options)
+    return model_class(2, Plain(), **options)
 
 
 @struct
@@ -152,9 +161,9 @@ class Eager(Own):
 
 
 @struct
-class NoNormalizer(jaxem.Poisson):
+class NoNormalizer(Plain):
     def natural(self, params):
-        return {**jaxem.Poisson.natural(self, params), "exposure": 0 * params["rate"]}
+        return {**Plain.natural(self, params), "exposure": 0 * params["rate"]}
 
 
 @struct
@@ -236,11 +245,11 @@ class HalfPosterior(jaxem.Mixture):
 
 
 @struct
-class WideSingle(jaxem.Poisson):
+class WideSingle(Plain):
     """Loses float32: a float64 constant promotes."""
 
     def scores(self, natural, data):
-        return jaxem.Poisson.scores(self, natural, data) + jnp.zeros((), jnp.result_type(float))
+        return Plain.scores(self, natural, data) + jnp.zeros((), jnp.result_type(float))
 
 
 @struct
@@ -277,16 +286,16 @@ class LostScale(jaxem.constraints.Positive):
 
 
 @struct
-class BadChart(jaxem.Poisson):
+class BadChart(Plain):
     @property
     def constraints(self):
         return {"rate": LostScale()}
 
 
 @struct
-class NaNGradient(jaxem.Poisson):
+class NaNGradient(Plain):
     def natural(self, params):
-        eta = jaxem.Poisson.natural(self, params)
+        eta = Plain.natural(self, params)
         return {**eta, "log_rate": eta["log_rate"] + jnp.sqrt(0 * params["rate"])}
 
 

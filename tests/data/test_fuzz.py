@@ -140,6 +140,7 @@ def test_forged_archives(archived):
 
     def places(x, at=()):
         items = x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ()
+        items = items if len(at) < 20 else ()  # what was put into itself
         return [at] * bool(at) + [place for key, inner in items for place in places(inner, (*at, key))]
 
     def one(codes):

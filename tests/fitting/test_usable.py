@@ -41,6 +41,8 @@ def dependent(name: str) -> np.ndarray:
 def test_dependent_columns(dtype, name, covariance):
     x, model = dependent(name).astype(dtype), jaxem.GaussianMixture(2, covariance)
     result = jaxem.fit(model, x, key=KEY, n_restarts=4)
+    if name == "other units" and np.finfo(x.dtype).bits == 32:
+        pytest.xfail("in float32 rounding makes columns of other units independent, and their density is lost to it")
     assert int(result.status) == Status.DEGENERATE
     sets.check(model.constraints, result.params)
     rows = np.asarray(model.log_prob(result.params, x))

@@ -39,4 +39,4 @@ def normal_m_step(stats: PyTree, variance: Array, floor: float | Array = 0.0) ->
 def normal_recentered(stats: PyTree, shift: Array) -> dict[str, Array]:
     """Statistics of y - inputs . shift (P,) from those of y."""
     cross = stats["cross"] - jnp.matmul((stats["gram"] + stats["gram"].T) / 2, shift, precision=PRECISION)
-    return {**stats, "square": stats["square"] - shift @ (stats["cross"] + cross), "cross": cross}
+    return {**stats, "square": stats["square"] - jnp.vdot(shift, stats["cross"] + cross, precision=PRECISION), "cross": cross}
